@@ -1,0 +1,47 @@
+# `make demo` and `make test` set up everything they need; a second call installs nothing again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test lint bench test-long lock clean help
+
+help:           ## this list
+	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
+
+$(STAMP): requirements/torch.txt requirements/lock.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tapestry needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/torch.txt -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(STAMP)  ## train a shared base on this machine: a core and three nodes
+	$(BIN)/tapestry demo $(DEMO_ARGS)
+
+lint: $(STAMP)  ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint      ## lint, then every test, with coverage
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -m "not long" $(TEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --format=total | xargs printf 'coverage: %s %%\n'
+
+test-long: $(STAMP)  ## the long runs: 200 random kills
+	$(BIN)/python -m pytest -m long --timeout 7200 -s $(TEST_ARGS)
+
+bench: $(STAMP)  ## measure; writes benchmarks/results/
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+lock: $(STAMP)  ## write requirements/lock.txt anew from what is installed
+	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude tapestry > requirements/lock.txt
+
+clean:          ## remove the environment and the demo's output
+	rm -rf $(VENV) tapestry-demo

@@ -1,0 +1,212 @@
+"""Every exception Tapestry raises, in one tree.
+
+    TapestryError
+    ├── InputError              what the user gave is wrong; mend it and call again
+    │   ├── SettingsError       core, node or member settings
+    │   ├── PlanError           a run plan
+    │   ├── CorpusError         text that is missing, empty or undecodable
+    │   └── ModelError          a model or tokenizer directory
+    ├── IntegrityError          bytes are not what they claim to be
+    │   ├── ArtifactError       malformed artifact, manifest, layout or shard
+    │   ├── HashMismatch        content does not match its address
+    │   └── FormatError         a message that does not parse, or is not canonical
+    │       └── VersionError    a format or version this release does not speak
+    ├── AuthError               who is asking is not who may
+    │   ├── SignatureError      a signature that does not verify
+    │   ├── KeyError_           a key that is unknown, expired or revoked
+    │   ├── UnknownMember       a member or node the core never admitted
+    │   └── InvitationError     an invitation that is wrong, used or expired
+    ├── ProtocolError           the request is well formed but not allowed now
+    │   ├── Refused             a contribution that was refused, with its reason
+    │   ├── InfeasibleCap       an influence cap no set of weights can meet
+    │   ├── Conflict            the state moved on; look again and retry
+    │   └── NotFound            no such run, round, blob or member
+    ├── MergeMismatch           a repeated merge gave other bytes
+    ├── ResourceError           the machine cannot do it
+    │   ├── DiskFull            no space left; nothing was lost
+    │   ├── PortInUse           somebody listens there already
+    │   ├── StoreError          the database or blob store failed
+    │   └── Busy                another process holds this directory
+    ├── PeerError               the other side cannot be reached or misbehaves
+    │   ├── Unreachable         no connection; retried with backoff
+    │   └── TooLarge            a body over its stated cap, refused before it is read
+    ├── TrainingError           the trainer cannot go on
+    │   └── Diverged            loss or weights are not finite
+    └── ProcessDied             a child process ended unexpectedly
+
+An error says what happened, to which thing (`message`), and what to do next (`hint`). `code` is
+stable and crosses the wire; `exit_code` is what the command line returns. Libraries raise, only
+`tapestry.cli` exits.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TapestryError(Exception):
+    """Root of the tree; never raised itself.
+
+    Args:
+        message: what happened, to which thing. One sentence, no secret and no training data in it.
+        hint: what to do next, or None where there is nothing to add.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(TapestryError):
+    code = "input"
+    exit_code = 2
+
+
+class SettingsError(InputError):
+    code = "settings"
+
+
+class PlanError(InputError):
+    code = "plan"
+
+
+class CorpusError(InputError):
+    code = "corpus"
+
+
+class ModelError(InputError):
+    code = "model"
+
+
+class IntegrityError(TapestryError):
+    code = "integrity"
+    exit_code = 3
+
+
+class ArtifactError(IntegrityError):
+    code = "artifact"
+
+
+class HashMismatch(IntegrityError):
+    code = "hash-mismatch"
+
+
+class FormatError(IntegrityError):
+    code = "format"
+
+
+class VersionError(FormatError):
+    code = "version"
+
+
+class AuthError(TapestryError):
+    code = "auth"
+    exit_code = 4
+
+
+class SignatureError(AuthError):
+    code = "signature"
+
+
+class KeyError_(AuthError):
+    """Named with an underscore so that it never hides the built-in."""
+
+    code = "key"
+
+
+class UnknownMember(AuthError):
+    code = "unknown-member"
+
+
+class InvitationError(AuthError):
+    code = "invitation"
+
+
+class ProtocolError(TapestryError):
+    code = "protocol"
+    exit_code = 5
+
+
+class Refused(ProtocolError):
+    code = "refused"
+
+
+class InfeasibleCap(ProtocolError):
+    code = "infeasible-cap"
+
+
+class Conflict(ProtocolError):
+    code = "conflict"
+
+
+class NotFound(ProtocolError):
+    code = "not-found"
+
+
+class MergeMismatch(TapestryError):
+    code = "merge-mismatch"
+    exit_code = 3
+
+
+class ResourceError(TapestryError):
+    code = "resource"
+    exit_code = 6
+
+
+class DiskFull(ResourceError):
+    code = "disk-full"
+
+
+class PortInUse(ResourceError):
+    code = "port-in-use"
+
+
+class StoreError(ResourceError):
+    code = "store"
+
+
+class Busy(ResourceError):
+    code = "busy"
+
+
+class PeerError(TapestryError):
+    code = "peer"
+    exit_code = 7
+
+
+class Unreachable(PeerError):
+    code = "unreachable"
+
+
+class TooLarge(PeerError):
+    code = "too-large"
+
+
+class TrainingError(TapestryError):
+    code = "training"
+    exit_code = 8
+
+
+class Diverged(TrainingError):
+    code = "diverged"
+
+
+class ProcessDied(TapestryError):
+    code = "process-died"
+    exit_code = 9
+
+
+def _tree(root: type[TapestryError]) -> dict[str, type[TapestryError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found.update(_tree(child))
+    return found
+
+
+def by_code(code: str) -> type[TapestryError]:
+    """The class for a `code` read off the wire; `TapestryError` for one this release does not know."""
+    return _tree(TapestryError).get(code, TapestryError)

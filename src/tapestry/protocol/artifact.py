@@ -1,0 +1,87 @@
+"""Artifacts: manifests of content-addressed shards, and the model they belong to."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from tapestry.errors import ArtifactError
+from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout
+from tapestry.protocol.message import Message, Part
+
+ArtifactKind = Literal["base", "outer", "delta"]
+"""`base`: parameters. `outer`: the outer optimizer's momentum. `delta`: base − local."""
+
+
+class Blob(Part):
+    """One content-addressed run of bytes."""
+
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=0, le=MAX_BLOB_BYTES)]
+
+
+class Artifact(Message):
+    """A tensor state: one blob per shard of its layout, in order."""
+
+    format: Literal["tapestry.artifact"] = "tapestry.artifact"
+    version: Literal[1] = 1
+    MAX_BYTES: ClassVar[int] = 32 << 20
+
+    kind: ArtifactKind
+    layout: Sha256
+    shards: Annotated[tuple[Blob, ...], Field(min_length=1, max_length=200_000)]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(blob.bytes for blob in self.shards)
+
+    def check_against(self, layout: Layout, *, kind: ArtifactKind) -> None:
+        """Raise `ArtifactError` unless kind, layout, number and size of the shards are as expected."""
+        if self.kind != kind:
+            raise ArtifactError(f"expected an artifact of kind {kind}, got {self.kind}")
+        if self.layout != layout.digest:
+            raise ArtifactError(f"{kind} has layout {self.layout[:12]}, the run has {layout.digest[:12]}")
+        if len(self.shards) != len(layout.shards):
+            raise ArtifactError(f"{kind} has {len(self.shards)} shards, its layout {len(layout.shards)}")
+        for shard, blob in zip(layout.shards, self.shards, strict=True):
+            if blob.bytes != shard.total_bytes:
+                raise ArtifactError(
+                    f"shard {shard.index} of {kind} has {blob.bytes} bytes, "
+                    f"its layout says {shard.total_bytes}"
+                )
+
+
+class ModelFile(Part):
+    """A file of the model directory that is no tensor: configuration, tokenizer."""
+
+    path: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+    blob: Blob
+
+
+class Model(Message):
+    """What a run trains: layout of its tensors, and the files beside them (no code among them)."""
+
+    format: Literal["tapestry.model"] = "tapestry.model"
+    version: Literal[1] = 1
+
+    task: Literal["causal-lm"] = "causal-lm"
+    layout: Sha256
+    files: Annotated[tuple[ModelFile, ...], Field(max_length=64)]
+    licence: Annotated[str, StringConstraints(max_length=128)] = "Apache-2.0"
+
+
+class State(Message):
+    """A shared base and the outer-optimizer state that belongs to it, hashed together."""
+
+    format: Literal["tapestry.state"] = "tapestry.state"
+    version: Literal[1] = 1
+
+    run: Name
+    model: Sha256
+    merges: Annotated[int, Field(ge=0, le=1 << 40)]
+    """How many merges led here; the initial state has 0."""
+    base: Sha256
+    outer: Sha256 | None
+    """None where the outer optimizer keeps no momentum, and in the initial state."""

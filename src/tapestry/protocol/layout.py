@@ -1,0 +1,170 @@
+"""How a model state is cut into shards.
+
+A layout is the list of tensors (name, shape; values are always fp32) in name order and the number
+of data bytes a shard holds at most. It fixes every shard to the byte: which rows of which tensors,
+the safetensors header, the size. So a foreign shard is checked by comparing its header with the
+one expected, and nothing of a hostile header is ever parsed. See docs/formats/artifact.md.
+
+Shape legend: a tensor of shape (rows, ...) is cut along its first axis only; a scalar is one row.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from math import prod
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from tapestry.protocol.message import Message, Part
+
+ELEMENT_BYTES = 4
+MIN_SHARD_BYTES = 1 << 12
+MAX_SHARD_BYTES = 32 << 20
+DEFAULT_SHARD_BYTES = 8 << 20
+MAX_HEADER_BYTES = 8 << 20
+MAX_BLOB_BYTES = 64 << 20
+"""No blob of any kind is larger, so that a limit can be enforced before its kind is known."""
+
+TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$")]
+Dimension = Annotated[int, Field(ge=1, le=1 << 40)]
+
+
+class Tensor(Part):
+    """One logical tensor of the model state."""
+
+    name: TensorName
+    shape: Annotated[tuple[Dimension, ...], Field(max_length=8)]
+
+    @property
+    def rows(self) -> int:
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_elements(self) -> int:
+        return prod(self.shape[1:])
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """Rows `row_start` to `row_stop` of one tensor, as they lie in a shard."""
+
+    tensor: Tensor
+    row_start: int
+    row_stop: int
+    byte_start: int
+    """Offset in the shard's data, behind the header."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if not self.tensor.shape:
+            return ()
+        return (self.row_stop - self.row_start, *self.tensor.shape[1:])
+
+    @property
+    def elements(self) -> int:
+        return (self.row_stop - self.row_start) * self.tensor.row_elements
+
+    @property
+    def whole(self) -> bool:
+        return self.row_start == 0 and self.row_stop == self.tensor.rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What one shard file holds; its bytes are `header` and then fp32 data, little-endian."""
+
+    index: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def elements(self) -> int:
+        return sum(piece.elements for piece in self.pieces)
+
+    @property
+    def data_bytes(self) -> int:
+        return self.elements * ELEMENT_BYTES
+
+    @cached_property
+    def header(self) -> bytes:
+        """The safetensors header: 8-byte length, then JSON padded with spaces to 8 bytes."""
+        table = {
+            piece.tensor.name: {
+                "dtype": "F32",
+                "shape": list(piece.shape),
+                "data_offsets": [
+                    piece.byte_start,
+                    piece.byte_start + piece.elements * ELEMENT_BYTES,
+                ],
+            }
+            for piece in self.pieces
+        }
+        text = json.dumps(table, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return struct.pack("<Q", len(text)) + text
+
+    @property
+    def total_bytes(self) -> int:
+        return len(self.header) + self.data_bytes
+
+
+class Layout(Message):
+    """Tensors of a model state in name order, and where they are cut."""
+
+    format: Literal["tapestry.layout"] = "tapestry.layout"
+    version: Literal[1] = 1
+    MAX_BYTES: ClassVar[int] = 16 << 20
+
+    shard_bytes: Annotated[int, Field(ge=MIN_SHARD_BYTES, le=MAX_SHARD_BYTES)] = DEFAULT_SHARD_BYTES
+    tensors: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=200_000)]
+
+    @field_validator("tensors")
+    @classmethod
+    def _in_name_order(cls, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        names = [tensor.name for tensor in tensors]
+        if any(a >= b for a, b in pairwise(names)):
+            raise ValueError("tensors are not in strictly ascending name order")
+        return tensors
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Layout:
+        for tensor in self.tensors:
+            if tensor.row_elements * ELEMENT_BYTES > self.shard_bytes:
+                raise ValueError(
+                    f"a row of tensor {tensor.name} has {tensor.row_elements * ELEMENT_BYTES} bytes, "
+                    f"more than shard_bytes {self.shard_bytes}"
+                )
+        return self
+
+    @property
+    def elements(self) -> int:
+        return sum(tensor.elements for tensor in self.tensors)
+
+    @cached_property
+    def shards(self) -> tuple[Shard, ...]:
+        """Greedy in tensor order: a shard takes whole rows until `shard_bytes` is reached."""
+        shards: list[Shard] = []
+        pieces: list[Piece] = []
+        used = 0
+        for tensor in self.tensors:
+            row_bytes = tensor.row_elements * ELEMENT_BYTES
+            row = 0
+            while row < tensor.rows:
+                take = min(tensor.rows - row, (self.shard_bytes - used) // row_bytes)
+                if take == 0:
+                    shards.append(Shard(index=len(shards), pieces=tuple(pieces)))
+                    pieces, used = [], 0
+                    continue
+                pieces.append(Piece(tensor=tensor, row_start=row, row_stop=row + take, byte_start=used))
+                used += take * row_bytes
+                row += take
+        shards.append(Shard(index=len(shards), pieces=tuple(pieces)))
+        return tuple(shards)

@@ -1,0 +1,115 @@
+"""What the core answers: where a run stands, and what a round was made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.message import Message, Part
+from tapestry.protocol.messages import (
+    FragmentNumber,
+    Merged,
+    Progress,
+    PublicKey,
+    ReasonCode,
+    RoundNumber,
+    Time,
+)
+
+RunStatus = Literal["planned", "running", "finished"]
+Phase = Literal["training", "merging", "committed", "abandoned"]
+ContributionStatus = Literal["received", "accepted", "refused", "late"]
+
+
+class Hello(Message):
+    """Who the core is and what it speaks."""
+
+    format: Literal["tapestry.hello"] = "tapestry.hello"
+    version: Literal[1] = 1
+    consortium: Sha256
+    core_key: PublicKey
+    release: str
+    formats: dict[str, list[int]]
+    time: Time
+
+
+class NodeStanding(Part):
+    """One node in the current round."""
+
+    node: Name
+    member: Name
+    expected: bool
+    """Enrolled when the round opened."""
+    status: ContributionStatus | None = None
+    reason: ReasonCode | None = None
+    progress: Progress | None = None
+
+
+class Head(Part):
+    """The newest committed state."""
+
+    merges: Annotated[int, Field(ge=0)]
+    state: Sha256
+    round: Annotated[int, Field(ge=0)]
+    """Round that led here; 0 for the initial state."""
+
+
+class OpenRound(Part):
+    """The round in flight."""
+
+    round: RoundNumber
+    fragment: FragmentNumber
+    phase: Phase
+    state: Sha256
+    """The state it trains from."""
+    opened_at: Time
+    deadline: Time
+    quorum: int
+    nodes: tuple[NodeStanding, ...]
+
+
+class RunView(Message):
+    """Where a run stands, as of `sequence`."""
+
+    format: Literal["tapestry.run-view"] = "tapestry.run-view"
+    version: Literal[1] = 1
+    MAX_BYTES: ClassVar[int] = 16 << 20
+
+    run: Name
+    status: RunStatus
+    waiting_for: str | None
+    """Why nothing happens, in words, e.g. too few nodes; None while something does."""
+    sequence: Annotated[int, Field(ge=0)]
+    plan: Sha256
+    """Digest of the plan in force; its bytes are a blob."""
+    head: Head
+    current: OpenRound | None
+    enrolled: tuple[Name, ...]
+
+
+class SignedScore(Part):
+    node: Name
+    member: Name
+    merges: int
+    bits_per_byte: float
+    bytes: int
+
+
+class RoundRecord(Message):
+    """Everything needed to repeat the merge of one committed round."""
+
+    format: Literal["tapestry.round"] = "tapestry.round"
+    version: Literal[1] = 1
+    MAX_BYTES: ClassVar[int] = 64 << 20
+
+    run: Name
+    round: RoundNumber
+    fragment: FragmentNumber
+    plan: Sha256
+    before: Sha256
+    after: Sha256
+    merged: tuple[Merged, ...]
+    envelopes: tuple[str, ...]
+    """DSSE envelopes (JSON text) of the contributions, in the order of `merged`."""
