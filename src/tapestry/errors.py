@@ -13,7 +13,7 @@
     │       └── VersionError    a format or version this release does not speak
     ├── AuthError               who is asking is not who may
     │   ├── SignatureError      a signature that does not verify
-    │   ├── KeyError_           a key that is unknown, expired or revoked
+    │   ├── KeyRefused         a key that is unknown, expired or revoked
     │   ├── UnknownMember       a member or node the core never admitted
     │   └── InvitationError     an invitation that is wrong, used or expired
     ├── ProtocolError           the request is well formed but not allowed now
@@ -112,8 +112,7 @@ class SignatureError(AuthError):
     code = "signature"
 
 
-class KeyError_(AuthError):
-    """Named with an underscore so that it never hides the built-in."""
+class KeyRefused(AuthError):
 
     code = "key"
 

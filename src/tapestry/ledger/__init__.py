@@ -1,0 +1,1 @@
+"""The append-only event log of a consortium: what an entry is, as bytes."""

@@ -1,0 +1,89 @@
+"""Entries of the event log.
+
+Every state change of a consortium and of its runs is one entry, written in the same transaction as
+the change. An entry holds names, hashes, rules and published figures; never data. `type` and `body`
+are one of the closed events below (scope `consortium`) or of `tapestry.rounds.events` (scope: the
+run's name).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+
+from tapestry.errors import FormatError
+from tapestry.protocol import canonical
+from tapestry.protocol.canonical import Name
+from tapestry.protocol.message import Message, Part, explain
+from tapestry.protocol.messages import KeyId, Nonce, PublicKey, Time
+
+CONSORTIUM = "consortium"
+"""Scope of events that belong to no run; no run may have this name."""
+
+
+class Entry(Message):
+    """One event at its position. The digest of the first entry is the consortium's id."""
+
+    format: Literal["tapestry.entry"] = "tapestry.entry"
+    version: Literal[1] = 1
+    sequence: Annotated[int, Field(ge=1, le=1 << 53)]
+    at: Time
+    """The core's clock."""
+    scope: Name
+    type: Annotated[str, StringConstraints(pattern=r"^[a-z]+(?:-[a-z]+)*$", max_length=64)]
+    body: dict[str, Any]
+
+
+class Founded(Part):
+    """The first entry: who runs the core, and a nonce that makes the id unique."""
+
+    type: Literal["founded"] = "founded"
+    title: Annotated[str, StringConstraints(max_length=200)]
+    core_key: PublicKey
+    nonce: Nonce
+
+
+class MemberAdmitted(Part):
+    """A member joined by invitation; `envelope` is its Join, signed by its root key."""
+
+    type: Literal["member-admitted"] = "member-admitted"
+    member: Name
+    root_key: PublicKey
+    envelope: str
+
+
+class KeyCertified(Part):
+    """An operational key became valid; `envelope` holds the KeyCertificate."""
+
+    type: Literal["key-certified"] = "key-certified"
+    member: Name
+    key_id: KeyId
+    envelope: str
+
+
+class KeyRevoked(Part):
+    """A key ended; `envelope` holds the KeyRevocation."""
+
+    type: Literal["key-revoked"] = "key-revoked"
+    member: Name
+    key_id: KeyId
+    envelope: str
+
+
+ConsortiumEvent = Annotated[Founded | MemberAdmitted | KeyCertified | KeyRevoked, Field(discriminator="type")]
+_CONSORTIUM_EVENT: TypeAdapter[ConsortiumEvent] = TypeAdapter(ConsortiumEvent)
+
+
+def make_entry(sequence: int, at: str, scope: str, event: Part) -> Entry:
+    """The entry that records `event` (which has a `type`)."""
+    body = event.model_dump(mode="json")
+    return Entry(sequence=sequence, at=at, scope=scope, type=body.pop("type"), body=body)
+
+
+def consortium_event(entry: Entry) -> ConsortiumEvent:
+    """The typed event of an entry of scope `consortium`. Raises `FormatError`."""
+    try:
+        return _CONSORTIUM_EVENT.validate_json(canonical.encode({"type": entry.type, **entry.body}))
+    except ValidationError as e:
+        raise FormatError(f"entry {entry.sequence} is not a consortium event: {explain(e)}") from e

@@ -1,0 +1,176 @@
+"""What may happen to a run. Closed, immutable, replayable: the event log of a run is a list of these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from tapestry.errors import FormatError
+from tapestry.protocol import canonical
+from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.message import Part, explain
+from tapestry.protocol.messages import FragmentNumber, Merged, ReasonCode, RoundNumber
+from tapestry.protocol.plan import Plan
+
+Milliseconds = Annotated[int, Field(ge=0, le=1 << 53)]
+"""Since 1970-01-01 UTC, by the core's clock."""
+Merges = Annotated[int, Field(ge=0, le=1 << 40)]
+
+
+class _Keyed(Part):
+    round: RoundNumber
+    fragment: FragmentNumber
+
+
+class RunPlanned(Part):
+    type: Literal["run-planned"] = "run-planned"
+    plan: Plan
+
+
+class PlanRevised(Part):
+    """Takes effect when the next round opens."""
+
+    type: Literal["plan-revised"] = "plan-revised"
+    plan: Plan
+
+
+class RunStarted(Part):
+    type: Literal["run-started"] = "run-started"
+
+
+class NodeEnrolled(Part):
+    type: Literal["node-enrolled"] = "node-enrolled"
+    node: Name
+    member: Name
+
+
+class NodeWithdrawn(Part):
+    """The node is expected no more, from the round in flight on."""
+
+    type: Literal["node-withdrawn"] = "node-withdrawn"
+    node: Name
+    reason: ReasonCode
+
+
+class RoundOpened(_Keyed):
+    type: Literal["round-opened"] = "round-opened"
+    plan: Sha256
+    """In force from here on."""
+    state: Sha256
+    opened_ms: Milliseconds
+    deadline_ms: Milliseconds
+    nodes: tuple[Name, ...]
+    """Expected to contribute."""
+
+
+class ContributionReceived(_Keyed):
+    type: Literal["contribution-received"] = "contribution-received"
+    node: Name
+    member: Name
+    contribution: Sha256
+    """Digest of the signed envelope."""
+    delta: Sha256
+    tokens: int
+    steps: int
+    received_ms: Milliseconds
+
+
+class ContributionAccepted(_Keyed):
+    type: Literal["contribution-accepted"] = "contribution-accepted"
+    node: Name
+    contribution: Sha256
+
+
+class ContributionRefused(_Keyed):
+    type: Literal["contribution-refused"] = "contribution-refused"
+    node: Name
+    contribution: Sha256
+    reason: ReasonCode
+
+
+class ContributionLate(_Keyed):
+    """Came after its round had closed; it is in no merge."""
+
+    type: Literal["contribution-late"] = "contribution-late"
+    node: Name
+    contribution: Sha256
+
+
+class RoundWidened(_Keyed):
+    """A round below quorum after its deadline also expects nodes that enrolled meanwhile."""
+
+    type: Literal["round-widened"] = "round-widened"
+    nodes: tuple[Name, ...]
+
+
+class RoundClosed(_Keyed):
+    """What will be merged, in merge order, with its weights."""
+
+    type: Literal["round-closed"] = "round-closed"
+    merged: tuple[Merged, ...]
+
+
+class RoundCommitted(_Keyed):
+    type: Literal["round-committed"] = "round-committed"
+    merges: Merges
+    state: Sha256
+    base: Sha256
+    outer: Sha256 | None
+
+
+class RoundAbandoned(_Keyed):
+    type: Literal["round-abandoned"] = "round-abandoned"
+    reason: ReasonCode
+
+
+class ScorePublished(Part):
+    """A node's own figure for a shared base, as far as its owner publishes it."""
+
+    type: Literal["score-published"] = "score-published"
+    node: Name
+    member: Name
+    merges: Merges
+    state: Sha256
+    bits_per_byte: float
+    bytes: int
+
+
+class RunFinished(Part):
+    type: Literal["run-finished"] = "run-finished"
+    state: Sha256
+
+
+RoundEvent = (
+    ContributionReceived
+    | ContributionAccepted
+    | ContributionRefused
+    | ContributionLate
+    | RoundWidened
+    | RoundClosed
+    | RoundCommitted
+    | RoundAbandoned
+)
+"""Events that change one round already open."""
+
+Event = Annotated[
+    RunPlanned
+    | PlanRevised
+    | RunStarted
+    | NodeEnrolled
+    | NodeWithdrawn
+    | RoundOpened
+    | RoundEvent
+    | ScorePublished
+    | RunFinished,
+    Field(discriminator="type"),
+]
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def parse_event(type_: str, body: dict[str, Any]) -> Event:
+    """The typed event of a log entry. Raises `FormatError`."""
+    try:
+        return _EVENT.validate_json(canonical.encode({"type": type_, **body}))
+    except ValidationError as e:
+        raise FormatError(f"not a run event: {explain(e)}") from e

@@ -1,0 +1,430 @@
+"""The rules of a run, as a pure state machine.
+
+    step(state, input, now_ms) -> Step(state, events, refusal)
+
+`events` are recorded in one transaction with the new state; then `refusal`, if any, is raised to
+whoever asked. What is to be done outside (screen a contribution, merge a round) is derived from
+the state by `work`, so that after a crash it is simply done again; every input may come twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tapestry.errors import Conflict, InfeasibleCap, NotFound, PlanError, Refused, TapestryError
+from tapestry.protocol.messages import Merged
+from tapestry.protocol.plan import Plan
+from tapestry.rounds import events as ev
+from tapestry.rounds.state import Round, RunState, Submission, evolve
+from tapestry.rounds.weights import Share, merge_weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """The operator starts the run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Revise:
+    """The operator gives a new revision of the plan."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Enrol:
+    """A node takes part from the next round on."""
+
+    node: str
+    member: str
+    plan: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Withdraw:
+    """A node takes part no more (left, or its key was revoked)."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contribute:
+    """A node's signed contribution arrived, with all its bytes."""
+
+    round: int
+    fragment: int
+    node: str
+    member: str
+    plan: str
+    state: str
+    contribution: str
+    delta: str
+    tokens: int
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Screened:
+    """The bytes of a contribution were looked at; `reason` is None when they are good."""
+
+    round: int
+    fragment: int
+    node: str
+    contribution: str
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MergeDone:
+    """The merge of a closed round was computed."""
+
+    round: int
+    fragment: int
+    state: str
+    base: str
+    outer: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publish:
+    """A node publishes its score of a shared base."""
+
+    node: str
+    member: str
+    merges: int
+    state: str
+    bits_per_byte: float
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """Time passed."""
+
+
+Input = Start | Revise | Enrol | Withdraw | Contribute | Screened | MergeDone | Publish | Tick
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """What an input led to."""
+
+    state: RunState
+    events: tuple[ev.Event, ...]
+    refusal: TapestryError | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What the state asks of the world outside; doing it twice has no other effect than once."""
+
+    screen: tuple[tuple[Round, Submission], ...] = ()
+    merge: tuple[Round, ...] = ()
+    wake_ms: int | None = None
+    """A `Tick` is due at this time."""
+
+
+def plan_run(plan: Plan) -> Step:
+    """The first event of a run. Raises `PlanError` where the plan cannot be run."""
+    check_plan(plan)
+    event = ev.RunPlanned(plan=plan)
+    return Step(state=evolve(None, event), events=(event,))
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise `PlanError` for rules that contradict each other."""
+    share = plan.merge.influence_cap * plan.rounds.quorum
+    if share < 1 - 1e-9:
+        raise PlanError(
+            f"merge.influence_cap {plan.merge.influence_cap} cannot be met by a quorum of "
+            f"{plan.rounds.quorum}: quorum · cap is {share:.4g}, below 1",
+            hint="raise rounds.quorum or merge.influence_cap",
+        )
+
+
+def step(state: RunState, given: Input, now_ms: int) -> Step:
+    """Apply one input, and then whatever follows from it by the rules alone."""
+    refusal: TapestryError | None = None
+    events: list[ev.Event] = []
+    try:
+        first = _decide(state, given, now_ms)
+    except _RecordedRefusal as recorded:
+        first, refusal = recorded.events, recorded.refusal
+    for event in first:
+        state = evolve(state, event)
+        events.append(event)
+    while True:
+        follow = _settle(state, now_ms)
+        if not follow:
+            return Step(state=state, events=tuple(events), refusal=refusal)
+        for event in follow:
+            state = evolve(state, event)
+            events.append(event)
+
+
+def work(state: RunState) -> Work:
+    """What is to be done outside, derived from the state alone."""
+    if state.status != "running":
+        return Work()
+    open_rounds = [r for r in state.rounds if r.open]
+    deadlines = [r.deadline_ms for r in open_rounds if r.phase == "training"]
+    return Work(
+        screen=tuple((r, s) for r in open_rounds for s in r.with_status("received")),
+        merge=tuple(r for r in open_rounds if r.phase == "merging"),
+        wake_ms=min(deadlines, default=None),
+    )
+
+
+def waiting_for(state: RunState, now_ms: int) -> str | None:
+    """Why nothing happens, in words for a person; None while something does."""
+    rules = state.plan.rounds
+    if state.status == "planned":
+        return "the operator to start the run"
+    if state.status == "finished":
+        return None
+    at = state.current
+    if at is None:
+        return f"nodes: {len(state.enrolled)} of {rules.min_nodes} enrolled"
+    if at.phase != "training":
+        return None
+    missing = [n for n in at.nodes if n not in at.submissions]
+    if now_ms < at.deadline_ms:
+        return f"contributions of {', '.join(missing[:8])}" if missing else None
+    accepted = len(at.with_status("accepted"))
+    if accepted < rules.quorum:
+        return f"a quorum: {accepted} of {rules.quorum} contributions accepted, deadline passed"
+    return "more members: the influence cap cannot be met by those accepted so far"
+
+
+class _RecordedRefusal(Exception):
+    """A refusal that is itself an event."""
+
+    def __init__(self, refusal: TapestryError, *events: ev.Event) -> None:
+        self.refusal = refusal
+        self.events = events
+
+
+def _decide(state: RunState, given: Input, now_ms: int) -> tuple[ev.Event, ...]:
+    match given:
+        case Start():
+            return (ev.RunStarted(),) if state.status == "planned" else ()
+        case Revise():
+            return _revise(state, given.plan)
+        case Enrol():
+            return _enrol(state, given)
+        case Withdraw():
+            if given.node not in state.enrolled:
+                return ()
+            return (ev.NodeWithdrawn(node=given.node, reason=given.reason),)
+        case Contribute():
+            return _contribute(state, given, now_ms)
+        case Screened():
+            return _screened(state, given)
+        case MergeDone():
+            return _merge_done(state, given)
+        case Publish():
+            return (
+                ev.ScorePublished(
+                    node=given.node,
+                    member=given.member,
+                    merges=given.merges,
+                    state=given.state,
+                    bits_per_byte=given.bits_per_byte,
+                    bytes=given.bytes,
+                ),
+            )
+        case Tick():
+            return ()
+
+
+def _revise(state: RunState, plan: Plan) -> tuple[ev.Event, ...]:
+    if state.status == "finished":
+        raise Conflict(f"run {state.run} is finished; its plan cannot be revised")
+    newest = state.next_plan or state.plan
+    if plan == newest:
+        return ()
+    changed = [f for f in Plan.FIXED if getattr(plan, f) != getattr(state.plan, f)]
+    if changed:
+        raise PlanError(
+            f"a revision may not change {', '.join(changed)} of run {state.run}",
+            hint="plan a new run instead",
+        )
+    if plan.revision != newest.revision + 1:
+        raise PlanError(
+            f"revision {plan.revision} does not follow revision {newest.revision} of run {state.run}",
+            hint=f"set revision = {newest.revision + 1}",
+        )
+    if plan.rounds.total < state.merges:
+        raise PlanError(f"rounds.total {plan.rounds.total} is below the {state.merges} merges done")
+    check_plan(plan)
+    return (ev.PlanRevised(plan=plan),)
+
+
+def _enrol(state: RunState, given: Enrol) -> tuple[ev.Event, ...]:
+    if state.status == "finished":
+        raise Conflict(f"run {state.run} is finished")
+    if state.enrolled.get(given.node, given.member) != given.member:
+        raise Conflict(f"node {given.node} belongs to member {state.enrolled[given.node]}")
+    if given.node in state.enrolled:
+        return ()
+    known = {plan.digest for plan in (state.plan, state.next_plan) if plan is not None}
+    if given.plan not in known:
+        raise Conflict(
+            f"node {given.node} accepts plan {given.plan[:12]}, which is not in force",
+            hint="fetch the run again and accept the plan in force",
+        )
+    return (ev.NodeEnrolled(node=given.node, member=given.member),)
+
+
+def _contribute(state: RunState, given: Contribute, now_ms: int) -> tuple[ev.Event, ...]:
+    what = f"contribution of {given.node} to round {given.round} of run {state.run}"
+    at = state.find(given.round, given.fragment)
+    if at is None:
+        if given.round > state.last_round:
+            raise NotFound(f"round {given.round} of run {state.run} is not open")
+        raise Refused(f"{what} is late: that round ended long ago")
+    before = at.submissions.get(given.node)
+    if before is not None and before.contribution == given.contribution:
+        return ()
+    if at.phase != "training":
+        if at.late.get(given.node) == given.contribution:
+            raise Refused(f"{what} is late")
+        raise _RecordedRefusal(
+            Refused(f"{what} is late: the round is {at.phase}", hint="go on with the next round"),
+            ev.ContributionLate(
+                round=given.round,
+                fragment=given.fragment,
+                node=given.node,
+                contribution=given.contribution,
+            ),
+        )
+    if before is not None and before.status != "refused":
+        raise Conflict(f"{what} came already, with other bytes", hint="a node contributes once a round")
+    if given.node not in at.nodes:
+        raise Refused(f"{what}: that node is not expected in this round", hint="wait for the next round")
+    if given.state != at.state:
+        raise Refused(
+            f"{what} was trained from state {given.state[:12]}, the round's base is {at.state[:12]}",
+            hint="fetch the round again and train from its state",
+        )
+    if given.plan != state.plan.digest:
+        raise Refused(f"{what} names plan {given.plan[:12]}, in force is {state.plan.digest[:12]}")
+    if given.tokens > state.plan.round_tokens or given.steps > state.plan.inner.steps:
+        raise Refused(
+            f"{what} claims {given.tokens} tokens in {given.steps} steps; "
+            f"the plan allows {state.plan.round_tokens} in {state.plan.inner.steps}"
+        )
+    return (
+        ev.ContributionReceived(
+            round=given.round,
+            fragment=given.fragment,
+            node=given.node,
+            member=given.member,
+            contribution=given.contribution,
+            delta=given.delta,
+            tokens=given.tokens,
+            steps=given.steps,
+            received_ms=now_ms,
+        ),
+    )
+
+
+def _screened(state: RunState, given: Screened) -> tuple[ev.Event, ...]:
+    at = state.find(given.round, given.fragment)
+    submission = at.submissions.get(given.node) if at is not None else None
+    if submission is None or (submission.contribution, submission.status) != (
+        given.contribution,
+        "received",
+    ):
+        return ()
+    event: ev.Event
+    if given.reason is None:
+        event = ev.ContributionAccepted(
+            round=given.round,
+            fragment=given.fragment,
+            node=given.node,
+            contribution=given.contribution,
+        )
+    else:
+        event = ev.ContributionRefused(
+            round=given.round,
+            fragment=given.fragment,
+            node=given.node,
+            contribution=given.contribution,
+            reason=given.reason,
+        )
+    return (event,)
+
+
+def _merge_done(state: RunState, given: MergeDone) -> tuple[ev.Event, ...]:
+    at = state.find(given.round, given.fragment)
+    if at is None or at.phase != "merging":
+        return ()
+    return (
+        ev.RoundCommitted(
+            round=given.round,
+            fragment=given.fragment,
+            merges=state.merges + 1,
+            state=given.state,
+            base=given.base,
+            outer=given.outer,
+        ),
+    )
+
+
+def _settle(state: RunState, now_ms: int) -> tuple[ev.Event, ...]:
+    """What follows from the state and the time alone; () when nothing does."""
+    if state.status != "running":
+        return ()
+    at = state.current
+    if at is not None:
+        return _close(state, at, now_ms) if at.phase == "training" else ()
+    plan = state.next_plan or state.plan
+    if state.merges >= plan.rounds.total:
+        return (ev.RunFinished(state=state.head),)
+    if len(state.enrolled) < plan.rounds.min_nodes:
+        return ()
+    return (
+        ev.RoundOpened(
+            round=state.last_round + 1,
+            fragment=0,
+            plan=plan.digest,
+            state=state.head,
+            opened_ms=now_ms,
+            deadline_ms=now_ms + round(plan.rounds.deadline_s * 1000),
+            nodes=tuple(sorted(state.enrolled)),
+        ),
+    )
+
+
+def _close(state: RunState, at: Round, now_ms: int) -> tuple[ev.Event, ...]:
+    """Close the round when everyone expected has answered, or at the deadline with a quorum."""
+    overdue = now_ms >= at.deadline_ms
+    if at.with_status("received") or not (overdue or all(n in at.submissions for n in at.nodes)):
+        return ()  # the bytes of some are still looked at, or somebody may still answer
+    accepted = sorted(at.with_status("accepted"), key=lambda s: (s.member, s.node))
+    rules = state.plan.merge
+    if len(accepted) >= max(1, state.plan.rounds.quorum):
+        try:
+            weights = merge_weights(
+                [Share(member=s.member, node=s.node, tokens=s.tokens) for s in accepted],
+                weighting=rules.weighting,
+                influence_cap=rules.influence_cap,
+            )
+        except InfeasibleCap:
+            pass  # several nodes of one member can make a quorum that no cap allows
+        else:
+            merged = tuple(
+                Merged(node=s.node, member=s.member, contribution=s.contribution, delta=s.delta, weight=w)
+                for s, w in zip(accepted, weights, strict=True)
+            )
+            return (ev.RoundClosed(round=at.round, fragment=at.fragment, merged=merged),)
+    if not overdue:
+        return ()
+    if state.plan.rounds.below_quorum == "abandon":
+        return (ev.RoundAbandoned(round=at.round, fragment=at.fragment, reason="below-quorum"),)
+    newcomers = tuple(sorted(state.enrolled.keys() - set(at.nodes)))
+    if newcomers:
+        return (ev.RoundWidened(round=at.round, fragment=at.fragment, nodes=newcomers),)
+    return ()

@@ -1,0 +1,65 @@
+"""Canonical JSON: one value, one encoding; everything else is refused with a typed error."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapestry.errors import FormatError, TapestryError, TooLarge
+from tapestry.protocol import canonical
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text() | st.floats(-1e15, 1e15),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_round_trip(value: object) -> None:
+    data = canonical.encode(value)
+    assert canonical.decode(data) == value
+    assert canonical.encode(canonical.decode(data)) == data
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_parse_or_raise_one_typed_error(data: bytes) -> None:
+    try:
+        value = canonical.decode(data)
+    except TapestryError:
+        return
+    assert canonical.encode(value) == data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":1,"a":1}',
+        b'{"b":1,"a":1}',
+        b'{"a": 1}',
+        b'{"a":1.0}',
+        b'{"a":NaN}',
+        b'{"a":Infinity}',
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":1}\n',
+        b'"\\u0041"',
+        b"\xff",
+        b"",
+    ],
+)
+def test_what_is_not_canonical_is_refused(data: bytes) -> None:
+    assert canonical.decode(b'{"a":1,"b":[]}') == {"a": 1, "b": []}
+    with pytest.raises(FormatError):
+        canonical.decode(data)
+
+
+def test_size_is_checked_before_parsing() -> None:
+    with pytest.raises(TooLarge):
+        canonical.decode(b"[" * 2_000_000)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "A", "a" * 65, ".a", "a..b"])
+def test_names_are_safe_as_file_names(name: str) -> None:
+    assert canonical.is_name("node-1.a")
+    assert not canonical.is_name(name)
