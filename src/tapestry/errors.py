@@ -13,8 +13,8 @@
     │       └── VersionError    a format or version this release does not speak
     ├── AuthError               who is asking is not who may
     │   ├── SignatureError      a signature that does not verify
-    │   ├── KeyRefused         a key that is unknown, expired or revoked
-    │   ├── UnknownMember       a member or node the core never admitted
+    │   ├── KeyRefused         a key that is expired, revoked or of the wrong role
+    │   ├── UnknownMember       a member, node or key the core never admitted
     │   └── InvitationError     an invitation that is wrong, used or expired
     ├── ProtocolError           the request is well formed but not allowed now
     │   ├── Refused             a contribution that was refused, with its reason
@@ -113,7 +113,6 @@ class SignatureError(AuthError):
 
 
 class KeyRefused(AuthError):
-
     code = "key"
 
 

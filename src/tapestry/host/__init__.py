@@ -1,0 +1,1 @@
+"""What the operating system gives: atomic files, failpoints, child processes, network isolation."""

@@ -15,95 +15,40 @@ from tapestry.errors import Conflict, InfeasibleCap, NotFound, PlanError, Refuse
 from tapestry.protocol.messages import Merged
 from tapestry.protocol.plan import Plan
 from tapestry.rounds import events as ev
+from tapestry.rounds.inputs import (
+    Contribute,
+    Enrol,
+    Input,
+    MergeDone,
+    Publish,
+    Revise,
+    Screened,
+    Start,
+    Tick,
+    Withdraw,
+)
 from tapestry.rounds.state import Round, RunState, Submission, evolve
 from tapestry.rounds.weights import Share, merge_weights
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Start:
-    """The operator starts the run."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Revise:
-    """The operator gives a new revision of the plan."""
-
-    plan: Plan
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Enrol:
-    """A node takes part from the next round on."""
-
-    node: str
-    member: str
-    plan: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Withdraw:
-    """A node takes part no more (left, or its key was revoked)."""
-
-    node: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contribute:
-    """A node's signed contribution arrived, with all its bytes."""
-
-    round: int
-    fragment: int
-    node: str
-    member: str
-    plan: str
-    state: str
-    contribution: str
-    delta: str
-    tokens: int
-    steps: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Screened:
-    """The bytes of a contribution were looked at; `reason` is None when they are good."""
-
-    round: int
-    fragment: int
-    node: str
-    contribution: str
-    reason: str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MergeDone:
-    """The merge of a closed round was computed."""
-
-    round: int
-    fragment: int
-    state: str
-    base: str
-    outer: str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Publish:
-    """A node publishes its score of a shared base."""
-
-    node: str
-    member: str
-    merges: int
-    state: str
-    bits_per_byte: float
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tick:
-    """Time passed."""
-
-
-Input = Start | Revise | Enrol | Withdraw | Contribute | Screened | MergeDone | Publish | Tick
+__all__ = [
+    "Contribute",
+    "Enrol",
+    "Input",
+    "MergeDone",
+    "Publish",
+    "Revise",
+    "Screened",
+    "Start",
+    "Step",
+    "Tick",
+    "Withdraw",
+    "Work",
+    "check_plan",
+    "plan_run",
+    "step",
+    "waiting_for",
+    "work",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,175 @@
+"""Members and keys: admission by invitation, certificates, revocations."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+from tapestry.core.journal import KEYS, Decision, Journal, Moment, Standing
+from tapestry.errors import AuthError, InvitationError
+from tapestry.identity.envelope import Envelope
+from tapestry.identity.invitations import token_hash
+from tapestry.identity.keyring import KeyRing, open_join
+from tapestry.identity.keys import KeyPair, key_id
+from tapestry.ledger.entries import Founded, KeyCertified, KeyRevoked, MemberAdmitted
+from tapestry.protocol.message import Part
+from tapestry.protocol.messages import KeyCertificate, KeyRevocation
+from tapestry.storage import invitations
+
+
+def found(journal: Journal, *, title: str, core_key: str, nonce: str) -> None:
+    """Write the first entry; nothing happens where there is one."""
+
+    def decide(moment: Moment, standing: Standing[KeyRing] | None) -> Decision[KeyRing]:
+        if standing is not None:
+            return Decision(state=standing.state, events=())
+        event = Founded(title=title, core_key=core_key, nonce=nonce)
+        return Decision(state=KeyRing(), events=(event,))
+
+    journal.apply(KEYS, decide)
+
+
+class Consortium:
+    """One consortium, whose id is the digest of its first entry.
+
+    Raises `AuthError` where `core_key` is not the key it was founded with.
+    """
+
+    def __init__(self, journal: Journal, core_key: KeyPair) -> None:
+        genesis = journal.genesis()
+        if genesis.body.get("core_key") != core_key.public_key:
+            raise AuthError(
+                "this core's key is not the one its consortium was founded with",
+                hint="restore keys/core.key and the database from the same backup",
+            )
+        self.id = genesis.digest
+        self.core_key = core_key
+        self._journal = journal
+
+    def ring(self) -> KeyRing:
+        """Members and keys as of now."""
+        standing = self._journal.read(KEYS)
+        return standing.state if standing is not None else KeyRing()
+
+    def join(self, join_envelope: Envelope, certificates: Sequence[Envelope]) -> tuple[str, list[str]]:
+        """Admit a member with its first keys, all or none; again, the same answer.
+
+        Returns:
+            the member, and the names of the keys given.
+
+        Raises:
+            InvitationError: unknown, used, expired, or another member's.
+            AuthError, FormatError, Conflict: as of `KeyRing.admit` and `KeyRing.certify`.
+        """
+        join = open_join(join_envelope, self.id)
+
+        def decide(moment: Moment, standing: Standing[KeyRing] | None) -> Decision[KeyRing]:
+            ring = _present(standing)
+            events: list[Part] = []
+            admitted = ring.admit(join.member, join.root_key, sequence=moment.sequence)
+            if admitted is not ring:
+                invitations.use(moment.connection, token_hash(join.invitation), join.member, moment.at)
+                events.append(
+                    MemberAdmitted(member=join.member, root_key=join.root_key, envelope=_text(join_envelope))
+                )
+                ring = admitted
+            for certificate in certificates:
+                ring = _certify(ring, certificate, moment, events, member=join.member)
+            return Decision(state=ring, events=tuple(events))
+
+        ring = self._journal.apply(KEYS, decide).state
+        own = {name for name, key in ring.keys.items() if key.certificate.member == join.member}
+        return join.member, sorted(own)
+
+    def certify(self, envelope: Envelope) -> tuple[str, str]:
+        """Make a key known; again, no effect. Returns its member and name. Errors as of `KeyRing.certify`."""
+
+        def decide(moment: Moment, standing: Standing[KeyRing] | None) -> Decision[KeyRing]:
+            events: list[Part] = []
+            ring = _certify(_present(standing), envelope, moment, events)
+            return Decision(state=ring, events=tuple(events))
+
+        self._journal.apply(KEYS, decide)
+        return _certified(envelope)
+
+    def revoke(self, envelope: Envelope) -> tuple[str, str]:
+        """End a key; again, no effect. Returns its member and name. Errors as of `KeyRing.revoke`."""
+
+        def decide(moment: Moment, standing: Standing[KeyRing] | None) -> Decision[KeyRing]:
+            before = _present(standing)
+            ring = before.revoke(envelope, sequence=moment.sequence)
+            if ring is before:
+                return Decision(state=before, events=())
+            member, name = _revoked(envelope)
+            event = KeyRevoked(member=member, key_id=name, envelope=_text(envelope))
+            return Decision(state=ring, events=(event,))
+
+        self._journal.apply(KEYS, decide)
+        return _revoked(envelope)
+
+    def members(self) -> list[dict[str, Any]]:
+        """Members and their keys as JSON values, by name."""
+        ring = self.ring()
+        return [
+            {
+                "member": member,
+                "root_key": ring.members[member].root_key,
+                "keys": [
+                    {
+                        "key_id": name,
+                        "node": key.certificate.node,
+                        "role": key.certificate.role,
+                        "public_key": key.certificate.public_key,
+                        "not_before": key.certificate.not_before,
+                        "expires": key.certificate.expires,
+                        "revoked": key.revoked,
+                    }
+                    for name, key in sorted(ring.keys.items())
+                    if key.certificate.member == member
+                ],
+            }
+            for member in sorted(ring.members)
+        ]
+
+
+def lost_nodes(ring: KeyRing, nodes: Sequence[str]) -> list[str]:
+    """Those of `nodes` whose keys are all revoked."""
+    held = {
+        key.certificate.node
+        for key in ring.keys.values()
+        if key.certificate.role == "node" and key.revoked is None
+    }
+    return [node for node in nodes if node not in held]
+
+
+def _present(standing: Standing[KeyRing] | None) -> KeyRing:
+    return standing.state if standing is not None else KeyRing()
+
+
+def _certify(
+    ring: KeyRing, envelope: Envelope, moment: Moment, events: list[Part], *, member: str | None = None
+) -> KeyRing:
+    certified = ring.certify(envelope, sequence=moment.sequence + len(events), at=moment.at)
+    owner, name = _certified(envelope)
+    if member is not None and owner != member:
+        raise InvitationError(f"a certificate of member {owner} cannot join with member {member}")
+    if certified is not ring:
+        events.append(KeyCertified(member=owner, key_id=name, envelope=_text(envelope)))
+    return certified
+
+
+def _certified(envelope: Envelope) -> tuple[str, str]:
+    """Member and name of the key in a certificate that the ring has verified."""
+    certificate = KeyCertificate.from_bytes(base64.b64decode(envelope.payload))
+    return certificate.member, key_id(certificate.public_key)
+
+
+def _revoked(envelope: Envelope) -> tuple[str, str]:
+    """Member and name of the key in a revocation that the ring has verified."""
+    revocation = KeyRevocation.from_bytes(base64.b64decode(envelope.payload))
+    return revocation.member, revocation.key_id
+
+
+def _text(envelope: Envelope) -> str:
+    return envelope.to_bytes().decode("ascii")

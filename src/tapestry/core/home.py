@@ -1,0 +1,40 @@
+"""Where things lie in a core's home; see "Core home" in docs/architecture.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tapestry.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths of one core. Nothing is made or read by asking for a path."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "core.toml"
+
+    @property
+    def key(self) -> Path:
+        return self.root / "keys" / "core.key"
+
+    @property
+    def status(self) -> Path:
+        """`{"pid", "url"}` while the core listens."""
+        return self.root / "status" / "core.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "logs" / "core.log"
+
+    def check(self) -> None:
+        """Raise `SettingsError` unless a core was set up here."""
+        if not self.settings.is_file():
+            raise SettingsError(
+                f"{self.root} is not a core's home: it has no core.toml",
+                hint="make one with: tapestry core init",
+            )

@@ -1,0 +1,211 @@
+"""Runs: every change goes through the round machine and the journal.
+
+What a node hands in is judged here in full before anything of it is recorded; the bytes of a
+contribution are looked at later, by screening (see `coordinator`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final, TypeVar
+
+from tapestry.core.clock import time_text
+from tapestry.core.consortium import Consortium
+from tapestry.core.deltas import Lacking, check_plan_blobs, find_artifact, read_message
+from tapestry.core.journal import Decision, Journal, Moment, Standing, run_scope
+from tapestry.core.views import received
+from tapestry.errors import Conflict, KeyRefused, NotFound, PlanError, Refused
+from tapestry.identity.envelope import Envelope, sign
+from tapestry.identity.keyring import Signer
+from tapestry.ledger.entries import CONSORTIUM
+from tapestry.protocol.layout import Layout
+from tapestry.protocol.messages import Contribution, Enrolment, Receipt, Score
+from tapestry.protocol.plan import Plan
+from tapestry.rounds import machine
+from tapestry.rounds.events import ScorePublished, parse_event
+from tapestry.rounds.state import RunState
+from tapestry.storage.blobs import BlobStore
+
+KEPT_LAYOUTS: Final = 4
+M = TypeVar("M", Enrolment, Contribution, Score)
+
+
+class Runs:
+    """All runs of one core. Safe to use from several threads."""
+
+    def __init__(self, journal: Journal, store: BlobStore, consortium: Consortium) -> None:
+        self.journal = journal
+        self.store = store
+        self.consortium = consortium
+        self._layouts: OrderedDict[str, Layout] = OrderedDict()
+
+    # -- looking ------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        return sorted(name for name in self.journal.sequences() if name != CONSORTIUM)
+
+    def standing(self, run: str) -> Standing[RunState]:
+        """State of a run. Raises `NotFound`."""
+        standing = self.journal.read(run_scope(run)) if run != CONSORTIUM else None
+        if standing is None:
+            raise NotFound(f"there is no run {run}", hint="list the runs with: tapestry run status")
+        return standing
+
+    def layout(self, sha: str) -> Layout:
+        """A layout, of which the last few are kept."""
+        layout = self._layouts.pop(sha, None) or read_message(self.store, sha, Layout)
+        self._layouts[sha] = layout
+        while len(self._layouts) > KEPT_LAYOUTS:
+            self._layouts.popitem(last=False)
+        return layout
+
+    # -- the operator's -----------------------------------------------------------------------
+
+    def plan(self, plan: Plan) -> Standing[RunState]:
+        """Record a new run; the same plan again has no effect.
+
+        Raises:
+            PlanError: it cannot be run, or its blobs are not all here.
+            Conflict: a run of that name has another plan.
+        """
+        if plan.run == CONSORTIUM:
+            raise PlanError(f"a run may not be named {CONSORTIUM}")
+        machine.check_plan(plan)
+        self.store.sync([*check_plan_blobs(self.store, plan), self.store.put(plan.to_bytes())])
+
+        def decide(moment: Moment, standing: Standing[RunState] | None) -> Decision[RunState]:
+            if standing is None:
+                step = machine.plan_run(plan)
+                return Decision(state=step.state, events=step.events)
+            if standing.state.status == "planned" and standing.state.plan == plan:
+                return Decision(state=standing.state, events=())
+            raise Conflict(
+                f"run {plan.run} exists already",
+                hint="give the new run another name, or revise the plan of this one",
+            )
+
+        return self.journal.apply(run_scope(plan.run), decide)
+
+    def revise(self, plan: Plan) -> Standing[RunState]:
+        """Give a run a new revision of its plan. Errors as of the round machine."""
+        self.standing(plan.run)
+        self.store.put(plan.to_bytes())
+        return self.apply(plan.run, machine.Revise(plan=plan))
+
+    # -- nodes' -------------------------------------------------------------------------------
+
+    def enrol(self, run: str, envelope: Envelope, by: Signer) -> Standing[RunState]:
+        enrolment = self._opened(envelope, Enrolment, run, by)
+        given = machine.Enrol(node=enrolment.node, member=enrolment.member, plan=enrolment.plan)
+        return self.apply(run, given)
+
+    def score(self, run: str, envelope: Envelope, by: Signer) -> Standing[RunState]:
+        """Record a score; the same again has no effect. Raises `Conflict` for another of the same base."""
+        score = self._opened(envelope, Score, run, by)
+        fields = {name: getattr(score, name) for name in ScorePublished.model_fields if name != "type"}
+        event, given = ScorePublished(**fields), machine.Publish(**fields)
+
+        def decide(moment: Moment, standing: Standing[RunState] | None) -> Decision[RunState]:
+            if standing is None:
+                raise NotFound(f"there is no run {run}")
+            state = standing.state
+            known = {state.merges: state.head, 0: state.plan.initial_state}
+            if score.merges > state.merges or known.get(score.merges, score.state) != score.state:
+                raise Conflict(f"run {run} has no state {score.state[:12]} after {score.merges} merges")
+            for entry in self.journal.of_round(run, score.merges, "score-published"):
+                before = parse_event(entry.type, entry.body)
+                if isinstance(before, ScorePublished) and before.node == score.node:
+                    if before != event:
+                        raise Conflict(
+                            f"node {score.node} published another score after {score.merges} merges"
+                        )
+                    return Decision(state=state, events=())
+            step = machine.step(state, given, moment.now_ms)
+            return Decision(state=step.state, events=step.events, refusal=step.refusal)
+
+        return self.journal.apply(run_scope(run), decide)
+
+    def contribute(self, run: str, envelope: Envelope, by: Signer) -> Envelope | Lacking:
+        """Take in a contribution whose blobs are here: durable when this returns, and recorded once.
+
+        Returns:
+            the signed receipt, the same one for the same envelope; or which blobs lack.
+
+        Raises:
+            Refused, Conflict, NotFound: as the round machine says.
+            ArtifactError, FormatError: its manifest is not a delta of the run's layout.
+            AuthError: signature, key, member or node are not right.
+        """
+        contribution = self._opened(envelope, Contribution, run, by)
+        digest = envelope.digest
+        if (receipt := self._receipt(contribution, digest)) is not None:
+            return receipt
+        given = machine.Contribute(
+            round=contribution.round,
+            fragment=contribution.fragment,
+            node=contribution.node,
+            member=contribution.member,
+            plan=contribution.plan,
+            state=contribution.state,
+            contribution=digest,
+            delta=contribution.delta,
+            tokens=contribution.tokens,
+            steps=contribution.steps,
+        )
+        state = self.standing(run).state
+        if machine.step(state, given, self.journal.now_ms()).refusal is None:
+            layout = self.layout(state.plan.layout)
+            shards = find_artifact(self.store, contribution.delta, layout, "delta")
+            if isinstance(shards, Lacking):
+                return shards
+            kept = self.store.put(envelope.to_bytes(), durable=False)
+            self.store.sync([kept, contribution.delta, *(blob.sha256 for blob in shards)])
+        self.apply(run, given)
+        receipt = self._receipt(contribution, digest)
+        if receipt is None:
+            raise Refused(
+                f"contribution of {contribution.node} to round {contribution.round} was not taken in"
+            )
+        return receipt
+
+    # -- everybody's --------------------------------------------------------------------------
+
+    def apply(self, run: str, given: machine.Input) -> Standing[RunState]:
+        """One input to a run's round machine, recorded. Raises what the machine raises."""
+
+        def decide(moment: Moment, standing: Standing[RunState] | None) -> Decision[RunState]:
+            if standing is None:
+                raise NotFound(f"there is no run {run}")
+            step = machine.step(standing.state, given, moment.now_ms)
+            return Decision(state=step.state, events=step.events, refusal=step.refusal)
+
+        return self.journal.apply(run_scope(run), decide)
+
+    def _opened(self, envelope: Envelope, kind: type[M], run: str, by: Signer) -> M:
+        """What an envelope says, if the node that asks has signed it, for this run of this consortium."""
+        now = time_text(self.journal.now_ms())
+        message, signer = self.consortium.ring().verify(envelope, kind, at=now)
+        if (signer.member, signer.node) != (by.member, by.node):
+            raise KeyRefused(f"{kind.format_name()} of node {signer.node} was sent by node {by.node}")
+        if message.consortium != self.consortium.id:
+            raise Refused(f"{kind.format_name()} is for consortium {message.consortium[:12]}, not this one")
+        if message.run != run:
+            raise Refused(f"{kind.format_name()} is for run {message.run}, not {run}")
+        return message
+
+    def _receipt(self, contribution: Contribution, digest: str) -> Envelope | None:
+        found = received(self.journal, contribution.run, contribution.round, digest)
+        if found is None:
+            return None
+        entry, event = found
+        receipt = Receipt(
+            consortium=self.consortium.id,
+            run=contribution.run,
+            round=event.round,
+            fragment=event.fragment,
+            node=event.node,
+            contribution=digest,
+            sequence=entry.sequence,
+            received_at=time_text(event.received_ms),
+        )
+        return sign(receipt, self.consortium.core_key)

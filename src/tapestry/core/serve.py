@@ -1,0 +1,233 @@
+"""`serve`: API, coordinator and log of one core in one process, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+
+from tapestry.core.api import Api
+from tapestry.core.coordinator import Coordinator
+from tapestry.core.home import Home
+from tapestry.core.logs import CoreLog
+from tapestry.core.quota import Quota
+from tapestry.core.service import Core
+from tapestry.core.settings import CoreSettings
+from tapestry.core.watch import Watch
+from tapestry.errors import PortInUse, ResourceError, SettingsError
+from tapestry.host import files, processes
+from tapestry.replay.client import Replayer
+from tapestry.transport.server import Shell
+
+DIE_VARIABLE: Final = "TAPESTRY_DIE_WITH_PARENT"
+GRACE_S: Final = 5
+"""Requests in flight get so long when the core is told to stop."""
+PARTIAL_KEPT_S: Final = 7 * 86_400.0
+"""A half-sent blob that nobody went on with for so long is removed at the next start."""
+MAX_HEADER_BYTES: Final = 32 << 10
+BACKLOG: Final = 512
+
+
+def serve(root: Path, *, ready: Callable[[str], None] | None = None) -> None:
+    """Serve the core in folder `root` until SIGTERM or SIGINT.
+
+    Args:
+        root: the core's home.
+        ready: told the URL once requests are answered; by default it is printed, on one line.
+
+    Raises:
+        Busy: another process serves this core.
+        PortInUse: somebody listens on its port.
+        SettingsError, StoreError, VersionError, AuthError: as of `Core.open`.
+    """
+    if os.environ.get(DIE_VARIABLE) == "1":
+        processes.die_with_parent()
+    home = Home(root)
+    home.check()
+    with files.Lock(root), Core.open(root) as core, contextlib.ExitStack() as stack:
+        core.store.clean(older_than_s=PARTIAL_KEPT_S)
+        sock = listen(core.settings)
+        stack.callback(sock.close)
+        log = CoreLog(home.log)
+        stack.callback(log.close)
+        replayer = Replayer(
+            core.store.root,
+            threads=max(1, min(8, os.cpu_count() or 1)),
+            log_path=home.log.with_name("replay.log"),
+        )
+        stack.callback(replayer.close)
+        asyncio.run(_Serving(core, replayer, log, sock).run(ready or _print_url))
+
+
+def listen(settings: CoreSettings) -> socket.socket:
+    """A socket bound to the core's address. Raises `PortInUse` or `SettingsError`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as e:
+        raise SettingsError(f"host {settings.host} is no address to listen on: {e.strerror}") from e
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as e:
+        sock.close()
+        if e.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"port {settings.port} of {settings.host} is in use",
+                hint="stop what listens there, or set another port in core.toml",
+            ) from e
+        if e.errno in (errno.EACCES, errno.EADDRNOTAVAIL):
+            raise SettingsError(
+                f"cannot listen on {settings.host}, port {settings.port}: {e.strerror}",
+                hint="correct host and port in core.toml",
+            ) from e
+        raise ResourceError(f"cannot listen on {settings.host}: {e.strerror}") from e
+    return sock
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals alone; they are `_Serving`'s."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Serving:
+    """What runs between start and stop."""
+
+    def __init__(self, core: Core, replayer: Replayer, log: CoreLog, sock: socket.socket) -> None:
+        self._core = core
+        self._replayer = replayer
+        self._log = log
+        self._sock = sock
+        self._url = _url(core.settings, sock)
+
+    async def run(self, ready: Callable[[str], None]) -> None:
+        watch = Watch()
+        self._core.journal.listener = watch.tell_from_thread
+        quota = Quota(self._core.settings.limits.pending_bytes)
+        coordinator = Coordinator(
+            self._core.runs,
+            self._replayer,
+            watch,
+            quota=quota,
+            tell=self._log.tell,
+            trouble_changed=self._write_status,
+        )
+        api = Api(self._core, watch, quota, coordinator)
+        server = _Server(self._config(api))
+        self._log.take_over("uvicorn", "uvicorn.error", "uvicorn.asgi", "asyncio")
+        stop = asyncio.Event()
+        with _signals(stop.set):
+            work = asyncio.create_task(coordinator.run(), name="coordinator")
+            http = asyncio.create_task(server.serve(sockets=[self._sock]), name="http")
+            stopped = asyncio.create_task(stop.wait(), name="stop")
+            try:
+                await self._announce(server, http, ready)
+                await asyncio.wait({work, http, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                watch.close()
+                server.should_exit = True
+                stopped.cancel()
+                await asyncio.gather(http, return_exceptions=True)
+                await asyncio.to_thread(self._replayer.close)
+                self._core.journal.listener = None
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+                self._core.home.status.unlink(missing_ok=True)
+                self._log.tell("stopped", {})
+        for task in (http, work):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _announce(
+        self, server: uvicorn.Server, http: asyncio.Task[None], ready: Callable[[str], None]
+    ) -> None:
+        while not server.started and not http.done():
+            await asyncio.sleep(0.005)
+        if server.started:
+            self._write_status({})
+            self._log.tell("serving", {"url": self._url, "consortium": self._core.consortium.id})
+            ready(self._url)
+
+    def _write_status(self, trouble: Mapping[str, str]) -> None:
+        value = {"pid": os.getpid(), "url": self._url, "trouble": dict(trouble)}
+        path = self._core.home.status
+        with contextlib.suppress(OSError, ResourceError):
+            path.parent.mkdir(exist_ok=True)
+            files.write_atomic(path, json.dumps(value).encode() + b"\n", durable=False)
+
+    def _config(self, api: Api) -> uvicorn.Config:
+        tls = self._core.settings.tls
+        root = self._core.home.root
+        options: dict[str, Any] = {}
+        if tls is not None:
+            options = {"ssl_certfile": root / tls.certificate, "ssl_keyfile": root / tls.key}
+        config = uvicorn.Config(
+            Shell(api.app(), time=api.now, unexpected=self._log.unexpected),
+            http="h11",
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            limit_concurrency=self._core.settings.limits.connections,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=GRACE_S,
+            **options,
+        )
+        try:
+            config.load()
+        except (OSError, ssl.SSLError) as e:
+            raise SettingsError(
+                f"the certificate of this core cannot be used: {e}", hint="correct [tls] in core.toml"
+            ) from e
+        return config
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the core; in a thread that is not the main one nobody can ask for that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _url(settings: CoreSettings, sock: socket.socket) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    if ":" in host:
+        host = f"[{host}]"
+    scheme = "http" if settings.tls is None else "https"
+    return f"{scheme}://{host}:{sock.getsockname()[1]}"
+
+
+def _print_url(url: str) -> None:
+    sys.stdout.write(f"core listens on {url}\n")
+    sys.stdout.flush()

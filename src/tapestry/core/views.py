@@ -1,0 +1,103 @@
+"""What the core tells of a run: where it stands, and what a committed round was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tapestry.core.clock import time_text
+from tapestry.core.journal import Journal, Standing
+from tapestry.errors import NotFound
+from tapestry.ledger.entries import Entry
+from tapestry.protocol.messages import Progress
+from tapestry.protocol.views import Head, NodeStanding, OpenRound, RoundRecord, RunView
+from tapestry.rounds import events as ev
+from tapestry.rounds import machine
+from tapestry.rounds.state import Round, RunState
+from tapestry.storage.blobs import BlobStore
+
+
+def run_view(
+    standing: Standing[RunState], now_ms: int, progress: Mapping[str, Progress], trouble: str | None
+) -> RunView:
+    """Where a run stands.
+
+    Args:
+        standing: its state.
+        now_ms: by the core's clock.
+        progress: newest word of each node.
+        trouble: what keeps the core from its own part, if anything.
+    """
+    state = standing.state
+    current = state.current
+    return RunView(
+        run=state.run,
+        status=state.status,
+        waiting_for=trouble or machine.waiting_for(state, now_ms),
+        sequence=standing.sequence,
+        plan=state.plan.digest,
+        head=Head(merges=state.merges, state=state.head, round=state.head_round),
+        current=None if current is None else _open_round(state, current, progress),
+        enrolled=tuple(sorted(state.enrolled)),
+    )
+
+
+def _open_round(state: RunState, at: Round, progress: Mapping[str, Progress]) -> OpenRound:
+    members = {s.node: s.member for s in at.submissions.values()} | state.enrolled
+    nodes = sorted(set(at.nodes) | set(at.submissions) | set(at.late))
+    return OpenRound(
+        round=at.round,
+        fragment=at.fragment,
+        phase=at.phase,
+        state=at.state,
+        opened_at=time_text(at.opened_ms),
+        deadline=time_text(at.deadline_ms),
+        quorum=state.plan.rounds.quorum,
+        nodes=tuple(_node(at, node, members[node], progress) for node in nodes if node in members),
+    )
+
+
+def _node(at: Round, node: str, member: str, progress: Mapping[str, Progress]) -> NodeStanding:
+    submission = at.submissions.get(node)
+    said = progress.get(node)
+    return NodeStanding(
+        node=node,
+        member=member,
+        expected=node in at.nodes,
+        status=submission.status if submission is not None else "late" if node in at.late else None,
+        reason=submission.reason if submission is not None else None,
+        progress=said if said is not None and said.round == at.round else None,
+    )
+
+
+def round_record(journal: Journal, store: BlobStore, run: str, round: int) -> RoundRecord:
+    """Everything needed to repeat the merge of a round. Raises `NotFound` until it is committed."""
+    entries = journal.of_round(run, round, "round-opened", "round-closed", "round-committed")
+    found = {entry.type: ev.parse_event(entry.type, entry.body) for entry in entries}
+    opened, closed, committed = (found.get(t) for t in ("round-opened", "round-closed", "round-committed"))
+    if not (
+        isinstance(opened, ev.RoundOpened)
+        and isinstance(closed, ev.RoundClosed)
+        and isinstance(committed, ev.RoundCommitted)
+    ):
+        raise NotFound(f"round {round} of run {run} is not committed")
+    return RoundRecord(
+        run=run,
+        round=round,
+        fragment=closed.fragment,
+        plan=opened.plan,
+        before=opened.state,
+        after=committed.state,
+        merged=closed.merged,
+        envelopes=tuple(store.read(merged.contribution).decode("ascii") for merged in closed.merged),
+    )
+
+
+def received(
+    journal: Journal, run: str, round: int, contribution: str
+) -> tuple[Entry, ev.ContributionReceived] | None:
+    """The entry that records the receipt of an envelope, if there is one."""
+    for entry in journal.of_round(run, round, "contribution-received"):
+        event = ev.parse_event(entry.type, entry.body)
+        if isinstance(event, ev.ContributionReceived) and event.contribution == contribution:
+            return entry, event
+    return None

@@ -1,0 +1,49 @@
+"""`python -m tapestry.host.exec [--parent PID] [--isolate] -- CMD...`: become CMD, prepared.
+
+With `--isolate` the network is dropped first and TAPESTRY_ISOLATION says how far that got; with
+`--parent` the process dies with its parent. The order matters: entering a user namespace may clear
+the death signal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tapestry.host.isolation import LEVEL_VARIABLE, drop_network
+from tapestry.host.processes import die_with_parent
+
+USAGE = "usage: python -m tapestry.host.exec [--parent PID] [--isolate] -- CMD...\n"
+
+
+def main(argv: list[str]) -> int:
+    """Does not return once the command runs."""
+    parent: int | None = None
+    isolate = False
+    rest = list(argv)
+    while rest and rest[0] != "--":
+        option = rest.pop(0)
+        if option == "--isolate":
+            isolate = True
+        elif option == "--parent" and rest and rest[0].isdigit():
+            parent = int(rest.pop(0))
+        else:
+            sys.stderr.write(USAGE)
+            return 2
+    command = rest[1:]
+    if not command:
+        sys.stderr.write(USAGE)
+        return 2
+    if isolate:
+        os.environ[LEVEL_VARIABLE] = drop_network()
+    if parent is not None:
+        die_with_parent(parent)
+    try:
+        os.execvp(command[0], command)  # noqa: S606
+    except OSError as e:
+        sys.stderr.write(f"cannot run {command[0]}: {e.strerror}\n")
+        return 127
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

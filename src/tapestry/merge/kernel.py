@@ -1,0 +1,83 @@
+"""Weighted sum and outer step on flat fp32 tensors, block by block in preallocated memory.
+
+Only elementwise multiply, add and subtract, each an operation of its own: torch's `add(alpha=)`,
+`addcmul` and `lerp` may fuse and then round otherwise at another SIMD level. Elements do not depend
+on each other, so block size and threads change no bit.
+
+Shape legend: every tensor is 1-D, fp32, contiguous; those of one call have one length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tapestry.merge.scalars import fp32, weight
+
+BLOCK = 1 << 16
+"""Elements a pass: 256 KiB a tensor, so that a block's three or four tensors stay in a core's cache.
+Measured: at 2^12 calls dominate (a third of the speed), at 2^18 the cache misses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    """The outer step: its scalars as in the plan. FedAvg has no momentum and is rate 1."""
+
+    rate: float
+    momentum: float
+    keeps_momentum: bool
+
+    @classmethod
+    def nesterov(cls, *, rate: float, momentum: float) -> Outer:
+        return cls(rate=rate, momentum=momentum, keeps_momentum=True)
+
+    @classmethod
+    def fedavg(cls) -> Outer:
+        return cls(rate=1.0, momentum=0.0, keeps_momentum=False)
+
+
+def scratch() -> Tensor:
+    """Working memory for one thread."""
+    return torch.empty(BLOCK, dtype=torch.float32)
+
+
+def accumulate(total: Tensor, delta: Tensor, units: int, work: Tensor) -> None:
+    """total ← total + w·delta, with w = `units` · 2^-24."""
+    w = weight(units)
+    for a, d, t in _blocks(work, total, delta):
+        torch.mul(d, w, out=t)
+        a.add_(t)
+
+
+def step(base: Tensor, momentum: Tensor | None, gradient: Tensor, outer: Outer, work: Tensor) -> None:
+    """One outer step in place on `base`, and on `momentum` where `outer` keeps one (else None)."""
+    if outer.keeps_momentum:
+        if momentum is None:
+            raise ValueError("this outer step needs a momentum tensor; it is zero in the first round")
+        _nesterov(base, momentum, gradient, fp32(outer.rate), fp32(outer.momentum), work)
+    else:
+        for b, g, _ in _blocks(work, base, gradient):
+            b.sub_(g)
+
+
+def _nesterov(base: Tensor, momentum: Tensor, gradient: Tensor, rate: float, mu: float, work: Tensor) -> None:
+    for b, v, g, t in _blocks(work, base, momentum, gradient):
+        v.mul_(mu)
+        v.add_(g)
+        torch.mul(v, mu, out=t)
+        t.add_(g)
+        t.mul_(rate)
+        b.sub_(t)
+
+
+def _blocks(work: Tensor, *tensors: Tensor) -> Iterator[list[Tensor]]:
+    """Corresponding blocks of `tensors`, and a block of `work` of their length last."""
+    length = tensors[0].numel()
+    if any(tensor.numel() != length for tensor in tensors):
+        raise ValueError("tensors of one call have one length")
+    for blocks in zip(*(torch.split(tensor, BLOCK) for tensor in tensors), strict=True):
+        size = blocks[0].numel()
+        yield [*blocks, work if size == BLOCK else work[:size]]

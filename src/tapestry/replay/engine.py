@@ -1,0 +1,190 @@
+"""Merging and screening, shard by shard from the blob folder; the arithmetic is in `merge/`.
+
+Memory is four shard buffers a thread whatever the size of the model and the number of contributions,
+plus 32 bytes a shard for each manifest. Merging the same inputs again writes the same blobs, so a
+merge that was cut off anywhere is simply repeated.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from tapestry.errors import ArtifactError
+from tapestry.host import failpoints
+from tapestry.merge import kernel
+from tapestry.protocol import plan
+from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, State
+from tapestry.protocol.layout import Layout, Shard
+from tapestry.replay.buffers import Desk, room_for
+from tapestry.replay.inputs import Inputs, Source, naming, read_inputs, read_message, read_source
+from tapestry.replay.job import MergeJob, MergeResult
+from tapestry.storage.blobs import BlobStore
+from tapestry.tensors.flat import is_finite
+
+R = TypeVar("R")
+
+SYNCS = 2
+"""Shards being made durable while others are computed; waiting for a disk takes no processor."""
+
+
+class Engine:
+    """Merges within one blob folder.
+
+    Args:
+        store: where inputs lie and results go.
+        threads: shards worked on at once. Call `torch.set_num_threads(1)` beside it, as the worker does:
+            two levels of threads only get in each other's way.
+    """
+
+    def __init__(self, store: BlobStore, *, threads: int = 2) -> None:
+        self._store = store
+        self._threads = threads
+        self._desks: list[Desk] = []
+
+    def merge(self, job: MergeJob) -> MergeResult:
+        """The state after `job`, whose blobs are in the store when this returns.
+
+        Raises:
+            NotFound: an input is not in the folder.
+            HashMismatch: an input was damaged and has been removed.
+            ArtifactError: an input has not the form its layout fixes, or the result is not finite.
+            DiskFull: no space; what is there stays valid.
+        """
+        started = time.monotonic()
+        inputs = read_inputs(job, self._store)
+        keeps_momentum = _outer(job.merge).keeps_momentum
+        written = self._merge_shards(job, inputs)
+        base = self._put_artifact("base", inputs.layout, [shas[0] for shas in written])
+        momentum = None
+        if keeps_momentum:
+            momentum = self._put_artifact("outer", inputs.layout, [shas[1] for shas in written])
+        if job.durable:
+            self._store.sync([base, momentum] if momentum else [base])
+        state = State(run=job.run, model=job.model, merges=inputs.state.merges + 1, base=base, outer=momentum)
+        digest = self._store.put(state.to_bytes(), durable=job.durable)
+        failpoints.reach("replay.state.written")
+        return MergeResult(
+            state=digest,
+            base=base,
+            outer=momentum,
+            seconds=time.monotonic() - started,
+            input_bytes=inputs.total_bytes,
+        )
+
+    def screen(self, delta: str, layout: str) -> None:
+        """Raise `ArtifactError` with the reason unless a delta has the form of its layout and is finite."""
+        shape = read_message(self._store, layout, Layout)
+        source = read_source(self._store, delta, shape, "delta", "delta")
+        self._each_shard(shape, lambda desk, shard: self._screen_shard(desk, shard, source))
+
+    def _merge_shards(self, job: MergeJob, inputs: Inputs) -> list[tuple[str, ...]]:
+        """Digests of what was written for each shard; on disk for good if the job is durable."""
+        outer = _outer(job.merge)
+        units = [merged.weight for merged in job.contributions]
+        with ThreadPoolExecutor(SYNCS, "sync") as pool:
+            syncs: list[Future[None]] = []
+
+            def work(desk: Desk, shard: Shard) -> tuple[str, ...]:
+                shas = self._merge_shard(desk, shard, inputs, units, outer)
+                if job.durable:
+                    syncs.append(pool.submit(self._store.sync, shas))
+                return shas
+
+            written = self._each_shard(inputs.layout, work)
+            for sync in syncs:
+                sync.result()
+        return written
+
+    def _screen_shard(self, desk: Desk, shard: Shard, source: Source) -> None:
+        with naming(source.name):
+            if not is_finite(desk.delta.read(self._store, source.sha(shard.index), shard)):
+                raise ArtifactError(f"shard {shard.index} holds NaN or infinite values")
+
+    def _merge_shard(
+        self, desk: Desk, shard: Shard, inputs: Inputs, units: list[int], outer: kernel.Outer
+    ) -> tuple[str, ...]:
+        """Digests of the new base shard and, where one is kept, of the new momentum shard."""
+        gradient = desk.total.values(shard).zero_()
+        for source, w in zip(inputs.deltas, units, strict=True):
+            with naming(source.name):
+                delta = desk.delta.read(self._store, source.sha(shard.index), shard)
+            kernel.accumulate(gradient, delta, w, desk.work)
+        with naming(inputs.base.name):
+            base = desk.base.read(self._store, inputs.base.sha(shard.index), shard)
+        momentum = None
+        if outer.keeps_momentum:
+            momentum = self._momentum(desk, shard, inputs.momentum)
+        kernel.step(base, momentum, gradient, outer, desk.work)
+        if not is_finite(base):
+            raise ArtifactError(
+                f"the merged base is not finite in shard {shard.index}",
+                hint="a contribution holds NaN, infinite or huge values, or outer_rate is too large",
+            )
+        return self._put_shard(desk, shard, with_momentum=momentum is not None)
+
+    def _put_shard(self, desk: Desk, shard: Shard, *, with_momentum: bool) -> tuple[str, ...]:
+        shas = [self._store.put(desk.base.blob(shard), durable=False)]
+        if with_momentum:
+            shas.append(self._store.put(desk.momentum.blob(shard), durable=False))
+        failpoints.reach("replay.shard.written")
+        return tuple(shas)
+
+    def _momentum(self, desk: Desk, shard: Shard, source: Source | None) -> torch.Tensor:
+        if source is None:
+            return desk.momentum.zero(shard)
+        with naming(source.name):
+            return desk.momentum.read(self._store, source.sha(shard.index), shard)
+
+    def _put_artifact(self, kind: ArtifactKind, layout: Layout, shas: list[str]) -> str:
+        shards = tuple(
+            Blob(sha256=sha, bytes=shard.total_bytes) for sha, shard in zip(shas, layout.shards, strict=True)
+        )
+        artifact = Artifact(kind=kind, layout=layout.digest, shards=shards)
+        return self._store.put(artifact.to_bytes(), durable=False)
+
+    def _each_shard(self, layout: Layout, work: Callable[[Desk, Shard], R]) -> list[R]:
+        """`work` on every shard, several at a time; results in shard order. The first error stops all."""
+        threads = min(self._threads, len(layout.shards))
+        self._make_room(layout, threads)
+        shards = iter(layout.shards)
+        lock, stop = threading.Lock(), threading.Event()
+        results: dict[int, R] = {}
+
+        def run(desk: Desk) -> None:
+            torch.set_flush_denormal(False)  # of this thread; some libraries switch it on when loaded
+            try:
+                while not stop.is_set():
+                    with lock:
+                        shard = next(shards, None)
+                    if shard is None:
+                        return
+                    results[shard.index] = work(desk, shard)
+            except BaseException:
+                stop.set()
+                raise
+
+        with ThreadPoolExecutor(threads, "shard") as pool:
+            for done in [pool.submit(run, desk) for desk in self._desks[:threads]]:
+                done.result()
+        return [results[shard.index] for shard in layout.shards]
+
+    def _make_room(self, layout: Layout, threads: int) -> None:
+        header_bytes, data_bytes = room_for(layout)
+        if self._desks and not all(
+            have >= need for have, need in zip(self._desks[0].size, (header_bytes, data_bytes), strict=True)
+        ):
+            self._desks.clear()
+        while len(self._desks) < threads:
+            self._desks.append(Desk(header_bytes, data_bytes))
+
+
+def _outer(merge: plan.Merge) -> kernel.Outer:
+    if merge.outer == "fedavg":
+        return kernel.Outer.fedavg()
+    return kernel.Outer.nesterov(rate=merge.outer_rate, momentum=merge.outer_momentum)

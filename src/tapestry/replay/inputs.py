@@ -1,0 +1,113 @@
+"""What a merge reads, looked up and checked before any tensor byte is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tapestry.errors import ArtifactError, HashMismatch, NotFound, TapestryError
+from tapestry.protocol.artifact import Artifact, ArtifactKind, Model, State
+from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout
+from tapestry.protocol.message import Message
+from tapestry.replay.job import MergeJob
+from tapestry.storage.blobs import BlobStore
+
+M = TypeVar("M", bound=Message)
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An artifact's shard digests, packed: 32 bytes each, since a large model has very many."""
+
+    name: str
+    digests: bytes
+
+    def sha(self, index: int) -> str:
+        return self.digests[index * _DIGEST_BYTES : (index + 1) * _DIGEST_BYTES].hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All that one merge reads."""
+
+    layout: Layout
+    state: State
+    base: Source
+    momentum: Source | None
+    deltas: tuple[Source, ...]
+    """In the order of the job's contributions."""
+
+    @property
+    def total_bytes(self) -> int:
+        sources = 1 + (self.momentum is not None) + len(self.deltas)
+        return sources * sum(shard.total_bytes for shard in self.layout.shards)
+
+
+def read_message(store: BlobStore, sha: str, kind: type[M]) -> M:
+    """The message a blob holds, verified and validated."""
+    return kind.from_bytes(store.read(sha, min(kind.MAX_BYTES, MAX_BLOB_BYTES)))
+
+
+def read_source(store: BlobStore, sha: str, layout: Layout, kind: ArtifactKind, name: str) -> Source:
+    """An artifact held against its layout, with every shard blob present at its right size.
+
+    Raises:
+        ArtifactError: the manifest does not fit the layout.
+        NotFound: the manifest or a shard is not in the folder.
+        HashMismatch: a shard has the wrong size; it was removed.
+    """
+    with naming(name):
+        artifact = read_message(store, sha, Artifact)
+        artifact.check_against(layout, kind=kind)
+        for blob in artifact.shards:
+            if (size := store.size(blob.sha256)) != blob.bytes:
+                store.delete(blob.sha256)
+                raise HashMismatch(
+                    f"blob {blob.sha256} has {size} bytes instead of {blob.bytes} and was removed",
+                    hint="fetch or compute it again",
+                )
+        return Source(name, b"".join(bytes.fromhex(blob.sha256) for blob in artifact.shards))
+
+
+def read_inputs(job: MergeJob, store: BlobStore) -> Inputs:
+    """Look up everything a job names. Errors as of `read_source`; `ArtifactError` where parts disagree."""
+    state = read_message(store, job.state, State)
+    if state.run != job.run:
+        raise ArtifactError(f"state {job.state[:12]} belongs to run {state.run}, not to {job.run}")
+    if state.model != job.model:
+        raise ArtifactError(f"state {job.state[:12]} is of model {state.model[:12]}, not {job.model[:12]}")
+    model = read_message(store, job.model, Model)
+    if model.layout != job.layout:
+        raise ArtifactError(f"model {job.model[:12]} has layout {model.layout[:12]}, not {job.layout[:12]}")
+    layout = read_message(store, job.layout, Layout)
+    keeps_momentum = job.merge.outer == "nesterov"
+    return Inputs(
+        layout=layout,
+        state=state,
+        base=read_source(store, state.base, layout, "base", "base"),
+        momentum=(
+            read_source(store, state.outer, layout, "outer", "momentum")
+            if keeps_momentum and state.outer is not None
+            else None
+        ),
+        deltas=tuple(
+            read_source(store, merged.delta, layout, "delta", f"delta of node {merged.node}")
+            for merged in job.contributions
+        ),
+    )
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Errors about one input say which."""
+    try:
+        yield
+    except (ArtifactError, HashMismatch, NotFound) as e:
+        raise _named(e, name) from e
+
+
+def _named(error: TapestryError, name: str) -> TapestryError:
+    return type(error)(f"{name}: {error.message}", hint=error.hint)

@@ -1,0 +1,108 @@
+"""What crosses between a `Replayer` and its worker: one canonical JSON message a line, each way.
+
+The worker speaks first (`Ready`, or a `Failure` where it cannot start). Then each `MergeJob` is
+answered by a `MergeResult`, each `ScreenJob` by `Screened`, either by a `Failure` instead.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tapestry.errors import TapestryError, by_code
+from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.message import Message
+from tapestry.protocol.messages import Merged
+from tapestry.protocol.plan import Merge
+from tapestry.rounds.weights import UNIT
+
+MAX_LINE_BYTES = 8 << 20
+
+
+class MergeJob(Message):
+    """One merge. Everything is named by digest and lies in the blob folder."""
+
+    format: Literal["tapestry.merge-job"] = "tapestry.merge-job"
+    version: Literal[1] = 1
+    MAX_BYTES: ClassVar[int] = MAX_LINE_BYTES
+
+    run: Name
+    model: Sha256
+    layout: Sha256
+    state: Sha256
+    """The state before."""
+    merge: Merge
+    contributions: Annotated[tuple[Merged, ...], Field(min_length=1, max_length=10_000)]
+    """In (member, node) order; the weights add up to 2^24."""
+    durable: bool
+    """Whether the new state is on disk for good when the answer comes."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        keys = [(merged.member, merged.node) for merged in self.contributions]
+        if any(a >= b for a, b in pairwise(keys)):
+            raise ValueError("contributions are not in strictly ascending (member, node) order")
+        total = sum(merged.weight for merged in self.contributions)
+        if total != UNIT:
+            raise ValueError(f"weights add up to {total}, not to {UNIT}")
+        return self
+
+
+class MergeResult(Message):
+    """The new state, whose blobs lie in the folder."""
+
+    format: Literal["tapestry.merge-result"] = "tapestry.merge-result"
+    version: Literal[1] = 1
+
+    state: Sha256
+    base: Sha256
+    outer: Sha256 | None
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    input_bytes: Annotated[int, Field(ge=0)]
+    """Shard bytes of contributions, base and momentum that were read."""
+
+
+class ScreenJob(Message):
+    """Look at a delta's form and finiteness."""
+
+    format: Literal["tapestry.screen-job"] = "tapestry.screen-job"
+    version: Literal[1] = 1
+
+    delta: Sha256
+    layout: Sha256
+
+
+class Screened(Message):
+    """The delta is well-formed and finite."""
+
+    format: Literal["tapestry.screened"] = "tapestry.screened"
+    version: Literal[1] = 1
+
+
+class Ready(Message):
+    """The worker's first line."""
+
+    format: Literal["tapestry.replay-ready"] = "tapestry.replay-ready"
+    version: Literal[1] = 1
+
+    isolation: Literal["netns", "process"]
+
+
+class Failure(Message):
+    """An error of the tree, by its code."""
+
+    format: Literal["tapestry.replay-failure"] = "tapestry.replay-failure"
+    version: Literal[1] = 1
+
+    code: str
+    message: str
+    hint: str | None
+
+    @classmethod
+    def of(cls, error: TapestryError) -> Failure:
+        return cls(code=error.code, message=error.message, hint=error.hint)
+
+    def error(self) -> TapestryError:
+        return by_code(self.code)(self.message, hint=self.hint)

@@ -1,0 +1,231 @@
+"""The node's side of HTTP: signed requests, typed errors, caps on every answer, transfers that go on.
+
+Time is the core's. Each answer says what time it is there; between answers a clock that nobody can
+set (time since boot) counts on from it. So a node whose own clock is wrong signs requests that are
+right.
+
+Trust: an answer is taken for what it is, bytes from a stranger. Its size is capped before it is
+read, compression is refused, messages are parsed by their closed schemas, blobs by their hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+from tapestry.errors import FormatError
+from tapestry.identity.keys import KeyPair
+from tapestry.ledger.entries import Entry
+from tapestry.protocol import canonical
+from tapestry.protocol.artifact import Blob
+from tapestry.protocol.messages import Progress
+from tapestry.protocol.views import Hello, RoundRecord, RunView
+from tapestry.transport import wire
+from tapestry.transport.connection import CONNECT_S, READ_S, Connection, Request, read_error
+from tapestry.transport.core_time import CoreClock
+from tapestry.transport.transfers import Blobs, Transfers
+
+MAX_EVENTS_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContributionAnswer:
+    """The core's receipt, or what it lacks first."""
+
+    receipt: bytes | None
+    """DSSE envelope of a `Receipt`."""
+    missing: tuple[str, ...] = ()
+
+
+class CoreClient:
+    """One core, as one node sees it. Safe to use from several threads.
+
+    Args:
+        base_url: scheme, host and port of the core.
+        consortium: its id; None while it is not known (before joining).
+        keypair: signs the requests; None makes only `hello` and `join` possible.
+        ca: PEM file of the authority that signed the core's certificate; the system's if None.
+        chunk_bytes: bytes of one upload request.
+        parallel: blobs in flight at once.
+        connect_s: patience for a connection.
+        read_s: patience for the next bytes of an answer.
+        core_clock: the core's time; a new one if None.
+
+    Every method raises `Unreachable` where the core is away, fails or breaks off, and the core's own
+    typed errors otherwise.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        consortium: str | None,
+        keypair: KeyPair | None,
+        *,
+        ca: Path | str | None = None,
+        chunk_bytes: int = wire.CHUNK_BYTES,
+        parallel: int = 4,
+        connect_s: float = CONNECT_S,
+        read_s: float = READ_S,
+        core_clock: CoreClock | None = None,
+    ) -> None:
+        self.connection = Connection(
+            base_url,
+            consortium,
+            keypair,
+            ca=ca,
+            connections=parallel + 8,
+            connect_s=connect_s,
+            read_s=read_s,
+            core_clock=core_clock,
+        )
+        self._transfers = Transfers(self.connection, chunk_bytes=chunk_bytes, parallel=parallel)
+        self.base_url = self.connection.base_url
+        self.clock = self.connection.clock
+        self.traffic = self.connection.traffic
+
+    @property
+    def keypair(self) -> KeyPair | None:
+        """May be replaced in the middle of everything, when a key is rotated."""
+        return self.connection.keypair
+
+    @keypair.setter
+    def keypair(self, keypair: KeyPair) -> None:
+        self.connection.keypair = keypair
+
+    def close(self) -> None:
+        self._transfers.close()
+        self.connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- who is there ---------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        """Who the core is. Raises `AuthError` where that is not the consortium this client is for."""
+        return self.connection.hello()
+
+    def join(self, join: Any, certificates: Sequence[Any]) -> Any:
+        """Ask for admission. `join` and `certificates` are DSSE envelopes as JSON values."""
+        body = canonical.encode({"join": join, "certificates": list(certificates)})
+        return self._json(Request(method="POST", path="/v1/join", body=body, signed=False))
+
+    def post_certificate(self, certificate: Any) -> Any:
+        """Make a key known that the member's root signed."""
+        body = canonical.encode({"certificate": certificate})
+        return self._json(Request(method="POST", path="/v1/keys", body=body))
+
+    def post_revocation(self, revocation: Any) -> Any:
+        """End a key."""
+        body = canonical.encode({"revocation": revocation})
+        return self._json(Request(method="POST", path="/v1/keys", body=body))
+
+    def members(self) -> Any:
+        """Members, nodes and keys, as the core states them."""
+        return self._json(Request(method="GET", path="/v1/members"), cap=RunView.MAX_BYTES)
+
+    def events(self, *, after: int, limit: int = wire.MAX_EVENTS) -> list[Entry]:
+        """Entries of the event log behind a position, oldest first."""
+        query = {"after": after, "limit": limit}
+        answer = self._json(Request(method="GET", path="/v1/events", query=query), cap=MAX_EVENTS_BYTES)
+        entries = answer.get("entries") if isinstance(answer, dict) else None
+        if not isinstance(entries, list):
+            raise FormatError("the core's event log is not one")
+        return [Entry.from_json(entry) for entry in entries]
+
+    # -- runs -----------------------------------------------------------------------------------
+
+    def runs(self) -> Any:
+        """All runs with their status."""
+        return self._json(Request(method="GET", path="/v1/runs"), cap=RunView.MAX_BYTES)
+
+    def run(self, run: str, *, after: int | None = None, wait_s: float = 0.0) -> RunView:
+        """Where a run stands; with `after`, waits up to `wait_s` for something newer than that."""
+        query: dict[str, str | int] = {}
+        if after is not None:
+            query = {"after": after, "wait_s": f"{wait_s:g}"}
+        request = Request(method="GET", path=_run(run), query=query, patience_s=wait_s)
+        return RunView.from_bytes(self.connection.ask(request, cap=RunView.MAX_BYTES))
+
+    def round(self, run: str, number: int) -> RoundRecord:
+        """What a committed round was made of. Raises `NotFound` where that round has no record."""
+        request = Request(method="GET", path=f"{_run(run)}/rounds/{number}")
+        return RoundRecord.from_bytes(self.connection.ask(request, cap=RoundRecord.MAX_BYTES))
+
+    def enrol(self, run: str, envelope: bytes) -> Any:
+        """Take part from the next round on."""
+        return self._json(Request(method="POST", path=f"{_run(run)}/enrolments", body=envelope))
+
+    def contribute(self, run: str, envelope: bytes) -> ContributionAnswer:
+        """Hand in a signed contribution whose bytes the core has, or learn which it lacks."""
+        answer = self.connection.send(
+            Request(method="POST", path=f"{_run(run)}/contributions", body=envelope),
+            cap=wire.MAX_MISSING_BYTES,
+        )
+        if answer.status < 400:
+            return ContributionAnswer(receipt=answer.body)
+        _, more = wire.read_error(answer.status, answer.body)
+        missing = more.get("missing")
+        if isinstance(missing, list) and missing and all(isinstance(each, str) for each in missing):
+            return ContributionAnswer(receipt=None, missing=tuple(missing))
+        raise read_error(answer)
+
+    def score(self, run: str, envelope: bytes) -> Any:
+        """Publish the score of a shared base."""
+        return self._json(Request(method="POST", path=f"{_run(run)}/scores", body=envelope))
+
+    def progress(self, run: str, progress: Progress) -> None:
+        """Say where this node is in its round."""
+        request = Request(method="POST", path=f"{_run(run)}/progress", body=progress.to_bytes())
+        self.connection.ask(request)
+
+    # -- blobs ----------------------------------------------------------------------------------
+
+    def missing(self, shas: Sequence[str]) -> dict[str, int]:
+        """Of these, the blobs the core lacks, each with the bytes of it that it has."""
+        return self._transfers.missing(shas)
+
+    def upload_blobs(self, blobs: Sequence[Blob], store: Blobs) -> int:
+        """Send the blobs that the core lacks, several at once, from where an earlier try broke off.
+
+        Returns:
+            bytes of blobs sent.
+
+        Raises:
+            HashMismatch: a blob kept arriving with other bytes than its name says.
+        """
+        return self._transfers.upload(blobs, store)
+
+    def download_blobs(self, blobs: Sequence[Blob], store: Blobs, *, durable: bool = False) -> int:
+        """Fetch the blobs that `store` lacks, several at once, from where an earlier try broke off.
+
+        Every blob is verified before it gets its name. One that comes with other bytes is asked for
+        again.
+
+        Returns:
+            bytes of blobs received.
+
+        Raises:
+            HashMismatch: a blob kept coming with other bytes.
+            TooLarge: the core announces another size than the blob has.
+            NotFound: the core has none of that name.
+        """
+        return self._transfers.download(blobs, store, durable=durable)
+
+    def download(self, sha: str, store: Blobs, *, max_bytes: int, durable: bool = False) -> None:
+        """Fetch one blob of unknown size, at most `max_bytes`. Errors as of `download_blobs`."""
+        self._transfers.download_unsized(sha, store, max_bytes=max_bytes, durable=durable)
+
+    def _json(self, request: Request, *, cap: int = wire.MAX_BODY_BYTES) -> Any:
+        body = self.connection.ask(request, cap=cap)
+        return canonical.decode(body, what="answer of the core", max_bytes=cap) if body else None
+
+
+def _run(run: str) -> str:
+    return f"/v1/runs/{quote(run, safe='')}"

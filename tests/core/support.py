@@ -1,0 +1,285 @@
+"""A real core over real HTTP on loopback, and members that talk to it with real signatures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tapestry.core import operator, settings
+from tapestry.core.clock import now_ms, time_text
+from tapestry.identity.envelope import Envelope, sign
+from tapestry.identity.keyring import make_certificate, make_join
+from tapestry.identity.keys import KeyPair
+from tapestry.identity.requests import make_proof
+from tapestry.protocol import canonical
+from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, Model, State
+from tapestry.protocol.layout import Layout, Tensor
+from tapestry.protocol.messages import Contribution, Enrolment, Receipt, Score
+from tapestry.protocol.plan import Inner, Merge, Plan, Rounds
+from tapestry.protocol.views import RunView
+from tapestry.storage.blobs import BlobStore
+
+EMPTY = canonical.sha256(b"")
+LAYOUT = Layout(
+    shard_bytes=4096,
+    tensors=(
+        Tensor(name="a", shape=(600, 4)),
+        Tensor(name="b", shape=()),
+        Tensor(name="c", shape=(50,)),
+    ),
+)
+SERVE = (
+    "import sys; from pathlib import Path; from tapestry.core.serve import serve; serve(Path(sys.argv[1]))"
+)
+
+
+def time_at(offset_s: float = 0.0) -> str:
+    return time_text(now_ms() + round(offset_s * 1000))
+
+
+def shards(value: float, layout: Layout = LAYOUT) -> list[bytes]:
+    """Shard files in which every element is `value`."""
+    return [s.header + struct.pack("<f", value) * s.elements for s in layout.shards]
+
+
+def artifact(kind: ArtifactKind, data: list[bytes], layout: Layout = LAYOUT) -> Artifact:
+    blobs = tuple(Blob(sha256=canonical.sha256(d), bytes=len(d)) for d in data)
+    return Artifact(kind=kind, layout=layout.digest, shards=blobs)
+
+
+def make_plan(folder: Path, *, run: str = "run", **rules: Any) -> Plan:
+    """A plan, with all it starts from as blobs in `folder`."""
+    store = BlobStore.open(folder)
+    data = shards(1.0)
+    base = artifact("base", data)
+    for blob in (*data, base.to_bytes(), LAYOUT.to_bytes()):
+        store.put(blob, durable=False)
+    model = store.put(Model(layout=LAYOUT.digest, files=()).to_bytes(), durable=False)
+    state = State(run=run, model=model, merges=0, base=base.digest, outer=None)
+    store.put(state.to_bytes(), durable=False)
+    return Plan(
+        run=run,
+        model=model,
+        layout=LAYOUT.digest,
+        initial_state=state.digest,
+        parameters=LAYOUT.elements,
+        rounds=Rounds(**{"total": 2, "min_nodes": 2, "quorum": 2, "deadline_s": 600.0} | rules),
+        inner=Inner(steps=10),
+        merge=Merge(),
+    )
+
+
+@dataclass
+class Member:
+    """A member with one node, and the requests it makes."""
+
+    name: str
+    consortium: str = ""
+    root: KeyPair = field(default_factory=KeyPair.generate)
+    key: KeyPair = field(default_factory=KeyPair.generate)
+    url: str = ""
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30, trust_env=False))
+
+    @property
+    def node(self) -> str:
+        return f"{self.name}-1"
+
+    def certificate(self, key: KeyPair | None = None, *, expires_s: float = 3600.0) -> Envelope:
+        return make_certificate(
+            self.root,
+            member=self.name,
+            node=self.node,
+            role="node",
+            public_key=(key or self.key).public_key,
+            not_before=time_at(-3600),
+            expires=time_at(expires_s),
+        )
+
+    def join(self, token: str, *certificates: Envelope) -> httpx.Response:
+        join = make_join(self.root, consortium=self.consortium, invitation=token, member=self.name)
+        value = {
+            "join": as_json(join),
+            "certificates": [as_json(c) for c in certificates or (self.certificate(),)],
+        }
+        return self.http.post(self.url + "/v1/join", content=canonical.encode(value))
+
+    def proof(self, method: str, target: str, body_sha: str, **other: Any) -> str:
+        known = {"consortium": self.consortium, "at": time_at(), "body_sha": body_sha} | other
+        return make_proof(self.key, method=method, target=target, **known)
+
+    def ask(
+        self, method: str, target: str, body: bytes = b"", *, proof_of: str | None = None, **more: Any
+    ) -> httpx.Response:
+        headers = {
+            "Authorization": self.proof(method, target, proof_of or canonical.sha256(body)),
+            **more.pop("headers", {}),
+        }
+        return self.http.request(method, self.url + target, content=body, headers=headers, **more)
+
+    def put(
+        self, data: bytes, *, sha: str | None = None, offset: int = 0, size: int | None = None, **more: Any
+    ) -> httpx.Response:
+        sha = sha or canonical.sha256(data)
+        target = f"/v1/blobs/{sha}?bytes={len(data) if size is None else size}&offset={offset}"
+        return self.ask("PUT", target, data[offset:], proof_of=sha, **more)
+
+    def view(self, run: str = "run", *, after: int = 0, wait_s: float = 0) -> RunView:
+        answer = self.ask("GET", f"/v1/runs/{run}?after={after}&wait_s={wait_s:g}")
+        assert answer.status_code == 200, answer.text
+        return RunView.from_bytes(answer.content)
+
+    def wait(self, until: Callable[[RunView], bool], run: str = "run", timeout_s: float = 60.0) -> RunView:
+        deadline = time.monotonic() + timeout_s
+        view = self.view(run)
+        while not until(view):
+            assert time.monotonic() < deadline, view
+            view = self.view(run, after=view.sequence, wait_s=5)
+        return view
+
+    def enrol(self, plan: Plan) -> httpx.Response:
+        message = Enrolment(
+            consortium=self.consortium, run=plan.run, plan=plan.digest, member=self.name, node=self.node
+        )
+        return self.ask("POST", f"/v1/runs/{plan.run}/enrolments", sign(message, self.key).to_bytes())
+
+    def contribution(self, plan: Plan, delta: str, /, **other: Any) -> Envelope:
+        fields = {
+            "consortium": self.consortium,
+            "run": plan.run,
+            "plan": plan.digest,
+            "round": 1,
+            "fragment": 0,
+            "member": self.name,
+            "node": self.node,
+            "state": plan.initial_state,
+            "delta": delta,
+            "tokens": 1000,
+            "steps": 10,
+            "data_manifest": EMPTY,
+            "environment": {},
+            "nonce": "0" * 32,
+        }
+        return sign(Contribution(**(fields | other)), self.key)
+
+    def contribute(self, envelope: Envelope, run: str = "run") -> httpx.Response:
+        return self.ask("POST", f"/v1/runs/{run}/contributions", envelope.to_bytes())
+
+    def send_delta(self, value: float, data: list[bytes] | None = None) -> str:
+        """Upload a delta in which every element is `value`; its digest."""
+        data = data or shards(value)
+        manifest = artifact("delta", data).to_bytes()
+        for blob in (*data, manifest):
+            answer = self.put(blob)
+            assert answer.status_code == 200, answer.text
+        return canonical.sha256(manifest)
+
+    def hand_in(self, plan: Plan, value: float, **other: Any) -> Receipt:
+        """A whole contribution."""
+        answer = self.contribute(self.contribution(plan, self.send_delta(value), **other), plan.run)
+        assert answer.status_code == 200, answer.text
+        return Envelope.from_bytes(answer.content).open_as(Receipt, self.core_key())
+
+    def core_key(self) -> str:
+        return str(self.http.get(self.url + "/v1/hello").json()["core_key"])
+
+    def score(self, plan: Plan, bits: float, *, merges: int = 0, state: str | None = None) -> httpx.Response:
+        message = Score(
+            consortium=self.consortium,
+            run=plan.run,
+            member=self.name,
+            node=self.node,
+            merges=merges,
+            state=state or plan.initial_state,
+            bits_per_byte=bits,
+            bytes=100,
+        )
+        return self.ask("POST", f"/v1/runs/{plan.run}/scores", sign(message, self.key).to_bytes())
+
+
+def as_json(envelope: Envelope) -> Any:
+    return envelope.model_dump(mode="json")
+
+
+def code(answer: httpx.Response) -> str:
+    """The error code of an answer."""
+    return str(answer.json()["error"]["code"])
+
+
+class CoreUnderTest:
+    """A core in a folder; its process can be killed and started again."""
+
+    def __init__(self, root: Path, **limits: int) -> None:
+        self.root = root
+        self.consortium = operator.init(root, settings.make(port=0, limits=limits), title="Test")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+        self.members: dict[str, Member] = {}
+
+    def start(self, **environment: str) -> CoreUnderTest:
+        with open(self.root / "stderr.log", "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", SERVE, str(self.root)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "TAPESTRY_DIE_WITH_PARENT": "1", **environment},
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().decode()
+        assert line.startswith("core listens on http://"), (self.root / "stderr.log").read_text()
+        self.url = line.split()[-1]
+        for member in self.members.values():
+            member.url = self.url
+        return self
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.wait()
+
+    def wait(self) -> int:
+        assert self.process is not None and self.process.stdout is not None
+        code = self.process.wait(30)
+        self.process.stdout.close()
+        return code
+
+    def stop(self) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def member(self, name: str, *, join: bool = True) -> Member:
+        member = Member(name, self.consortium, url=self.url)
+        self.members[name] = member
+        if join:
+            answer = member.join(operator.invite(self.root, name))
+            assert answer.status_code == 200, answer.text
+        return member
+
+    def running(self, plan: Plan, blobs: Path, *names: str) -> list[Member]:
+        """A started run in which the named members have enrolled."""
+        operator.plan(self.root, plan, blobs)
+        operator.start(self.root, plan.run)
+        members = [self.members.get(name) or self.member(name) for name in names]
+        for member in members:
+            answer = member.enrol(plan)
+            assert answer.status_code == 200, answer.text
+        return members
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        elif self.process is not None and self.process.stdout is not None:
+            self.process.stdout.close()
+        for member in self.members.values():
+            member.http.close()
