@@ -26,7 +26,8 @@ ELEMENT_BYTES = 4
 MIN_SHARD_BYTES = 1 << 12
 MAX_SHARD_BYTES = 32 << 20
 DEFAULT_SHARD_BYTES = 8 << 20
-MAX_HEADER_BYTES = 8 << 20
+MAX_PIECES = 1 << 14
+"""Of one shard, so that its header stays below 6 MiB."""
 MAX_BLOB_BYTES = 64 << 20
 """No blob of any kind is larger, so that a limit can be enforced before its kind is known."""
 
@@ -150,7 +151,7 @@ class Layout(Message):
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
-        """Greedy in tensor order: a shard takes whole rows until `shard_bytes` is reached."""
+        """Greedy in tensor order: a shard takes whole rows until `shard_bytes` or `MAX_PIECES` is reached."""
         shards: list[Shard] = []
         pieces: list[Piece] = []
         used = 0
@@ -159,7 +160,7 @@ class Layout(Message):
             row = 0
             while row < tensor.rows:
                 take = min(tensor.rows - row, (self.shard_bytes - used) // row_bytes)
-                if take == 0:
+                if take == 0 or len(pieces) == MAX_PIECES:
                     shards.append(Shard(index=len(shards), pieces=tuple(pieces)))
                     pieces, used = [], 0
                     continue

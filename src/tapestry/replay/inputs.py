@@ -55,16 +55,18 @@ def read_source(store: BlobStore, sha: str, layout: Layout, kind: ArtifactKind, 
     """An artifact held against its layout, with every shard blob present at its right size.
 
     Raises:
-        ArtifactError: the manifest does not fit the layout.
+        ArtifactError: the manifest does not fit the layout or gives a blob a wrong size.
         NotFound: the manifest or a shard is not in the folder.
-        HashMismatch: a shard has the wrong size; it was removed.
+        HashMismatch: a shard was damaged; it was removed.
     """
     with naming(name):
         artifact = read_message(store, sha, Artifact)
         artifact.check_against(layout, kind=kind)
         for blob in artifact.shards:
             if (size := store.size(blob.sha256)) != blob.bytes:
-                store.delete(blob.sha256)
+                store.verify(blob)  # removes what is damaged; a whole blob may be of use to others
+                if store.has(blob.sha256):
+                    raise ArtifactError(f"the manifest gives blob {blob.sha256[:12]} a wrong size")
                 raise HashMismatch(
                     f"blob {blob.sha256} has {size} bytes instead of {blob.bytes} and was removed",
                     hint="fetch or compute it again",

@@ -1,0 +1,1 @@
+"""Programs that measure Tapestry: `python -m benchmarks [name...]`. See `benchmarks/report.py`."""

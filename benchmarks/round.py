@@ -1,0 +1,225 @@
+"""What a round costs beside training: four nodes with an 8 MiB update each, real processes, real HTTP.
+
+Training is taken out by laying each node's finished delta ready before the clock starts. The clock runs
+from the moment the deltas appear in the spool (gate, signing, upload, screening, merge, every node's
+download and its own repetition of the merge) until every node's trainer has its next job. The same run
+gives the memory of each process.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from benchmarks.report import Report, Settings, spread
+from tapestry.core import operator
+from tapestry.core import settings as core_settings
+from tapestry.host import files, processes
+from tapestry.node import setup
+from tapestry.node.home import Home
+from tapestry.node.member import member_init
+from tapestry.protocol import canonical
+from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, Model, State
+from tapestry.protocol.layout import Layout, Tensor
+from tapestry.protocol.plan import Inner, Merge, Plan, Rounds
+from tapestry.storage.blobs import BlobStore
+from tapestry.training.spool import TrainJob, TrainResult
+
+NODES = 4
+PAYLOAD_MIB = 8
+PEERS = {"Flower 1.41": 6.9, "NVFlare 2.9": 3.0}
+"""Floor of a round in seconds, two nodes, on a like machine (stock FedAvg, loopback)."""
+
+
+def _layout() -> Layout:
+    tensors = tuple(Tensor(name=f"t{i:02}", shape=(512, 256)) for i in range(PAYLOAD_MIB * 2))
+    return Layout(tensors=tensors)
+
+
+def _shards(layout: Layout) -> list[bytes]:
+    """Random finite values: no two updates alike, none that packs well."""
+    made = []
+    for shard in layout.shards:
+        mask = int.from_bytes(struct.pack("<I", 0x3EFFFFFF) * shard.elements, "little")
+        noise = int.from_bytes(secrets.token_bytes(shard.data_bytes), "little") & mask
+        made.append(shard.header + noise.to_bytes(shard.data_bytes, "little"))
+    return made
+
+
+def _artifact(kind: ArtifactKind, layout: Layout, data: list[bytes]) -> Artifact:
+    blobs = tuple(Blob(sha256=canonical.sha256(d), bytes=len(d)) for d in data)
+    return Artifact(kind=kind, layout=layout.digest, shards=blobs)
+
+
+def _plan(blobs: Path, layout: Layout, rounds: int) -> Plan:
+    store = BlobStore.open(blobs)
+    data = _shards(layout)
+    base = _artifact("base", layout, data)
+    model = Model(layout=layout.digest, files=())
+    state = State(run="bench", model=model.digest, merges=0, base=base.digest, outer=None)
+    for blob in (*data, base.to_bytes(), layout.to_bytes(), model.to_bytes(), state.to_bytes()):
+        store.put(blob, durable=False)
+    return Plan(
+        run="bench",
+        model=model.digest,
+        layout=layout.digest,
+        initial_state=state.digest,
+        parameters=layout.elements,
+        rounds=Rounds(total=rounds, min_nodes=NODES, quorum=NODES),
+        inner=Inner(steps=10),
+        merge=Merge(),
+    )
+
+
+def _lay_ready(home: Home, job: TrainJob, layout: Layout) -> Path:
+    """A finished training folder under its temporary name, on disk."""
+    data = _shards(layout)
+    delta = _artifact("delta", layout, data)
+    folder = home.outputs / f"{job.run}.{job.round}.tmp"
+    folder.mkdir(parents=True)
+    for blob, described in zip(data, delta.shards, strict=True):
+        (folder / described.sha256).write_bytes(blob)
+    (folder / "delta.json").write_bytes(delta.to_bytes())
+    result = TrainResult(
+        run=job.run,
+        plan=job.plan.digest,
+        round=job.round,
+        merges=job.merges,
+        state=job.state,
+        delta=delta.digest,
+        tokens=1000,
+        steps=10,
+        data_manifest="0" * 64,
+        loss=1.0,
+        score=None,
+        environment={},
+        train_s=0.0,
+        evaluate_s=0.0,
+    )
+    (folder / "result.json").write_bytes(result.to_bytes())
+    files.fsync_tree(folder)
+    return folder
+
+
+class _Consortium:
+    """A core and nodes without trainers, as processes."""
+
+    def __init__(self, root: Path, layout: Layout, rounds: int) -> None:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+        self.layout = layout
+        core = root / "core"
+        operator.init(core, core_settings.make(port=port), title="Benchmark")
+        operator.plan(core, _plan(root / "seed", layout, rounds), root / "seed")
+        operator.start(core, "bench")
+        self.children: dict[str, processes.Child] = {}
+        self._spawn("core", root, "tapestry.cli.main", "core", "serve", str(core))
+        files.wait_for(lambda: operator.serving_url(core), timeout_s=30)
+        self.homes = []
+        for i in range(NODES):
+            name = f"n{i}"
+            member_init(root / f"member-{name}", name)
+            home = setup.init(root / name, root / f"member-{name}", name, root, threads=1)
+            url = f"http://127.0.0.1:{port}"
+            setup.join(home.root, url, operator.invite(core, name), member_dir=root / f"member-{name}")
+            for role in ("gate", "agent"):
+                self._spawn(f"{role} {name}", root, f"tapestry.node.{role}", "--home", str(home.root))
+            self.homes.append(home)
+
+    def _spawn(self, name: str, root: Path, *arguments: str) -> None:
+        command = [sys.executable, "-P", "-m", *arguments]
+        self.children[name] = processes.spawn(name.split()[0], command, log_path=root / f"{name}.log")
+
+    def jobs(self, round: int) -> list[TrainJob]:
+        """Every node's job of a round, once all have it."""
+
+        def all_there() -> list[TrainJob] | None:
+            try:
+                jobs = [TrainJob.from_bytes(home.job.read_bytes()) for home in self.homes]
+            except FileNotFoundError:
+                return None
+            return jobs if all(job.round == round for job in jobs) else None
+
+        found = files.wait_for(all_there, poll_s=0.002, timeout_s=60)
+        if not found:
+            raise TimeoutError(f"round {round} did not open")
+        return list(found)
+
+    def memory(self) -> dict[str, int]:
+        """Largest anonymous memory by role, bytes."""
+        most: dict[str, int] = defaultdict(int)
+        for name, child in self.children.items():
+            role = name.split()[0]
+            most[role] = max(most[role], processes.anonymous_bytes(child.pid))
+            for pid in _children_of(child.pid):
+                most["replay worker"] = max(most["replay worker"], processes.anonymous_bytes(pid))
+        return dict(most)
+
+    def stop(self) -> None:
+        for child in self.children.values():
+            processes.kill_tree(child)
+
+
+def _children_of(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def measure(settings: Settings) -> Report:
+    rounds = 3 if settings.quick else 15
+    layout = _layout()
+    root = Path(tempfile.mkdtemp(prefix=".bench-", dir=Path.cwd()))
+    times = []
+    memory: dict[str, int] = defaultdict(int)
+    try:
+        consortium = _Consortium(root, layout, rounds + 2)
+        try:
+            jobs = consortium.jobs(1)
+            for round_ in range(1, rounds + 2):
+                ready = [
+                    _lay_ready(home, job, layout) for home, job in zip(consortium.homes, jobs, strict=True)
+                ]
+                time.sleep(0.5)
+                start = time.perf_counter()
+                for folder in ready:
+                    folder.rename(folder.with_suffix(""))
+                jobs = consortium.jobs(round_ + 1)
+                times.append(time.perf_counter() - start)
+                for role, size in consortium.memory().items():
+                    memory[role] = max(memory[role], size)
+        finally:
+            consortium.stop()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    return _report(times[1:], memory)
+
+
+def _report(times: list[float], memory: dict[str, int]) -> Report:
+    report = Report(
+        what="round",
+        title=f"A round without training: {NODES} nodes, {PAYLOAD_MIB} MiB each",
+        not_shown=[
+            "Loopback has no latency and no limit; core and all nodes share two cores and one disk.",
+            "The first round is left out: workers import torch in it.",
+            "The peers' figures were measured with two nodes on a like machine at another time.",
+        ],
+    )
+    report.section("Time from the last delta on disk to the next job at every node")
+    rows = [["Tapestry", spread(times), "0.50", "every node repeats the merge"]]
+    rows += [[peer, f"{floor:.1f}", "", "the server merges"] for peer, floor in PEERS.items()]
+    report.table(["system", "seconds a round", "goal, at most", "who merges"], rows)
+    report.section("Anonymous memory, largest seen of each kind of process")
+    limits = {"core": 150, "agent": 150, "replay worker": 600}
+    report.table(
+        ["process", "MB", "goal, at most"],
+        [[role, f"{size / 1e6:.0f}", str(limits.get(role, ""))] for role, size in sorted(memory.items())],
+    )
+    return report

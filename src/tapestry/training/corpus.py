@@ -1,0 +1,281 @@
+"""A node's text: found, read as a stream, tokenized once into memory-mapped files in the node's cache.
+
+A corpus is a folder with a train and a valid split, each of `.txt` files (one document each) and
+`.jsonl` files (one document a line, field `text`). See docs/guides/corpora.md.
+
+A split's tokens are its documents in order of file path, each closed by the end-of-text token.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tapestry.errors import Conflict, CorpusError
+from tapestry.host import files
+from tapestry.protocol import canonical
+from tapestry.training.batches import sequences
+from tapestry.training.tokenizer import Tokenizer
+
+Split = Literal["train", "valid"]
+SPLITS: Final[tuple[Split, ...]] = ("train", "valid")
+ENDINGS: Final = (".txt", ".jsonl")
+MAX_LINE_BYTES: Final = 64 << 20
+CHUNK_CHARACTERS: Final = 1 << 20
+_READ_BYTES: Final = 1 << 20
+_HINT: Final = "a corpus folder holds train.txt or train.jsonl, and valid.txt or valid.jsonl"
+
+Tokens = npt.NDArray[np.uint16 | np.uint32]
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """One file of a split."""
+
+    split: Split
+    path: Path
+    name: str
+    """Path below the corpus folder, with forward slashes."""
+
+
+@dataclass(frozen=True)
+class SplitTokens:
+    """Tokens of a split, memory-mapped."""
+
+    tokens: Tokens
+    """(T,) ids."""
+    text_bytes: npt.NDArray[np.uint16] | None
+    """(T,) UTF-8 bytes each token stands for, 0 for the end of a document; only of the valid split."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A tokenized corpus.
+
+    Args:
+        manifest: canonical JSON list of the files with bytes and SHA-256. Stays at the node.
+        digest: its hash, which is all that leaves.
+    """
+
+    folder: Path
+    train: SplitTokens
+    valid: SplitTokens
+    manifest: bytes
+
+    @property
+    def digest(self) -> str:
+        return canonical.sha256(self.manifest)
+
+    def require(self, sequence_length: int) -> None:
+        """Raise `CorpusError` unless training text fills one window and there is valid text to score."""
+        if sequences(len(self.train.tokens), sequence_length) == 0:
+            raise CorpusError(
+                f"the train text in {self.folder} has {len(self.train.tokens)} tokens, "
+                f"less than one window of {sequence_length + 1}",
+                hint="add text, or train with a shorter sequence_length",
+            )
+
+
+def find_files(folder: Path) -> list[TextFile]:
+    """Files of both splits, in the order in which they are read.
+
+    At the top of the folder a file belongs to the split its name begins with; below `train/` and
+    `valid/` every file does. Files with other endings are ignored.
+
+    Raises:
+        CorpusError: no such folder, or a split without a usable file.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise CorpusError(f"corpus {folder} {what}", hint=_HINT)
+    found: list[TextFile] = []
+    ignored = 0
+    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+        relative = path.relative_to(folder)
+        if any(part.startswith(".") for part in relative.parts) or not path.is_file():
+            continue
+        split = _split_of(relative)
+        if split is None or path.suffix.lower() not in ENDINGS:
+            ignored += 1
+            continue
+        found.append(TextFile(split, path, relative.as_posix()))
+    for split in SPLITS:
+        if not any(file.split == split for file in found):
+            also = f"; {ignored} other files are ignored" if ignored else ""
+            raise CorpusError(
+                f"corpus {folder} has no {split} text: no {split}*.txt, {split}*.jsonl or {split}/ folder "
+                f"with such files{also}",
+                hint=_HINT if split == "train" else "set some documents apart as valid.txt or valid.jsonl",
+            )
+    return found
+
+
+def _split_of(relative: Path) -> Split | None:
+    for split in SPLITS:
+        first = relative.parts[0]
+        if first == split if len(relative.parts) > 1 else first.lower().startswith(split):
+            return split
+    return None
+
+
+def documents(path: Path) -> Iterator[Iterator[str]]:
+    """Documents of a file, each as a stream of pieces of text.
+
+    Raises:
+        CorpusError: names file and line of what is not UTF-8, not JSON, or has no `text`.
+    """
+    with path.open("rb") as file:
+        if path.suffix.lower() == ".jsonl":
+            for text in _json_lines(file, path):
+                yield iter((text,))
+        else:
+            yield _pieces(file, path)
+
+
+def _pieces(file: BinaryIO, path: Path) -> Iterator[str]:
+    """Text in pieces of about a million characters that end at the end of a line where there is one."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    line, held = 1, ""
+    while True:
+        data = file.read(_READ_BYTES)
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as e:
+            bad = line + e.object[: e.start].count(b"\n")
+            raise CorpusError(f"{path}, line {bad}: not UTF-8", hint="convert the file to UTF-8") from e
+        line += text.count("\n")
+        held += text
+        if not data:
+            break
+        if len(held) >= CHUNK_CHARACTERS:
+            cut = held.rfind("\n") + 1 or len(held)
+            yield held[:cut]
+            held = held[cut:]
+    if held:
+        yield held
+
+
+def _json_lines(file: BinaryIO, path: Path) -> Iterator[str]:
+    number = 0
+    while data := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        where = f"{path}, line {number}"
+        if len(data) > MAX_LINE_BYTES:
+            raise CorpusError(f"{where}: longer than {MAX_LINE_BYTES} bytes", hint="split the document")
+        try:
+            line = data.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as e:
+            raise CorpusError(f"{where}: not UTF-8", hint="convert the file to UTF-8") from e
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as e:
+            raise CorpusError(f"{where}: not JSON", hint="each line is one JSON object") from e
+        if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+            raise CorpusError(f"{where}: no field `text` with a string", hint='write {"text": "..."}')
+        text: str = value["text"]
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as e:
+            raise CorpusError(f"{where}: `text` holds half a surrogate pair") from e
+        yield text
+
+
+def manifest_of(found: list[TextFile]) -> bytes:
+    """The data manifest: canonical JSON, one entry a file."""
+    entries: list[dict[str, Any]] = []
+    for file in found:
+        digest, size = hashlib.sha256(), 0
+        with file.path.open("rb") as stream:
+            while data := stream.read(_READ_BYTES):
+                digest.update(data)
+                size += len(data)
+        entries.append({"bytes": size, "path": file.name, "sha256": digest.hexdigest(), "split": file.split})
+    return canonical.encode({"files": entries, "format": "tapestry.data-manifest", "version": 1})
+
+
+def open_corpus(folder: Path, tokenizer: Tokenizer, cache: Path) -> Corpus:
+    """The tokenized corpus, from the cache where these very files were tokenized before.
+
+    Args:
+        folder: the corpus.
+        tokenizer: whose ids are wanted.
+        cache: the node's cache; what is missing there is written, whole or not at all.
+
+    Raises:
+        CorpusError: see `find_files` and `documents`; also no text in a split, or a file that changes
+            while it is read.
+        DiskFull: no space for the cache.
+    """
+    found = find_files(folder)
+    manifest = manifest_of(found)
+    key = canonical.sha256(manifest + tokenizer.digest.encode())
+    place = cache / f"tokens-{key[:32]}"
+    if not (place / "corpus.json").is_file():
+        _tokenize(folder, found, manifest, tokenizer, place)
+    dtype = _dtype(tokenizer)
+    return Corpus(
+        folder=folder,
+        train=SplitTokens(np.memmap(place / "train.tokens", dtype, "r"), None),
+        valid=SplitTokens(
+            np.memmap(place / "valid.tokens", dtype, "r"), np.memmap(place / "valid.bytes", np.uint16, "r")
+        ),
+        manifest=manifest,
+    )
+
+
+def _dtype(tokenizer: Tokenizer) -> type[np.uint16] | type[np.uint32]:
+    return np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
+
+
+def _tokenize(
+    folder: Path, found: list[TextFile], manifest: bytes, tokenizer: Tokenizer, place: Path
+) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(place.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with files.full_disk(place):
+        temporary.mkdir()
+        for split in SPLITS:
+            written = _write_split(temporary, split, [f for f in found if f.split == split], tokenizer)
+            if written == 0:
+                raise CorpusError(f"the {split} files in {folder} hold no text", hint="they are all empty")
+        (temporary / "corpus.json").write_bytes(manifest)
+    if manifest_of(found) != manifest:
+        raise CorpusError(
+            f"a file in {folder} changed while it was read", hint="start again when nothing writes there"
+        )
+    try:
+        files.publish_dir(temporary, place)
+    except Conflict:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_split(place: Path, split: Split, found: list[TextFile], tokenizer: Tokenizer) -> int:
+    """Tokens of text (ends of documents not counted) that were written."""
+    dtype, total = _dtype(tokenizer), 0
+    lengths_path = place / "valid.bytes" if split == "valid" else Path("/dev/null")
+    with (place / f"{split}.tokens").open("wb") as out, lengths_path.open("wb") as lengths:
+        for file in found:
+            for document in documents(file.path):
+                written = 0
+                for text in document:
+                    ids, text_bytes = tokenizer.encode(text)
+                    out.write(ids.astype(dtype).tobytes())
+                    lengths.write(text_bytes.astype(np.uint16).tobytes())
+                    written += len(ids)
+                if written:
+                    out.write(dtype(tokenizer.end_id).tobytes())
+                    lengths.write(np.uint16(0).tobytes())
+                    total += written
+    return total

@@ -1,0 +1,83 @@
+"""Bits per byte of a model on text.
+
+Convention. The valid text is the split's documents in order, each closed by the end-of-text token, and
+one end-of-text token before the first. It is cut, from its beginning, to at most `max_tokens` tokens to
+be predicted, and these into windows of `sequence_length`; a window sees nothing of the one before it.
+Every token of text is predicted once. Ends of documents are context only: neither their loss nor a
+byte for them is counted. Then
+
+    bits per byte = Σ −ln p(token) / ln 2 / Σ UTF-8 bytes of the tokens
+
+so models with other tokenizers compare.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from tapestry.training.corpus import SplitTokens
+
+ROW_TOKENS = 4096
+"""Tokens of one forward pass, about."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score and the text bytes it is over."""
+
+    bits_per_byte: float
+    bytes: int
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.bits_per_byte)
+
+
+@torch.no_grad()
+def bits_per_byte(model: nn.Module, split: SplitTokens, *, sequence_length: int, max_tokens: int) -> Scored:
+    """Score a causal language model; see the module's convention.
+
+    Args:
+        model: gives `.logits` of shape (B, S, V) for `input_ids` of shape (B, S).
+        split: tokens with their bytes.
+        sequence_length: S, tokens a window.
+        max_tokens: of the text, from its beginning.
+    """
+    if split.text_bytes is None:
+        raise ValueError("only a split with text bytes can be scored")
+    count = min(max_tokens, len(split.tokens))
+    targets = torch.from_numpy(split.tokens[:count].astype(np.int64))
+    text_bytes = torch.from_numpy(split.text_bytes[:count].astype(np.int64))
+    end_of_text = int(split.tokens[-1])
+    inputs = torch.cat([targets.new_tensor([end_of_text]), targets[:-1]])
+    counted = targets != end_of_text
+    was_training = model.training
+    model.eval()
+    nats = 0.0
+    try:
+        rows = max(1, ROW_TOKENS // sequence_length)
+        whole = count // sequence_length * sequence_length
+        for start in range(0, whole, rows * sequence_length):
+            part = slice(start, min(whole, start + rows * sequence_length))
+            shape = (-1, sequence_length)
+            nats += _nats(model, inputs[part].view(shape), targets[part], counted[part])
+        if whole < count:
+            rest = slice(whole, count)
+            nats += _nats(model, inputs[rest].view(1, -1), targets[rest], counted[rest])
+    finally:
+        model.train(was_training)
+    total = int(text_bytes[counted].sum())
+    return Scored(bits_per_byte=nats / math.log(2) / total, bytes=total)
+
+
+def _nats(model: nn.Module, inputs: Tensor, targets: Tensor, counted: Tensor) -> float:
+    """Σ −ln p of the counted targets. inputs: (B, S); targets, counted: (B · S,)."""
+    logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    return float(losses[counted].double().sum())

@@ -1,0 +1,191 @@
+"""What the trainer reads and writes of a node's home; see "Node home" in docs/architecture.md."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tapestry.errors import TapestryError
+from tapestry.host import files, isolation
+from tapestry.protocol.canonical import is_name
+from tapestry.protocol.messages import Progress
+from tapestry.training.spool import TrainJob, TrainResult
+
+RESULT = "result.json"
+DELTA = "delta.json"
+INNER = "inner.safetensors"
+MAX_RESULT_BYTES = 1 << 16
+PROGRESS_S = 0.25
+
+
+@dataclass(frozen=True)
+class TrainerHome:
+    """Paths of the spool, and the rules for its folders."""
+
+    root: Path
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool" / "train"
+
+    @property
+    def job(self) -> Path:
+        return self.spool / "job.json"
+
+    @property
+    def progress(self) -> Path:
+        return self.spool / "progress.json"
+
+    @property
+    def out(self) -> Path:
+        return self.spool / "out"
+
+    def result(self, run: str, round: int) -> Path:
+        """The finished folder of a round."""
+        return self.out / f"{run}.{round}"
+
+    def unfinished(self, run: str, round: int) -> Path:
+        return self.out / f"{run}.{round}.tmp"
+
+    def partial(self, run: str, round: int) -> Path:
+        """Checkpoint inside a round."""
+        return self.out / f"{run}.{round}.partial" / INNER
+
+    def make_folders(self) -> None:
+        """What the trainer writes to."""
+        with files.full_disk(self.root):
+            for folder in (self.out, self.cache, self.root / "status"):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def clean(self) -> None:
+        """Remove what an earlier trainer left unfinished."""
+        for folder in (self.spool, self.out):
+            files.clean_temporaries(folder)
+        for left in [*self.out.glob("*.tmp"), *self.out.glob("*.old")]:
+            shutil.rmtree(left)
+
+    def rounds(self, run: str) -> list[int]:
+        """Rounds of a run that have a finished folder, newest first."""
+        found = []
+        for entry in self.out.iterdir():
+            name, dot, number = entry.name.rpartition(".")
+            if dot and name == run and is_name(name) and number.isascii() and number.isdigit():
+                found.append(int(number))
+        return sorted(found, reverse=True)
+
+    def is_done(self, job: TrainJob) -> bool:
+        """Whether the finished folder of the job's round holds what the job asks for."""
+        path = self.result(job.run, job.round) / RESULT
+        try:
+            result = TrainResult.from_bytes(files.read_limited(path, MAX_RESULT_BYTES))
+        except (OSError, TapestryError):
+            return False
+        return (
+            (result.plan, result.state) == (job.plan.digest, job.state)
+            and (result.delta is not None or not job.train)
+            and (result.score is not None or not job.evaluate)
+        )
+
+    def set_aside(self, folder: Path) -> None:
+        """Remove a folder; for whoever watches it is gone at once."""
+        old = folder.with_name(folder.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+            shutil.rmtree(old)
+
+    def forget(self, job: TrainJob) -> None:
+        """Apply the plan's retention: of the rounds before the job's, the last `inner_rounds` stay."""
+        keep = job.plan.retention.inner_rounds
+        for number in self.rounds(job.run):
+            if number < job.round - keep:
+                self.set_aside(self.result(job.run, number))
+        for folder in self.out.glob(f"{job.run}.*.partial"):
+            text = folder.name.removeprefix(f"{job.run}.").removesuffix(".partial")
+            if text.isdigit() and int(text) != job.round:
+                self.set_aside(folder)
+
+
+class Status:
+    """`status/trainer.json`, rewritten when something changed; also how the trainer ended.
+
+    `pid` is the process that a supervisor started: torchrun's where there is one; `worker` is this one's.
+    """
+
+    def __init__(self, home: TrainerHome) -> None:
+        self._path = home.root / "status" / "trainer.json"
+        under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        self.level = isolation.measure()
+        self._value: dict[str, Any] = {
+            "role": "trainer",
+            "pid": os.getppid() if under_torchrun else os.getpid(),
+            "worker": os.getpid(),
+            "level": self.level,
+            "phase": "starting",
+        }
+
+    def update(self, **fields: Any) -> None:
+        """Set fields; None removes one."""
+        changed = {name: value for name, value in {**self._value, **fields}.items() if value is not None}
+        if changed != self._value or not self._path.exists():
+            self._value = changed
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            value = json.dumps({**changed, "time": time.time()}).encode() + b"\n"
+            files.write_atomic(self._path, value, durable=False)
+
+    def fail(self, error: TapestryError) -> None:
+        """Write the error here, and as JSON on the last line of standard error."""
+        described = {"code": error.code, "message": error.message, "hint": error.hint}
+        try:
+            self.update(phase="failed", error=described)
+        finally:
+            sys.stderr.write(json.dumps({"error": described}) + "\n")
+            sys.stderr.flush()
+
+
+class Pace:
+    """Writes `progress.json`, four times a second at most."""
+
+    def __init__(self, path: Path, round: int, steps: int, batch_tokens: int) -> None:
+        self.path, self.round, self.steps, self.batch_tokens = path, round, steps, batch_tokens
+        self._told = self._started = time.monotonic()
+        self._first: int | None = None
+
+    def tell(self, losses: list[float], accumulation: int) -> None:
+        now, step = time.monotonic(), len(losses)
+        if self._first is None:
+            self._first = step - 1
+        if now - self._told < PROGRESS_S and step < self.steps:
+            return
+        self._told = now
+        last = losses[-10:]
+        rate = (step - self._first) * accumulation * self.batch_tokens / max(now - self._started, 1e-9)
+        progress = Progress(
+            round=self.round,
+            step=step,
+            steps=self.steps,
+            loss=math.fsum(last) / len(last),
+            tokens_per_s=rate,
+        )
+        files.write_atomic(self.path, progress.to_bytes(), durable=False)
+
+
+def log(event: str, **fields: Any) -> None:
+    """One JSON line on standard error, which is the trainer's log. No text of the corpus goes in here."""
+    sys.stderr.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,293 @@
+"""Models by Hugging Face configuration: made, taken from artifacts, and taken apart into artifacts.
+
+Only architectures of a closed list are built, from classes that transformers itself holds; code that
+comes with a model is never run. The state of a model is its unique trained parameters in name order: tied
+tensors count once, buffers are computed anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from tapestry.errors import ArtifactError, ModelError
+from tapestry.protocol.artifact import Artifact, Blob, Model, ModelFile, State
+from tapestry.protocol.canonical import Sha256
+from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout, Tensor
+from tapestry.tensors import flat, shards
+from tapestry.training.blobs import BlobSink, BlobSource
+from tapestry.training.tokenizer import Tokenizer
+
+CONFIG: Final = "config.json"
+GENERATION: Final = "generation_config.json"
+TOKENIZER: Final = "tokenizer.json"
+_OWN_KEYS: Final = frozenset({"model_type", "architectures", "dtype", "torch_dtype"})
+_LEFT_OUT: Final = frozenset({"transformers_version", "_name_or_path", "torch_dtype"})
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One entry of the closed list."""
+
+    config: type[Any]
+    model: type[Any]
+    restore_buffers: Callable[[Any, Any], None]
+    """Computes the buffers of a model that was made without memory."""
+
+
+def _llama_buffers(model: Any, config: Any) -> None:
+    model.model.rotary_emb = LlamaRotaryEmbedding(config=config)
+
+
+ARCHITECTURES: Final[dict[str, Architecture]] = {
+    "llama": Architecture(LlamaConfig, LlamaForCausalLM, _llama_buffers),
+}
+
+
+def _architecture(config: dict[str, Any]) -> Architecture:
+    name = config.get("model_type", "llama")
+    known = ARCHITECTURES.get(name) if isinstance(name, str) else None
+    if known is None:
+        raise ModelError(
+            f"model_type {str(name)[:64]!r} is not one this release trains",
+            hint="it trains: " + ", ".join(sorted(ARCHITECTURES)),
+        )
+    return known
+
+
+def complete_config(given: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """A whole `config.json` from the values somebody chose.
+
+    What is left out has the architecture's default; vocabulary and end of text are the tokenizer's.
+
+    Raises:
+        ModelError: an unknown key or architecture, a bad value, a vocabulary smaller than the tokenizer's.
+    """
+    architecture = _architecture(given)
+    known = set(architecture.config().to_dict()) | _OWN_KEYS
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise ModelError(
+            f"model configuration has no key {unknown[0]!r}",
+            hint="keys are those of config.json",
+        )
+    values = {
+        "vocab_size": tokenizer.size,
+        "bos_token_id": tokenizer.end_id,
+        "eos_token_id": tokenizer.end_id,
+        **{key: value for key, value in given.items() if key not in _OWN_KEYS},
+    }
+    config = _config(architecture, values)
+    if config.vocab_size < tokenizer.size:
+        raise ModelError(
+            f"vocab_size {config.vocab_size} is smaller than the tokenizer's {tokenizer.size}",
+            hint="leave vocab_size out; it is taken from the tokenizer",
+        )
+    found = {key: value for key, value in config.to_dict().items() if key not in _LEFT_OUT}
+    found |= {"architectures": [architecture.model.__name__], "dtype": "float32"}
+    return found
+
+
+def _config(architecture: Architecture, values: dict[str, Any]) -> Any:
+    for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        if isinstance(value := values.get(key), int) and value < 1:
+            raise ModelError(f"model configuration: {key} must be at least 1, not {value}")
+    try:
+        return architecture.config(**values)
+    except Exception as e:
+        raise ModelError(f"model configuration is not valid: {_first_line(e)}") from e
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def empty(config: dict[str, Any]) -> nn.Module:
+    """The model of a configuration, fp32 on the CPU, with parameters that are not set yet.
+
+    Raises:
+        ModelError: see `complete_config`.
+    """
+    architecture = _architecture(config)
+    settings = _config(architecture, {key: v for key, v in config.items() if key not in _OWN_KEYS})
+    try:
+        with torch.device("meta"):
+            model = architecture.model._from_config(settings, dtype=torch.float32)
+        model.to_empty(device="cpu")
+    except Exception as e:
+        raise ModelError(f"no model can be built from the configuration: {_first_line(e)}") from e
+    architecture.restore_buffers(model, settings)
+    model.tie_weights()
+    module: nn.Module = model
+    return module
+
+
+def fresh(config: dict[str, Any], seed: int) -> nn.Module:
+    """The model of a configuration with random parameters, the architecture's own way."""
+    architecture = _architecture(config)
+    settings = _config(architecture, {key: v for key, v in config.items() if key not in _OWN_KEYS})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            module: nn.Module = architecture.model._from_config(settings, dtype=torch.float32)
+        except Exception as e:
+            raise ModelError(f"no model can be built from the configuration: {_first_line(e)}") from e
+    return module
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Unique trained parameters by name, in the canonical order."""
+    return dict(sorted((name, p) for name, p in model.named_parameters() if p.requires_grad))
+
+
+def layout_of(model: nn.Module, shard_bytes: int) -> Layout:
+    """Raises `ModelError` where a row of a parameter is larger than a shard."""
+    tensors = tuple(Tensor(name=name, shape=tuple(p.shape)) for name, p in trained(model).items())
+    try:
+        return Layout(shard_bytes=shard_bytes, tensors=tensors)
+    except ValueError as e:
+        raise ModelError(f"no layout has shards of {shard_bytes} bytes: {_first_line(e)}") from e
+
+
+def read_tokenizer(where: str | Path, *, end_id: int | None = None) -> Tokenizer:
+    """`byte`, or the tokenizer of a Hugging Face folder or `tokenizer.json`. Raises `ModelError`."""
+    if where == "byte":
+        return Tokenizer.byte_level()
+    path = Path(where)
+    if path.is_dir():
+        path = path / TOKENIZER
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise ModelError(
+            f"no tokenizer at {path}: {e.strerror}", hint="give a folder with tokenizer.json"
+        ) from e
+    return Tokenizer.from_json(data, end_id=end_id)
+
+
+def initial_state(
+    run: str,
+    hf_config: dict[str, Any],
+    tokenizer: str | Path,
+    seed: int,
+    shard_bytes: int,
+    store: BlobSink,
+) -> tuple[Model, Layout, State, int]:
+    """Make the state a run starts from, and put all of it into `store`: shards, manifests, model files.
+
+    Args:
+        run: the run's name.
+        hf_config: values of the Hugging Face configuration; what is left out has its default.
+        tokenizer: `byte`, or a folder or file with a `tokenizer.json` to adopt.
+        seed: of the random parameters. They are an artifact from then on and never drawn again.
+        shard_bytes: data bytes a shard holds at most.
+        store: a blob folder.
+
+    Returns:
+        Model, layout, state, and the number of trained parameters.
+
+    Raises:
+        ModelError: the configuration or the tokenizer.
+    """
+    words = read_tokenizer(tokenizer, end_id=hf_config.get("eos_token_id"))
+    config = complete_config(hf_config, words)
+    module = fresh(config, seed)
+    layout = layout_of(module, shard_bytes)
+    parameters = trained(module)
+    blobs = []
+    for shard in layout.shards:
+        data = bytes(shards.pack(shard, parameters))
+        blobs.append(Blob(sha256=store.put(data), bytes=len(data)))
+    base = Artifact(kind="base", layout=layout.digest, shards=tuple(blobs))
+    generation = {"bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"]}
+    contents = {CONFIG: _json(config), GENERATION: _json(generation), **words.files()}
+    files = []
+    for name, data in sorted(contents.items()):
+        files.append(ModelFile(path=name, blob=Blob(sha256=store.put(data), bytes=len(data))))
+    model = Model(layout=layout.digest, files=tuple(files))
+    state = State(run=run, model=model.digest, merges=0, base=base.digest, outer=None)
+    for message in (layout, base, model, state):
+        store.put(message.to_bytes())
+    return model, layout, state, layout.elements
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory whose parameters are filled from one base after the other, in place."""
+
+    digest: Sha256
+    model: Model
+    layout: Layout
+    config: dict[str, Any]
+    tokenizer: Tokenizer
+    module: nn.Module
+    parameters: dict[str, nn.Parameter]
+
+    @classmethod
+    def read(cls, source: BlobSource, digest: Sha256) -> Loaded:
+        """Build the model a `Model` blob describes; its parameters are not set yet.
+
+        Raises:
+            ModelError: files that do not make a model, or parameters that are not the layout's.
+            IntegrityError, NotFound: a blob is missing or not what it should be.
+        """
+        model = Model.from_bytes(source.read(digest, Model.MAX_BYTES))
+        layout = Layout.from_bytes(source.read(model.layout, Layout.MAX_BYTES))
+        contents = dict(model_files(source, model))
+        try:
+            config = json.loads(contents[CONFIG])
+            end = config.get("eos_token_id")
+            tokenizer = Tokenizer.from_json(contents[TOKENIZER], end_id=end if type(end) is int else None)
+        except (KeyError, ValueError, AttributeError) as e:
+            raise ModelError(f"model {digest[:12]} lacks a usable {CONFIG} or {TOKENIZER}") from e
+        module = empty(config)
+        parameters = trained(module)
+        have = [(name, tuple(p.shape)) for name, p in parameters.items()]
+        if have != [(tensor.name, tensor.shape) for tensor in layout.tensors]:
+            raise ModelError(f"model {digest[:12]} has other parameters than its layout names")
+        return cls(digest, model, layout, config, tokenizer, module, parameters)
+
+    def load_base(self, source: BlobSource, digest: Sha256) -> Artifact:
+        """Set all parameters to those of a base, shard by shard. Raises as `read` does."""
+        base = Artifact.from_bytes(source.read(digest, Artifact.MAX_BYTES))
+        base.check_against(self.layout, kind="base")
+        for shard, blob in zip(self.layout.shards, base.shards, strict=True):
+            shards.load(shard, source.read(blob.sha256, blob.bytes), self.parameters)
+        return base
+
+    def deltas(self, source: BlobSource, base: Artifact) -> Iterator[bytearray]:
+        """Shards of base − parameters, one at a time; the base is read and verified again.
+
+        Raises:
+            ArtifactError: a value is not finite.
+        """
+        for shard, blob in zip(self.layout.shards, base.shards, strict=True):
+            data = bytearray(source.read(blob.sha256, blob.bytes))
+            rows = shards.unpack(shard, data)
+            for piece in shard.pieces:
+                name = piece.tensor.name
+                local = self.parameters[name].detach()
+                if piece.tensor.shape:
+                    local = local[piece.row_start : piece.row_stop]
+                change = flat.delta(rows[name], local, out=rows[name])
+                if not flat.is_finite(change.view(-1)):
+                    raise ArtifactError(f"the delta of {name} is not finite")
+            yield data
+
+
+def model_files(source: BlobSource, model: Model) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files beside a model's tensors."""
+    for file in model.files:
+        yield file.path, source.read(file.blob.sha256, min(file.blob.bytes, MAX_BLOB_BYTES))
