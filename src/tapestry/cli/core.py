@@ -1,0 +1,100 @@
+"""`tapestry core`: the place where updates meet. Run on the core's own machine, by its operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tapestry.cli.options import CoreHome, Json
+from tapestry.cli.output import emit_json, emit_line, note, short
+
+app = typer.Typer(help="The core: admits members, takes updates, has them merged.", no_args_is_help=True)
+
+
+@app.command()
+def init(
+    home: CoreHome,
+    title: Annotated[str, typer.Option(help="Name of the consortium, for people.")] = "",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8440,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM file of the core's certificate chain.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Found a consortium: a core's home with its key, settings and event log.
+
+    Without a certificate the core speaks plain HTTP, which is for loopback only.
+
+    Example: tapestry core init ./core --title "First consortium"
+    """
+    from tapestry.core import operator, settings
+    from tapestry.errors import SettingsError
+
+    if (tls_certificate is None) != (tls_key is None):
+        raise SettingsError(
+            "a certificate needs its key, and a key its certificate",
+            hint="give --tls-certificate and --tls-key",
+        )
+    tls = None
+    if tls_certificate is not None and tls_key is not None:
+        tls = {"certificate": str(tls_certificate.absolute()), "key": str(tls_key.absolute())}
+    consortium = operator.init(home, settings.make(host=host, port=port, tls=tls), title=title)
+    if as_json:
+        emit_json({"home": str(home), "consortium": consortium})
+        return
+    emit_line(consortium)
+    note(f"consortium {short(consortium)} founded in {home}; next: tapestry core serve {home}")
+
+
+@app.command()
+def serve(home: CoreHome) -> None:
+    """Listen to nodes, and have rounds merged. Stop with Ctrl-C; start again any time.
+
+    Example: tapestry core serve ./core
+    """
+    from tapestry.core.serve import serve as run_core
+
+    run_core(home)
+
+
+@app.command()
+def invite(
+    home: CoreHome,
+    member: Annotated[str, typer.Argument(help="Name of the member who may join.")],
+    days: Annotated[float, typer.Option(min=0.001, max=3650, help="Days until it expires.")] = 7.0,
+    as_json: Json = False,
+) -> None:
+    """Make an invitation: a secret that admits one member, once. Hand it over by a safe way.
+
+    Example: tapestry core invite ./core acme
+    """
+    from tapestry.core import operator
+
+    token = operator.invite(home, member, days=days)
+    if as_json:
+        emit_json({"member": member, "invitation": token})
+        return
+    emit_line(token)
+    note(f"good for {days:g} days and one use, by member {member}; it is not shown again")
+
+
+@app.command()
+def status(home: CoreHome, as_json: Json = False) -> None:
+    """The consortium, its members, its runs, and whether the core serves.
+
+    Example: tapestry core status ./core
+    """
+    from tapestry.cli import core_status
+    from tapestry.core import operator
+
+    value = operator.status(home)
+    if as_json:
+        emit_json(value)
+        return
+    core_status.print_core(value)

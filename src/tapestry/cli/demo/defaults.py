@@ -1,0 +1,73 @@
+"""Everything one would want to turn about the demo, in one place."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tapestry.protocol.plan import Evaluation, Inner, Merge, Retention, Rounds
+
+RUN: Final = "demo"
+"""Name of the run."""
+TITLE: Final = "One shared base from members that keep their text"
+
+NODES: Final = 3
+ROUNDS: Final = 12
+STEPS: Final = 80
+SEED: Final = 0
+
+HIDDEN: Final = 128
+LAYERS: Final = 2
+HEADS: Final = 4
+SEQUENCE: Final = 128
+BATCH: Final = 8
+LEARNING_RATE: Final = 4e-3
+WARMUP_STEPS: Final = 20
+OUTER_RATE: Final = 1.0
+OUTER_MOMENTUM: Final = 0.3
+SHARD_BYTES: Final = 1 << 20
+EVALUATE_TOKENS: Final = 1 << 14
+"""Of each member's valid text, each round."""
+
+SAMPLE_BYTES: Final = 240
+SAMPLE_PROMPT: Final = "The "
+
+
+def model_config() -> dict[str, Any]:
+    """Values of the Hugging Face Llama configuration."""
+    return {
+        "hidden_size": HIDDEN,
+        "intermediate_size": HIDDEN * 8 // 3 // 8 * 8,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+        "max_position_embeddings": SEQUENCE,
+        "tie_word_embeddings": True,
+    }
+
+
+def rounds(*, total: int, nodes: int) -> Rounds:
+    """Every round waits for every node: the demo's nodes are as fast as each other."""
+    return Rounds(total=total, min_nodes=nodes, quorum=nodes, deadline_s=600.0, below_quorum="wait")
+
+
+def inner(*, steps: int, seed: int) -> Inner:
+    return Inner(
+        steps=steps,
+        sequence_length=SEQUENCE,
+        batch_sequences=BATCH,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=WARMUP_STEPS,
+        seed=seed,
+    )
+
+
+def merge() -> Merge:
+    return Merge(weighting="tokens", outer="nesterov", outer_rate=OUTER_RATE, outer_momentum=OUTER_MOMENTUM)
+
+
+def evaluation() -> Evaluation:
+    return Evaluation(every_rounds=1, max_tokens=EVALUATE_TOKENS)
+
+
+def retention() -> Retention:
+    return Retention()

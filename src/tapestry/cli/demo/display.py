@@ -1,0 +1,194 @@
+"""What the demo shows while it runs: a live table on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from tapestry.cli.output import human_bytes, human_seconds, messages, note
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+SPARKS: Final = "▁▂▃▄▅▆▇█"
+BAR_WIDTH: Final = 16
+REFRESH_PER_S: Final = 4
+QUIET_S: Final = 20.0
+"""Without a terminal, say something at least this often."""
+
+
+@dataclass(kw_only=True)
+class MemberView:
+    """One member as it stands now."""
+
+    name: str
+    about: str = ""
+    phase: str = "starting"
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    tokens_per_s: float | None = None
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    scores: dict[int, float] = field(default_factory=dict)
+    """Merges → bits per byte of that shared base on this member's valid text."""
+
+
+@dataclass(kw_only=True)
+class Snapshot:
+    """The whole demo as it stands now."""
+
+    phase: str
+    merges: int
+    rounds: int
+    parameters: int
+    members: list[MemberView]
+    waiting_for: str | None = None
+
+
+class Display(Protocol):
+    """Takes snapshots and says things."""
+
+    def update(self, snapshot: Snapshot) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+def spark(values: list[float]) -> str:
+    """A small curve; lower is better, so it should fall."""
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return "".join(SPARKS[round((value - low) / span * (len(SPARKS) - 1))] for value in values)
+
+
+def bar(done: int, total: int, width: int = BAR_WIDTH) -> str:
+    """━━━━────; also fits a console without colour."""
+    filled = min(width, width * done // total) if total else 0
+    return "━" * filled + "╌" * (width - filled)
+
+
+def member_mean(members: list[MemberView], merges: int) -> float | None:
+    values = [m.scores[merges] for m in members if merges in m.scores]
+    return sum(values) / len(values) if values and len(values) == len(members) else None
+
+
+def render(snapshot: Snapshot, *, elapsed_s: float, tick: int = 0) -> RenderableType:
+    """The live view."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    spinner = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"[tick % 10]
+    finished = snapshot.merges >= snapshot.rounds
+    head = Text.assemble(
+        (f"{'✓' if finished else spinner} ", "green"),
+        ("round ", "dim"),
+        (f"{min(snapshot.merges + 1, snapshot.rounds)}/{snapshot.rounds} ", "bold"),
+        (bar(snapshot.merges, snapshot.rounds, 24) + "  ", "green"),
+        (snapshot.phase, "cyan"),
+        (f"   {snapshot.parameters / 1e6:.2f} M parameters   {human_seconds(elapsed_s)}", "dim"),
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", expand=False)
+    table.add_column("member", style="bold", no_wrap=True)
+    table.add_column("now", no_wrap=True)
+    for title in ("step", "loss", "tokens/s", "sent", "received"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("bits per byte", no_wrap=True)
+    for member in snapshot.members:
+        curve = [member.scores[key] for key in sorted(member.scores)]
+        table.add_row(
+            member.name,
+            Text.assemble((bar(member.step, member.steps, 10), "blue"), f" {member.phase}"),
+            f"{member.step}/{member.steps}" if member.steps else "-",
+            "-" if member.loss is None else f"{member.loss:.3f}",
+            "-" if member.tokens_per_s is None else f"{member.tokens_per_s:,.0f}",
+            human_bytes(member.bytes_sent),
+            human_bytes(member.bytes_received),
+            Text.assemble((spark(curve), "magenta"), f" {curve[-1]:.3f}" if curve else ""),
+        )
+    parts: list[RenderableType] = [head, table]
+    if snapshot.waiting_for:
+        parts.append(Text(f"waiting: {snapshot.waiting_for}", style="yellow"))
+    return Group(*parts)
+
+
+class LiveDisplay:
+    """Redraws in place."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+
+        self._began = time.monotonic()
+        self._tick = 0
+        self._snapshot: Snapshot | None = None
+        self._live = Live(
+            console=console,
+            refresh_per_second=REFRESH_PER_S,
+            get_renderable=self._render,
+            transient=False,
+            vertical_overflow="crop",
+        )
+
+    def _render(self) -> RenderableType:
+        self._tick += 1
+        if self._snapshot is None:
+            return ""
+        return render(self._snapshot, elapsed_s=time.monotonic() - self._began, tick=self._tick)
+
+    def update(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def say(self, text: str) -> None:
+        self._live.console.print(text, markup=False)
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+
+class PlainDisplay:
+    """One line per merge, and a sign of life in between."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._said = time.monotonic()
+        self._merges = -1
+        self._scored: set[int] = set()
+
+    def update(self, snapshot: Snapshot) -> None:
+        if snapshot.merges > self._merges:
+            self._merges = snapshot.merges
+            if snapshot.merges:
+                self.say(f"round {snapshot.merges} of {snapshot.rounds} merged")
+        for merges in sorted({m for member in snapshot.members for m in member.scores} - self._scored):
+            if member_mean(snapshot.members, merges) is not None:
+                self._scored.add(merges)
+                scores = ", ".join(f"{m.name} {m.scores[merges]:.3f}" for m in snapshot.members)
+                self.say(f"  base after {merges} merges: {scores} bits per byte")
+        if time.monotonic() - self._said > QUIET_S:
+            steps = ", ".join(f"{m.name} {m.step}/{m.steps} {m.phase}" for m in snapshot.members)
+            self.say(f"  {snapshot.phase}: {steps}")
+
+    def say(self, text: str) -> None:
+        self._said = time.monotonic()
+        note(f"[{time.monotonic() - self._began:6.1f} s] {text}")
+
+
+@contextmanager
+def choose() -> Iterator[Display]:
+    """Live on a terminal, plain lines otherwise; both on stderr."""
+    console = messages()
+    if console.is_terminal and not console.is_dumb_terminal and os.environ.get("CI") is None:
+        with LiveDisplay(console) as live:
+            yield live
+    else:
+        yield PlainDisplay()

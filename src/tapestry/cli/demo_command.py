@@ -1,0 +1,58 @@
+"""The command `tapestry demo`; the work is in `tapestry.cli.demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON object on stdout, at the end.")]
+
+
+def demo(
+    nodes: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Members, each with one node. [dim]Default: 3[/dim]")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Merges. [dim]Default: 8[/dim]")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1_000_000, help="Optimizer steps of a node in a round. [dim]Default: 30[/dim]"
+        ),
+    ] = None,
+    corpora: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with one sub-folder a member, each with train.* and valid.* (.txt or .jsonl)."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("tapestry-demo"),
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Also train each member alone, and all text pooled in one place."),
+    ] = False,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**53 - 1, help="Weights and batches.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train one shared base on this machine: a core and N nodes, over real HTTP.
+
+    Each member has text of its own (fields of Python's standard library unless --corpora says
+    otherwise) that only its own trainer reads, and the trainer has no network. Called again with the
+    same --out, an unfinished run goes on and a finished one shows its result.
+
+    Examples: tapestry demo
+
+    tapestry demo --nodes 4 --rounds 20 --out /tmp/demo --compare
+
+    tapestry demo --corpora ./corpora --json > result.json
+    """
+    from tapestry.cli.demo.run import demo as run_demo
+    from tapestry.cli.demo.settings import choose
+
+    settings = choose(
+        nodes=nodes, rounds=rounds, steps=steps, corpora=corpora, compare=compare, seed=seed, out=out
+    )
+    run_demo(settings, out, as_json=as_json)

@@ -1,0 +1,144 @@
+"""How the command line ends badly: `error:` and `hint:` on stderr, the exit code of the error tree.
+
+| exit code | when |
+|---|---|
+| 0 | done |
+| 1 | an unexpected exception; the traceback is in a log that the message names |
+| 2 to 9 | the `exit_code` of `tapestry.errors` |
+| 130 | interrupted |
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from tapestry.cli.output import note
+from tapestry.errors import TapestryError, by_code
+
+EXTRAS = {
+    "alembic": "core",
+    "fastapi": "core",
+    "httpx": "node",
+    "matplotlib": "demo",
+    "numpy": "arithmetic",
+    "obstore": "core,node",
+    "safetensors": "arithmetic",
+    "sqlalchemy": "core",
+    "structlog": "core,node",
+    "tokenizers": "node",
+    "torch": "arithmetic",
+    "transformers": "node",
+    "uvicorn": "core",
+}
+"""Optional module → the extra that brings it."""
+
+MAX_STDERR_TAIL_BYTES = 64 << 10
+
+
+def print_error(message: str, hint: str | None) -> None:
+    """`error: …` and, where there is one, `hint: …`, in colour on a terminal."""
+    from rich.text import Text
+
+    from tapestry.cli.output import messages
+
+    console = messages()
+    console.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)
+    if hint:
+        console.print(Text.assemble(("hint:", "bold cyan"), " ", hint), soft_wrap=True)
+
+
+def log_folder() -> Path:
+    """Where tracebacks of unexpected exceptions go."""
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "tapestry"
+
+
+def write_traceback(error: BaseException) -> Path | None:
+    """The traceback in a file of its own; None where no folder can be written."""
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+    text = f"argv: {sys.argv[1:]}\n" + "".join(traceback.format_exception(error))
+    for folder in (log_folder(), Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"error-{stamp}-{os.getpid()}.log"
+            path.write_text(text, encoding="utf-8")
+        except (OSError, RuntimeError):
+            continue
+        return path
+    return None
+
+
+def explain_missing_module(error: ModuleNotFoundError) -> tuple[str, str] | None:
+    """Message and hint for an optional dependency that is not installed."""
+    module = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(module)
+    if extra is None:
+        return None
+    return (
+        f"this command needs the package {module}, which is not installed",
+        f"install the extra that brings it: pip install 'tapestry[{extra}]'",
+    )
+
+
+def report(error: BaseException) -> int:
+    """Print what went wrong and return the exit code."""
+    if isinstance(error, TapestryError):
+        print_error(error.message, error.hint)
+        return error.exit_code
+    if isinstance(error, ModuleNotFoundError) and (missing := explain_missing_module(error)):
+        print_error(*missing)
+        return 2
+    path = write_traceback(error)
+    first_line = (str(error).splitlines() or [""])[0][:200]
+    print_error(
+        f"unexpected {type(error).__name__}" + (f": {first_line}" if first_line else ""),
+        f"the traceback is in {path}; please report it" if path else "no log folder could be written",
+    )
+    return 1
+
+
+def print_json_error(error: TapestryError) -> None:
+    """The last line of a child's stderr, from which its parent rebuilds the error."""
+    note(json.dumps({"error": {"code": error.code, "message": error.message, "hint": error.hint}}))
+
+
+def from_stderr(path: Path, start: int = 0) -> TapestryError | None:
+    """The typed error a child process left at the end of its log, if there is one.
+
+    Only what was written from the offset `start` on is read. Two forms are understood: the JSON line of a supervised process, and the `error:` and `hint:`
+    lines of this command line.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(start, file.tell() - MAX_STDERR_TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    hint = None
+    for line in reversed([line.strip() for line in lines[-40:]]):
+        if line.startswith("hint: "):
+            hint = line.removeprefix("hint: ")
+        elif line.startswith("error: "):
+            return TapestryError(line.removeprefix("error: "), hint=hint)
+        elif line.startswith("{") and (found := _from_json(line)):
+            return found
+    return None
+
+
+def _from_json(line: str) -> TapestryError | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    error = value.get("error") if isinstance(value, dict) else None
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return None
+    hint = error.get("hint")
+    return by_code(str(error.get("code")))(error["message"], hint=hint if isinstance(hint, str) else None)

@@ -1,0 +1,86 @@
+"""`tapestry`: the commands. Only this package exits; everything below it raises.
+
+Each module of `tapestry.cli` that holds commands imports what it needs inside the command, so that
+`tapestry --help` loads neither torch nor HTTP nor SQL.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from tapestry import __version__
+from tapestry.cli import core, demo_command, doctor, failures, member, node, run
+
+INTERRUPTED = 130
+ClickException: type[Exception] = typer.BadParameter.__mro__[2]
+"""Base of the usage errors of typer; not exported under a name of its own."""
+
+app = typer.Typer(
+    name="tapestry",
+    help="Train one open foundation model together, without pooling data.\n\n"
+    "Start with: tapestry demo\n\nExample: tapestry core init ./core",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo_command.demo)
+app.add_typer(core.app, name="core")
+app.add_typer(member.app, name="member")
+app.add_typer(node.app, name="node")
+app.add_typer(run.app, name="run")
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"tapestry {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _usage(error: Exception) -> int:
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    ctx = getattr(error, "ctx", None)
+    command = ctx.command_path if ctx is not None else "tapestry"
+    failures.print_error(message[:1].lower() + message[1:].rstrip("."), f"see {command} --help")
+    return 2
+
+
+def call(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        code = app(
+            args=list(sys.argv[1:] if argv is None else argv), prog_name="tapestry", standalone_mode=False
+        )
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+    except ClickException as error:
+        return _usage(error) if str(error) or hasattr(error, "param") else 2
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback on the terminal
+        return failures.report(error)
+    return code if isinstance(code, int) else 0
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(call())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""`tapestry member`: the organisation, its root key, and the keys of its nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tapestry.cli.options import Json, MemberFolder, NodeHome
+from tapestry.cli.output import emit_json, emit_line, emit_table, note, short
+
+app = typer.Typer(help="The member: its root key, and the keys of its nodes.", no_args_is_help=True)
+key_app = typer.Typer(help="Keys that the member's root key has certified.", no_args_is_help=True)
+app.add_typer(key_app, name="key")
+
+REASONS = ("retired", "compromised", "rotated")
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to make.")],
+    name: Annotated[str, typer.Option(help="Name of the member: a-z, 0-9, '.', '_' and '-'.")],
+    as_json: Json = False,
+) -> None:
+    """Make a member with a new root key.
+
+    The root key admits the member and certifies its nodes' keys, and nothing else. Keep the folder
+    off the nodes' machines, and a copy of it somewhere safe.
+
+    Example: tapestry member init ./acme --name acme
+    """
+    from tapestry.node.member import member_init
+
+    member = member_init(folder, name)
+    if as_json:
+        emit_json({"member": member.name, "root_key": member.root.public_key, "folder": str(folder)})
+        return
+    emit_line(member.root.public_key)
+    note(f"member {member.name} made in {folder}; its root key is {folder / 'root.key'}")
+    note(f"next: ask the core's operator for an invitation (tapestry core invite HOME {member.name})")
+
+
+@key_app.command()
+def rotate(home: NodeHome, member: MemberFolder, as_json: Json = False) -> None:
+    """Give a node a new key and revoke the old one. May be called while the node runs.
+
+    A call that was cut short is finished by the next one; the node always holds a key the core knows.
+
+    Example: tapestry member key rotate ./node --member ./acme
+    """
+    from tapestry.node import setup
+
+    key_id = setup.rotate(home, member)
+    if as_json:
+        emit_json({"key_id": key_id})
+        return
+    emit_line(key_id)
+    note(f"the node in {home} signs with key {short(key_id)} from now on")
+
+
+@key_app.command()
+def revoke(
+    home: NodeHome,
+    member: MemberFolder,
+    reason: Annotated[str, typer.Option(help=f"One of {', '.join(REASONS)}.")] = "retired",
+    as_json: Json = False,
+) -> None:
+    """End a node's key. Its contributions so far stay; from now on the core refuses it.
+
+    Example: tapestry member key revoke ./node --member ./acme --reason compromised
+    """
+    from tapestry.errors import InputError
+    from tapestry.node import setup
+
+    if reason not in REASONS:
+        raise InputError(f"{reason!r} is no reason", hint=f"take one of {', '.join(REASONS)}")
+    key_id = setup.revoke(home, member, reason)  # type: ignore[arg-type]
+    if as_json:
+        emit_json({"key_id": key_id, "reason": reason})
+        return
+    emit_line(key_id)
+    note(f"key {short(key_id)} of the node in {home} is revoked; the node can do nothing any more")
+
+
+@key_app.command("list")
+def list_(home: NodeHome, as_json: Json = False) -> None:
+    """All members' keys as the core has them, asked as this node.
+
+    Example: tapestry member key list ./node
+    """
+    from tapestry.errors import FormatError
+    from tapestry.node import setup
+
+    with setup.connect(_home(home)) as client:
+        answer = client.members()
+    members: Any = answer.get("members") if isinstance(answer, dict) else None
+    if not isinstance(members, list):
+        raise FormatError("the core's list of members is not one")
+    if as_json:
+        emit_json({"members": members})
+        return
+    rows = [
+        (
+            m["member"],
+            k["node"],
+            k["role"],
+            short(k["key_id"]),
+            k["expires"][:10],
+            "revoked" if k["revoked"] else "valid",
+        )
+        for m in members
+        for k in m["keys"]
+    ]
+    emit_table(("member", "node", "role", "key", "expires", "standing"), rows)
+
+
+def _home(path: Path) -> Any:
+    from tapestry.node.home import Home
+
+    return Home(path)

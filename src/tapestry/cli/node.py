@@ -1,0 +1,162 @@
+"""`tapestry node`: a member's compute, beside its text."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tapestry.cli.options import Json, MemberFolder, NodeHome
+from tapestry.cli.output import (
+    emit_json,
+    emit_line,
+    emit_pairs,
+    emit_table,
+    human_bytes,
+    note,
+    short,
+)
+
+app = typer.Typer(
+    help="A node: trains on its member's text, and lets only updates out.", no_args_is_help=True
+)
+
+PUBLISH = ("all", "scores", "none")
+
+
+@app.command()
+def init(
+    home: NodeHome,
+    member: MemberFolder,
+    name: Annotated[str, typer.Option(help="Name of the node, unique in the consortium.")],
+    corpus: Annotated[Path, typer.Option(help="Folder with train.* and valid.* (.txt or .jsonl).")],
+    publish: Annotated[str, typer.Option(help="What the node tells of itself: all, scores or none.")] = "all",
+    runs: Annotated[
+        list[str] | None, typer.Option(help="Runs to take part in, as patterns; * is all.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the trainer.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a node's home: settings in node.toml, and keys certified by the member.
+
+    Example: tapestry node init ./node --member ./acme --name acme-1 --corpus ./text
+    """
+    from tapestry.errors import CorpusError, InputError
+    from tapestry.node import setup
+
+    if publish not in PUBLISH:
+        raise InputError(f"--publish {publish!r} is not one of {', '.join(PUBLISH)}")
+    if not corpus.is_dir():
+        raise CorpusError(f"{corpus} is not a folder", hint="give the folder that has train.* and valid.*")
+    made = setup.init(
+        home,
+        member,
+        name,
+        corpus,
+        publish=publish,  # type: ignore[arg-type]
+        runs=tuple(runs or ("*",)),
+        threads=threads,
+    )
+    if as_json:
+        emit_json({"home": str(made.root), "node": name})
+        return
+    emit_line(str(made.root))
+    note(f"next: tapestry node join {home} --member {member} --core URL --invitation TOKEN")
+
+
+@app.command()
+def join(
+    home: NodeHome,
+    member: MemberFolder,
+    core: Annotated[str, typer.Option(metavar="URL", help="Where the core listens.")],
+    invitation: Annotated[
+        str,
+        typer.Option(
+            metavar="TOKEN", envvar="TAPESTRY_INVITATION", help="What the core's operator gave you."
+        ),
+    ],
+    ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Authority of the core's certificate (PEM), if it has its own."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring the node into a consortium. May be repeated.
+
+    Example: tapestry node join ./node --member ./acme --core https://core.example.org:8440 --invitation TOKEN
+    """
+    from tapestry.node import setup
+
+    joined = setup.join(home, core, invitation, ca, member_dir=member)
+    if as_json:
+        emit_json({"consortium": joined.consortium, "core": joined.core_url, "core_key": joined.core_key})
+        return
+    emit_line(joined.consortium)
+    note(
+        f"the node in {home} has joined consortium {short(joined.consortium)}; next: tapestry node run {home}"
+    )
+
+
+@app.command()
+def run(
+    home: NodeHome,
+    once: Annotated[bool, typer.Option("--once", help="End when all its runs are finished.")] = False,
+) -> None:
+    """Take part: wait for runs, train, send updates, repeat merges. Stop with Ctrl-C; start again any time.
+
+    The trainer reads the text and has no network; the agent has the network and reads no text.
+
+    Example: tapestry node run ./node
+    """
+    from tapestry.node.supervisor import run_node
+
+    run_node(home, once=once)
+
+
+@app.command()
+def status(home: NodeHome, as_json: Json = False) -> None:
+    """What the node's processes do now, and what it has sent and received.
+
+    Example: tapestry node status ./node
+    """
+    from tapestry.node.status import node_status
+
+    value: Any = node_status(home)
+    if as_json:
+        emit_json(value)
+        return
+    emit_pairs((name, text) for name, text in value.items() if not isinstance(text, dict | list))
+
+
+@app.command()
+def egress(home: NodeHome, as_json: Json = False) -> None:
+    """Everything that left this node: when, what, how many bytes, which hash.
+
+    Example: tapestry node egress ./node
+    """
+    from tapestry.node.home import Home
+    from tapestry.node.outbox import egress_table
+
+    at = Home(home)
+    at.check()
+    rows: Any = egress_table(at)
+    if as_json:
+        emit_json({"egress": rows})
+        return
+    emit_table(
+        ("time", "kind", "name", "count", "bytes", "sha256"),
+        [
+            (
+                datetime.fromtimestamp(row["time"], UTC).strftime("%Y-%m-%d %H:%M:%S"),
+                row["kind"],
+                row["name"] or "-",
+                row.get("count") or 1,
+                human_bytes(row["bytes"]),
+                short(row["sha256"]),
+            )
+            for row in rows
+        ],
+        right=("count", "bytes"),
+    )

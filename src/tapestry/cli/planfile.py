@@ -1,0 +1,212 @@
+"""The plan file an operator writes: TOML, from which a run's initial state and its `Plan` are made.
+
+    format = "tapestry.plan-file"
+    version = 1
+    sync = "replay"
+
+    [run]         name, title
+    [model]       tokenizer, seed, shard_bytes, and [model.config] in the words of Hugging Face's Llama
+    [rounds] [inner] [merge] [evaluation] [retention]     as in the plan itself
+
+The tables of the plan are those of `tapestry.protocol.plan`, so a field is described in one place.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from tapestry.errors import PlanError
+from tapestry.protocol.canonical import Name, is_name
+from tapestry.protocol.layout import DEFAULT_SHARD_BYTES, MAX_SHARD_BYTES, MIN_SHARD_BYTES
+from tapestry.protocol.message import Part
+from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Retention, Rounds
+
+FORMAT: Final = "tapestry.plan-file"
+VERSION: Final = 1
+MAX_BYTES: Final = 1 << 20
+
+
+class RunTable(Part):
+    """[run]"""
+
+    name: Name
+    title: Annotated[str, StringConstraints(max_length=200)] = ""
+
+
+class ModelTable(Part):
+    """[model]: what the initial state is made from."""
+
+    tokenizer: Annotated[str, StringConstraints(min_length=1, max_length=4096)] = "byte"
+    """`byte`, or the folder of a tokenizer in Hugging Face's format, relative to the plan file."""
+    seed: Annotated[int, Field(ge=0, le=(1 << 53) - 1)] = 0
+    shard_bytes: Annotated[int, Field(ge=MIN_SHARD_BYTES, le=MAX_SHARD_BYTES)] = DEFAULT_SHARD_BYTES
+    config: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], Any]
+
+    @field_validator("config")
+    @classmethod
+    def _plain(cls, config: dict[str, Any]) -> dict[str, Any]:
+        for name, value in config.items():
+            if isinstance(value, datetime.date | datetime.time):
+                raise ValueError(f"{name} is a date or time, which no model has")
+        return config
+
+
+class PlanFile(Part):
+    """A whole plan file."""
+
+    format: Literal["tapestry.plan-file"]
+    version: Literal[1]
+    sync: Literal["replay", "fetch"] = "replay"
+    run: RunTable
+    model: ModelTable
+    rounds: Rounds
+    inner: Inner
+    merge: Merge = Merge()
+    evaluation: Evaluation = Evaluation()
+    retention: Retention = Retention()
+
+    @model_validator(mode="after")
+    def _feasible(self) -> PlanFile:
+        if self.rounds.quorum > self.rounds.min_nodes:
+            raise ValueError(
+                f"rounds.quorum {self.rounds.quorum} is above rounds.min_nodes {self.rounds.min_nodes}"
+            )
+        return self
+
+    def plan(
+        self, *, model: str, layout: str, initial_state: str, parameters: int, revision: int = 1
+    ) -> Plan:
+        """The plan, once the initial state exists. Raises `PlanError` where the parts do not agree."""
+        try:
+            return Plan(
+                run=self.run.name,
+                title=self.run.title,
+                revision=revision,
+                model=model,
+                layout=layout,
+                initial_state=initial_state,
+                parameters=parameters,
+                rounds=self.rounds,
+                inner=self.inner,
+                merge=self.merge,
+                evaluation=self.evaluation,
+                retention=self.retention,
+                sync=self.sync,
+            )
+        except ValidationError as e:
+            raise PlanError(_describe(e, "", "the plan")) from e
+
+
+def _line_of(text: str, where: list[str]) -> int | None:
+    """The line that gives the field at `where` its value, or opens its table."""
+    table: list[str] = []
+    opened: dict[tuple[str, ...], int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\s*([A-Za-z0-9_.\s-]+?)\s*\]\s*(#.*)?$", line):
+            table = [part.strip() for part in header[1].split(".")]
+            opened.setdefault(tuple(table), number)
+        elif key := re.match(r"\s*([A-Za-z0-9_.-]+)\s*=", line):
+            opened.setdefault((*table, *key[1].split(".")), number)
+    for length in range(len(where), 0, -1):
+        if line_number := opened.get(tuple(where[:length])):
+            return line_number
+    return None
+
+
+_WORDS: Final = {
+    "extra_forbidden": "there is no such field",
+    "missing": "is needed",
+}
+
+
+def _faults(error: ValidationError) -> list[Any]:
+    """All faults; fields that do not exist first, since a misspelt one also makes another missing."""
+    return sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+
+
+def _describe(error: ValidationError, text: str, what: str) -> str:
+    """The first fault in one sentence with the field's name and its line."""
+    faults = _faults(error)
+    first = faults[0]
+    where = [str(part) for part in first["loc"]]
+    line = _line_of(text, where)
+    place = f"{what}, line {line}" if line else what
+    name = f"{'.'.join(where)}: " if where else ""
+    said = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
+    given = first.get("input")
+    if first["type"] not in _WORDS and isinstance(given, str | int | float):
+        said += f", not {given!r}"
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{place}: {name}{said[:1].lower()}{said[1:]}{more}"
+
+
+def _hint(error: ValidationError) -> str:
+    first = _faults(error)[0]
+    where = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        model: Any = PlanFile
+        for part in where[:-1]:
+            field = getattr(model, "model_fields", {}).get(part)
+            model = field.annotation if field is not None else None
+        known = getattr(model, "model_fields", None)
+        if known:
+            return "fields here: " + ", ".join(known)
+    return "examples/plan.toml is a plan with every field"
+
+
+def parse(data: bytes, *, what: str) -> PlanFile:
+    """A plan file from its bytes; `what` names it in errors. Raises `PlanError`."""
+    if len(data) > MAX_BYTES:
+        raise PlanError(f"{what} has {len(data)} bytes; a plan file has at most {MAX_BYTES}")
+    try:
+        text = data.decode("utf-8")
+        value = tomllib.loads(text)
+    except UnicodeDecodeError as e:
+        raise PlanError(f"{what} is not UTF-8 text") from e
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
+        raise PlanError(f"{what} is not TOML: {e}") from e
+    for field, wanted in (("format", FORMAT), ("version", VERSION)):
+        if field not in value:
+            raise PlanError(
+                f"{what} does not state its {field}",
+                hint=f'begin the file with: format = "{FORMAT}" and version = {VERSION}',
+            )
+        if type(value[field]) is not type(wanted) or value[field] != wanted:
+            raise PlanError(
+                f"{what}: {field} {value[field]!r} is not supported (this release reads {wanted!r})",
+                hint="the file may be for another release of Tapestry",
+            )
+    name = value["run"].get("name") if isinstance(value.get("run"), dict) else None
+    if isinstance(name, str) and not is_name(name):
+        line = _line_of(text, ["run", "name"])
+        raise PlanError(
+            f"{what}, line {line}: run.name: {name[:80]!r} cannot be a run's name",
+            hint="take a-z, 0-9, '.', '_' and '-', at most 64 characters, a letter or digit first and last",
+        )
+    try:
+        return PlanFile.model_validate(value)
+    except ValidationError as e:
+        raise PlanError(_describe(e, text, what), hint=_hint(e)) from e
+
+
+def load(path: Path) -> PlanFile:
+    """Read and validate a plan file; a tokenizer's folder becomes an absolute path."""
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise PlanError(f"cannot read {path}: {e.strerror}", hint="give the path of a plan file") from e
+    file = parse(data, what=str(path))
+    if file.model.tokenizer == "byte":
+        return file
+    folder = (path.parent / file.model.tokenizer).resolve()
+    if not folder.is_dir():
+        raise PlanError(
+            f"{path}: model.tokenizer: {folder} is not a folder", hint='take "byte", or a tokenizer\'s folder'
+        )
+    return file.model_copy(update={"model": file.model.model_copy(update={"tokenizer": str(folder)})})

@@ -1,0 +1,133 @@
+"""`tapestry run recompute`: repeat merges from plan and contributions, and compare the states.
+
+The inputs of a round are linked into a scratch folder that holds nothing else, so what the merge
+writes there was computed there. `MergeMismatch` is left to the caller: a table of all rounds says more.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tapestry.errors import NotFound
+from tapestry.identity.envelope import Envelope
+from tapestry.protocol import canonical
+from tapestry.protocol.artifact import Artifact, State
+from tapestry.protocol.layout import Layout
+from tapestry.protocol.plan import Plan
+from tapestry.protocol.views import RoundRecord
+
+if TYPE_CHECKING:
+    from tapestry.replay.client import Replayer
+    from tapestry.storage.blobs import BlobStore
+
+Verdict = Literal["same", "differs", "gone"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recomputed:
+    """One round, repeated."""
+
+    round: int
+    contributions: int
+    recorded: str
+    """State after the round, as the log has it."""
+    computed: str | None
+    """State this machine computed; None where it could not."""
+    verdict: Verdict
+    seconds: float
+    note: str = ""
+
+
+def inputs(store: BlobStore, record: RoundRecord, plan: Plan) -> Iterator[str]:
+    """Every blob a merge reads. Raises `NotFound` where one that names others is not there."""
+    yield from (plan.layout, plan.model, record.before)
+    state = State.from_bytes(store.read(record.before, State.MAX_BYTES))
+    artifacts = [state.base, *([state.outer] if state.outer else []), *(m.delta for m in record.merged)]
+    for digest in artifacts:
+        yield digest
+        artifact = Artifact.from_bytes(store.read(digest, Artifact.MAX_BYTES))
+        yield from (blob.sha256 for blob in artifact.shards)
+
+
+def check_envelopes(record: RoundRecord) -> None:
+    """Raise `NotFound` unless each merged contribution is the very envelope the record carries."""
+    digests = [canonical.sha256(Envelope.from_bytes(text.encode()).to_bytes()) for text in record.envelopes]
+    if digests != [merged.contribution for merged in record.merged]:
+        raise NotFound(f"the record of round {record.round} lacks a contribution's signed envelope")
+
+
+def _link(store: BlobStore, scratch: BlobStore, digests: Iterable[str]) -> None:
+    for digest in digests:
+        if scratch.has(digest):
+            continue
+        if not store.has(digest):
+            raise NotFound(f"blob {digest[:12]} is not kept any more")
+        scratch.adopt(store.path(digest), digest, durable=False)
+
+
+def _repeat(store: BlobStore, scratch: BlobStore, replayer: Replayer, record: RoundRecord) -> Recomputed:
+    from tapestry.replay.job import MergeJob
+
+    began = time.monotonic()
+
+    def result(verdict: Verdict, computed: str | None, note: str = "") -> Recomputed:
+        return Recomputed(
+            round=record.round,
+            contributions=len(record.merged),
+            recorded=record.after,
+            computed=computed,
+            verdict=verdict,
+            seconds=time.monotonic() - began,
+            note=note,
+        )
+
+    try:
+        check_envelopes(record)
+        plan = Plan.from_bytes(store.read(record.plan, Plan.MAX_BYTES))
+        Layout.from_bytes(store.read(plan.layout, Layout.MAX_BYTES))
+        _link(store, scratch, inputs(store, record, plan))
+    except NotFound as e:
+        return result("gone", None, e.message)
+    done = replayer.merge(
+        MergeJob(
+            run=record.run,
+            model=plan.model,
+            layout=plan.layout,
+            state=record.before,
+            merge=plan.merge,
+            contributions=record.merged,
+            durable=False,
+        )
+    )
+    return result("same" if done.state == record.after else "differs", done.state)
+
+
+def recompute(
+    store: BlobStore,
+    records: Iterable[RoundRecord],
+    *,
+    scratch_parent: Path,
+    threads: int = 2,
+    told: Callable[[Recomputed], None] = lambda _: None,
+) -> list[Recomputed]:
+    """Repeat each of `records`, the earliest first; `told` hears of each as it is done.
+
+    In that order no state is in the scratch folder before the merge that leads to it was repeated.
+    """
+    from tapestry.replay.client import Replayer
+    from tapestry.storage.blobs import BlobStore
+
+    found = []
+    with tempfile.TemporaryDirectory(prefix=".recompute-", dir=scratch_parent) as folder:
+        root = Path(folder) / "blobs"
+        scratch = BlobStore.open(root)
+        with Replayer(root, threads=threads, log_path=Path(folder) / "replay.log") as replayer:
+            for record in sorted(records, key=lambda record: record.round):
+                found.append(_repeat(store, scratch, replayer, record))
+                told(found[-1])
+    return found

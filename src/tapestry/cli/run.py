@@ -1,0 +1,279 @@
+"""`tapestry run`: plans, their runs, and what came of them; on the core's machine unless --node is given."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tapestry.cli.options import Json, RunName
+from tapestry.cli.output import emit_json, emit_line, emit_table, human_seconds, note, short
+
+if TYPE_CHECKING:
+    from tapestry.cli.planfile import PlanFile
+    from tapestry.cli.recompute import Recomputed
+    from tapestry.protocol.views import RoundRecord
+    from tapestry.storage.blobs import BlobStore
+    from tapestry.training.export import Lineage
+
+app = typer.Typer(help="Runs: plan, start, look, revise, export, recompute.", no_args_is_help=True)
+
+PlanPath = Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The plan file; see examples/plan.toml.")]
+CoreOption = Annotated[Path, typer.Option("--core", metavar="HOME", help="Folder of the core.")]
+
+EXIT_MISMATCH = 3
+
+
+@app.command()
+def plan(file: PlanPath, core: CoreOption, as_json: Json = False) -> None:
+    """Make a run's initial state and record its plan. The same file again has no effect.
+
+    Example: tapestry run plan examples/plan.toml --core ./core
+    """
+    from tapestry.cli import planfile
+
+    read = planfile.load(file)
+    view, made = record_plan(read, core)
+    if as_json:
+        emit_json(
+            {"run": view.run, "plan": view.plan, "state": made.initial_state, "parameters": made.parameters}
+        )
+        return
+    emit_line(view.plan)
+    note(f"run {view.run} of {made.parameters:,} parameters planned; next: tapestry run start --core {core}")
+
+
+def record_plan(read: PlanFile, core: Path) -> tuple[Any, Any]:
+    """Put the initial state into the core's blobs and record the plan: its view, and the plan itself."""
+    from tapestry.core import operator
+    from tapestry.core.service import Core
+    from tapestry.training.model import initial_state
+
+    with Core.open(core) as opened:
+        model, layout, state, parameters = initial_state(
+            read.run.name,
+            read.model.config,
+            read.model.tokenizer,
+            read.model.seed,
+            read.model.shard_bytes,
+            opened.store,
+        )
+    made = read.plan(
+        model=model.digest, layout=layout.digest, initial_state=state.digest, parameters=parameters
+    )
+    return operator.plan(core, made), made
+
+
+@app.command()
+def start(core: CoreOption, run: RunName = None, as_json: Json = False) -> None:
+    """Start a planned run; harmless for one that runs.
+
+    Example: tapestry run start --core ./core
+    """
+    from tapestry.core import operator
+
+    view = operator.start(core, _run_of(core, run))
+    if as_json:
+        emit_json(view.model_dump(mode="json"))
+        return
+    emit_line(view.run)
+    note(
+        f"run {view.run} is {view.status}" + (f"; waiting for {view.waiting_for}" if view.waiting_for else "")
+    )
+
+
+@app.command()
+def status(core: CoreOption, run: RunName = None, as_json: Json = False) -> None:
+    """Where a run stands: merges, the open round, what it waits for, scores of each base.
+
+    Example: tapestry run status --core ./core --json
+    """
+    from tapestry.cli import core_status, corehome
+    from tapestry.core import operator
+    from tapestry.core.service import Core
+
+    name = _run_of(core, run)
+    view = operator.view(core, name)
+    with Core.open(core) as opened:
+        scores = corehome.scores(opened, name)
+        total = opened.runs.standing(name).state.plan.rounds.total
+    if as_json:
+        emit_json({**view.model_dump(mode="json"), "rounds": total, "scores": scores})
+        return
+    core_status.print_run(view, total, scores)
+
+
+@app.command()
+def revise(file: PlanPath, core: CoreOption, as_json: Json = False) -> None:
+    """Give a run a new revision of its plan; in force when the next round opens.
+
+    The tables [rounds], [inner], [merge], [evaluation], [retention], sync and the title may change;
+    [model] is what the run began with and is not read again.
+
+    Example: tapestry run revise plan.toml --core ./core
+    """
+    from tapestry.cli import planfile
+    from tapestry.core import operator
+
+    read = planfile.load(file)
+    before = operator.current_plan(core, _run_of(core, read.run.name))
+    fixed = {name: getattr(before, name) for name in ("model", "layout", "initial_state", "parameters")}
+    view = operator.revise(core, read.plan(**fixed, revision=before.revision + 1))
+    if as_json:
+        emit_json({"run": view.run, "revision": before.revision + 1})
+        return
+    emit_line(str(before.revision + 1))
+    note(f"revision {before.revision + 1} of run {view.run} is in force when its next round opens")
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="Folder to make; it must not exist.")],
+    core: Annotated[Path | None, typer.Option("--core", metavar="HOME", help="Folder of the core.")] = None,
+    node: Annotated[Path | None, typer.Option("--node", metavar="HOME", help="Folder of a node.")] = None,
+    run: RunName = None,
+    as_json: Json = False,
+) -> None:
+    """Write the newest shared base as a Hugging Face directory: safetensors, configuration, tokenizer.
+
+    Example: tapestry run export --core ./core --out ./model
+    """
+    from tapestry.protocol.artifact import State
+    from tapestry.training.export import export as write
+
+    store, name, state = _source(core, node, run)
+    head = State.from_bytes(store.read(state, State.MAX_BYTES))
+    write(head, store, out, _lineage(core, node, name))
+    if as_json:
+        emit_json({"run": name, "state": state, "model": str(out)})
+        return
+    emit_line(str(out))
+    note(f"state {short(state)} of run {name} written to {out}")
+
+
+def _lineage(core: Path | None, node: Path | None, run: str) -> Lineage:
+    """What the model card says of the rounds behind a base."""
+    from tapestry.cli import corehome
+    from tapestry.core.service import Core
+    from tapestry.training.export import Lineage
+
+    _, records, _, _ = _records(core, node, run, None)
+    last = max((r.round for r in records), default=0)
+    plan = next((r.plan for r in records if r.round == last), "")
+    names = {merged.member for record in records for merged in record.merged}
+    tokens = 0
+    if core is not None:
+        with Core.open(core) as opened:
+            tokens = sum(corehome.merged_tokens(opened, run).values())
+            plan = plan or opened.runs.standing(run).state.plan.digest
+    return Lineage(plan=plan, rounds=last, members=sorted(names), tokens=tokens)
+
+
+@app.command()
+def recompute(
+    core: Annotated[Path | None, typer.Option("--core", metavar="HOME", help="Folder of the core.")] = None,
+    node: Annotated[Path | None, typer.Option("--node", metavar="HOME", help="Folder of a node.")] = None,
+    run: RunName = None,
+    round_: Annotated[str, typer.Option("--round", metavar="N|all", help="One round, or all.")] = "all",
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Shards worked on at once.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Repeat merges from the plan and the contributions, and compare the hash of each state.
+
+    Ends with exit code 3 when one differs.
+
+    Examples: tapestry run recompute --core ./core
+
+    tapestry run recompute --node ./node --run first --round 3
+    """
+    from tapestry.cli import recompute as repeat
+    from tapestry.errors import NotFound
+
+    store, records, name, home = _records(core, node, run, _round_number(round_))
+    found = repeat.recompute(store, records, scratch_parent=home, threads=threads, told=_tell)
+    if as_json:
+        emit_json({"run": name, "rounds": [asdict(one) for one in found]})
+    else:
+        emit_table(
+            ("round", "contributions", "recorded", "computed", "", "seconds"),
+            [
+                (
+                    r.round,
+                    r.contributions,
+                    short(r.recorded),
+                    short(r.computed),
+                    r.verdict,
+                    f"{r.seconds:.2f}",
+                )
+                for r in found
+            ],
+            right=("round", "contributions", "seconds"),
+        )
+    if any(one.verdict == "differs" for one in found):
+        note(f"a merge of run {name} does not come out as recorded; show this to the other members")
+        raise typer.Exit(EXIT_MISMATCH)
+    if not any(one.verdict == "same" for one in found):
+        raise NotFound(
+            f"no merge of run {name} could be repeated here", hint="its blobs or rounds are not here (yet)"
+        )
+
+
+def _tell(one: Recomputed) -> None:
+    more = f": {one.note}" if one.note else ""
+    note(f"round {one.round}: {one.verdict}, {human_seconds(one.seconds)}{more}")
+
+
+def _round_number(text: str) -> int | None:
+    from tapestry.errors import InputError
+
+    if text == "all":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise InputError(f"--round {text!r} is neither a number from 1 on nor all")
+    return int(text)
+
+
+def _run_of(core: Path, given: str | None) -> str:
+    from tapestry.cli import corehome
+    from tapestry.core.service import Core
+
+    with Core.open(core) as opened:
+        return corehome.choose_run(opened.runs.names(), given, where=core)
+
+
+def _one_home(core: Path | None, node: Path | None) -> None:
+    from tapestry.errors import InputError
+
+    if (core is None) == (node is None):
+        raise InputError("give either --core HOME or --node HOME")
+
+
+def _source(core: Path | None, node: Path | None, run: str | None) -> tuple[BlobStore, str, str]:
+    """Blobs, run and newest state of a core or of a node's copy."""
+    from tapestry.cli import nodehome
+    from tapestry.core.service import Core
+
+    _one_home(core, node)
+    if node is not None:
+        return nodehome.head(node, run)
+    assert core is not None  # noqa: S101 - _one_home
+    name = _run_of(core, run)
+    with Core.open(core) as opened:
+        return opened.store, name, opened.runs.standing(name).state.head
+
+
+def _records(
+    core: Path | None, node: Path | None, run: str | None, number: int | None
+) -> tuple[BlobStore, list[RoundRecord], str, Path]:
+    from tapestry.cli import corehome, nodehome
+    from tapestry.core.service import Core
+
+    _one_home(core, node)
+    if node is not None:
+        return (*nodehome.records(node, run, number), node)
+    assert core is not None  # noqa: S101 - _one_home
+    name = _run_of(core, run)
+    with Core.open(core) as opened:
+        return opened.store, corehome.records(opened, name, number), name, core

@@ -1,0 +1,375 @@
+"""The agent: the node's one process with a network. It reads no text and loads no torch.
+
+It waits for two things: a new view of a run from the core (a thread per run long-polls), and a result
+that passed the gate (a look at a file every 10 ms while the trainer has a job). Each is handed to the
+run's `Session`; what a session wants of the trainer is written to spool/train/job.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tapestry.errors import (
+    AuthError,
+    FormatError,
+    InputError,
+    KeyRefused,
+    MergeMismatch,
+    ProcessDied,
+    ResourceError,
+    TapestryError,
+    VersionError,
+)
+from tapestry.host import files
+from tapestry.node import child, keys, settings, setup
+from tapestry.node.home import Home
+from tapestry.node.memory import Memory
+from tapestry.node.outbox import Outbox
+from tapestry.node.people import People
+from tapestry.node.prune import Pruner
+from tapestry.node.session import Order, Session, Tools, summary
+from tapestry.node.submit import Submitter
+from tapestry.node.sync import Library, Synchronizer
+from tapestry.node.watch import News, Prefetcher, RunWatcher
+from tapestry.protocol.canonical import is_name
+from tapestry.protocol.messages import Progress
+from tapestry.protocol.views import RunView
+from tapestry.replay.client import Replayer
+from tapestry.storage.blobs import BlobStore
+from tapestry.transport.client import CoreClient
+from tapestry.transport.patience import Pauses, patiently
+
+POLL_S: Final = 0.01
+HOUSEKEEPING_S: Final = 0.1
+LIST_RUNS_S: Final = 2.0
+LIST_RUNS_BUSY_S: Final = 30.0
+PROGRESS_S: Final = 1.0
+STATUS_S: Final = 0.5
+
+LASTING: Final = (AuthError, InputError, MergeMismatch, ProcessDied, ResourceError, VersionError)
+"""What waiting does not heal: it ends the agent, and with it the node."""
+
+
+class Agent:
+    """All runs of one node.
+
+    Args:
+        home: the node's.
+        status: where to say what goes on.
+        once: return when all runs are finished.
+    """
+
+    def __init__(self, home: Home, status: child.Status, *, once: bool) -> None:
+        self._home = home
+        self._status = status
+        self._once = once
+        self._settings = settings.load(home)
+        joined = setup.load_consortium(home)
+        self._client: CoreClient = setup.connect(home)
+        store = BlobStore.open(home.blobs)
+        self._memory = Memory(home)
+        self._outbox = Outbox(home, self._client.traffic)
+        self._replayer = Replayer(
+            home.blobs, threads=min(2, os.cpu_count() or 1), log_path=home.logs / "replay.log"
+        )
+        library = Library(self._client, store)
+        people = People(self._client)
+        node = self._settings.node
+        self._tools = Tools(
+            home=home,
+            node=node.name,
+            memory=self._memory,
+            library=library,
+            synchronizer=Synchronizer(home, library, self._replayer, joined.consortium, people, self._tell),
+            prefetcher=Prefetcher(self._client, library, node.name),
+            submitter=Submitter(
+                home, node, joined, self._client, store, self._memory, self._outbox, self._tell
+            ),
+            tell=self._tell,
+        )
+        self._pruner = Pruner(home, store, self._memory)
+        self._sessions: dict[str, Session] = {}
+        self._watchers: dict[str, RunWatcher] = {}
+        self._news: deque[tuple[str, News]] = deque()
+        self._retry: dict[str, float] = {}
+        """Runs to be looked at again, and when."""
+        self._pauses = Pauses()
+        self._trouble: dict[str, str] = {}
+        self._given: Order | None = None
+        self._next_list = 0.0
+        self._progress: tuple[float, tuple[int, int]] = (0.0, (0, 0))
+        self._progress_path = str(home.progress)
+        self._next_status = 0.0
+        self._prunable: set[str] = set()
+
+    def close(self) -> None:
+        for watcher in self._watchers.values():
+            watcher.stop()
+        self._tools.prefetcher.stop()
+        self._outbox.count(now=True)
+        self._replayer.close()
+        self._client.close()
+
+    def work(self) -> None:
+        """Until told to stop, or with `once` until all runs are finished."""
+        self._tell("looking for the core")
+        patiently(self._client.hello, waiting=self._waiting)
+        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
+        while not (self._once and self._all_finished()):
+            self._list_runs()
+            self._say_progress()
+            self._say_status()
+            self._tidy()
+            self._wait()
+            self._take_news()
+            self._look_at_files()
+            self._give_job()
+        self._say_status(now=True)
+
+    def _wait(self) -> None:
+        """Until there is news or the gate has answered; a little while at most."""
+        until = time.monotonic() + HOUSEKEEPING_S
+        session = self._sessions[self._given.job.run] if self._given is not None else None
+        while not self._news and not (session is not None and session.stirred()):
+            time.sleep(POLL_S)
+            if time.monotonic() >= until:
+                return
+
+    def _warm_up(self) -> None:
+        """Have the replay worker loaded by the time of the first merge; what fails will fail again then."""
+        try:
+            child.log("replay-worker", level=self._replayer.start())
+        except TapestryError as error:
+            child.log("replay-worker", error=error.message)
+
+    # -- what comes from the core ---------------------------------------------------------------
+
+    def _list_runs(self) -> None:
+        now = time.monotonic()
+        if now < self._next_list:
+            return
+        try:
+            answer = self._client.runs()
+        except TapestryError as error:
+            self._next_list = now + self._stumble("runs", error)
+            return
+        self._well("runs")
+        busy = any(not session.finished for session in self._sessions.values())
+        self._next_list = now + (LIST_RUNS_BUSY_S if busy else LIST_RUNS_S)
+        for run in _names(answer):
+            if run not in self._sessions and self._settings.takes_part_in(run):
+                self._sessions[run] = Session(run, self._tools)
+                if not self._memory[run].finished:
+                    self._watchers[run] = RunWatcher(
+                        self._client, run, lambda name, news: self._news.append((name, news))
+                    )
+                self._next_list = now + LIST_RUNS_BUSY_S
+
+    def _take_news(self) -> None:
+        """Act on the newest word about each run."""
+        newest: dict[str, News] = {}
+        while self._news:
+            run, news = self._news.popleft()
+            newest[run] = news
+        now = time.monotonic()
+        for run in [run for run, due in self._retry.items() if due <= now]:
+            view = self._sessions[run].view
+            if view is not None:
+                newest.setdefault(run, view)
+            del self._retry[run]
+        for run, item in newest.items():
+            if isinstance(item, RunView):
+                self._attempt(run, item)
+            else:
+                self._stumble(run, item)
+
+    def _attempt(self, run: str, view: RunView) -> None:
+        session = self._sessions[run]
+        merges = _merges(self._memory, run)
+        try:
+            session.follow(view)
+        except TapestryError as error:
+            self._again(run, error)
+            return
+        self._well(run)
+        if _merges(self._memory, run) != merges:
+            self._prunable.add(run)
+        if session.finished and run in self._watchers:
+            self._watchers.pop(run).stop()
+
+    def _again(self, run: str, error: TapestryError) -> None:
+        """Look at this run again in a while, unless that cannot help."""
+        self._retry[run] = time.monotonic() + self._stumble(run, error)
+
+    def _stumble(self, what: str, error: TapestryError) -> float:
+        """Something failed: raise it if it will not heal, else say so; seconds until the next try."""
+        if isinstance(error, KeyRefused) and self._key_changed():
+            return 0.0
+        if isinstance(error, LASTING):
+            raise error
+        wait_s = self._pauses.next()
+        self._trouble[what] = error.message
+        child.log("trouble", what=what, code=error.code, error=error.message, retry_s=round(wait_s, 2))
+        self._say_status(now=True)
+        return wait_s
+
+    def _well(self, what: str) -> None:
+        if self._trouble.pop(what, None) is not None:
+            self._next_status = 0.0
+        if not self._trouble:
+            self._pauses.reset()
+
+    def _key_changed(self) -> bool:
+        """Whether a rotation has put another key in place; it is used from now on."""
+        pair = keys.load_pair(self._home)
+        if self._client.keypair is not None and pair.key_id == self._client.keypair.key_id:
+            return False
+        child.log("key-rotated", key_id=pair.key_id)
+        self._client.keypair = pair
+        return True
+
+    # -- what comes from the gate, what goes to the trainer -------------------------------------
+
+    def _look_at_files(self) -> None:
+        if self._given is None or self._given.job.run in self._retry:
+            return
+        session = self._sessions[self._given.job.run]
+        try:
+            if session.look():
+                self._given = None
+        except TapestryError as error:
+            self._again(session.run, error)
+
+    def _give_job(self) -> None:
+        """The trainer has one job: the one it has while that is still wanted, else the next in line."""
+        wanted = [session.order for session in self._sessions.values() if session.order is not None]
+        if self._given is not None and any(order is self._given for order in wanted):
+            return
+        self._given = wanted[0] if wanted else None
+        if self._given is not None and not self._given.is_given(self._home):
+            files.write_atomic(self._home.job, self._given.data, durable=False)
+            child.log("job", run=self._given.job.run, round=self._given.job.round)
+
+    def _all_finished(self) -> bool:
+        return bool(self._sessions) and all(session.finished for session in self._sessions.values())
+
+    # -- what is said ---------------------------------------------------------------------------
+
+    def _say_progress(self) -> None:
+        """Hand on what the gate lets out of the trainer's progress, once a second. Only ever a help."""
+        now = time.monotonic()
+        when, seen = self._progress
+        if self._given is None or not self._given.job.train or now - when < PROGRESS_S or self._trouble:
+            return
+        try:
+            info = os.stat(self._progress_path)  # noqa: PTH116
+            if (info.st_ino, info.st_mtime_ns) == seen:
+                return
+            data = files.read_limited(self._home.progress, Progress.MAX_BYTES)
+            progress = Progress.from_bytes(data)
+        except (FileNotFoundError, FormatError):
+            return
+        self._progress = (now, (info.st_ino, info.st_mtime_ns))
+        if progress.round != self._given.job.round:
+            return
+        try:
+            self._client.progress(self._given.job.run, progress)
+        except TapestryError as error:
+            self._stumble("progress", error)
+            return
+        finally:
+            self._trouble.pop("progress", None)
+        self._outbox.progress(len(data))
+
+    def _tell(self, phase: str) -> None:
+        self._status.update(phase=phase)
+
+    def _waiting(self, error: TapestryError, wait_s: float) -> None:
+        self._status.update(phase="waiting for the core", trouble=error.message, hint=error.hint)
+        child.log("waiting", error=error.message, retry_s=round(wait_s, 2))
+
+    def _say_status(self, *, now: bool = False) -> None:
+        moment = time.monotonic()
+        if moment < self._next_status and not now:
+            return
+        self._next_status = moment + STATUS_S
+        trouble = next(iter(self._trouble.values()), None)
+        self._status.update(
+            phase=self._phase(),
+            trouble=trouble,
+            hint=None,
+            runs={run: summary(session, self._memory) for run, session in self._sessions.items()},
+            traffic=self._client.traffic.as_json(),
+        )
+
+    def _phase(self) -> str:
+        if self._trouble:
+            return "waiting for the core"
+        if self._given is not None:
+            what = "training" if self._given.job.train else "scoring the final base of"
+            return (
+                f"{what} round {self._given.job.round}"
+                if self._given.job.train
+                else f"{what} {self._given.job.run}"
+            )
+        if self._all_finished():
+            return "finished"
+        return "waiting" if self._sessions else "waiting for a run"
+
+    def _tidy(self) -> None:
+        """Work for quiet moments."""
+        self._outbox.count()
+        for run, session in self._sessions.items():
+            if run not in self._retry:
+                try:
+                    session.publish_scores()
+                except TapestryError as error:
+                    self._again(run, error)
+        if self._given is None and any(not session.finished for session in self._sessions.values()):
+            return
+        for run in list(self._prunable):
+            self._prunable.discard(run)
+            plan = self._sessions[run].plan
+            if plan is not None:
+                self._pruner.prune(run, plan, [name for name in self._sessions if name != run])
+
+
+def _names(answer: Any) -> list[str]:
+    try:
+        names = [each["run"] for each in answer["runs"]]
+    except (KeyError, TypeError) as e:
+        raise FormatError("the core's list of runs is not one") from e
+    return [name for name in names if isinstance(name, str) and is_name(name)]
+
+
+def _merges(memory: Memory, run: str) -> int | None:
+    head = memory[run].head
+    return None if head is None else head.merges
+
+
+def work(home: Home, status: child.Status, *, once: bool) -> None:
+    agent = Agent(home, status, once=once)
+    try:
+        agent.work()
+    finally:
+        agent.close()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="tapestry.node.agent", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--once", action="store_true", help="end when all runs are finished")
+    given = parser.parse_args(argv)
+    home = Home(given.home)
+    child.run(home, "agent", lambda status: work(home, status, once=given.once))
+
+
+if __name__ == "__main__":
+    main()

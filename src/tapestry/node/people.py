@@ -1,0 +1,100 @@
+"""Who holds which key, as the core states it; and what a round's record must satisfy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tapestry.errors import FormatError, IntegrityError, MergeMismatch, SignatureError, UnknownMember
+from tapestry.identity.envelope import Envelope
+from tapestry.protocol.messages import Contribution
+from tapestry.protocol.plan import Plan
+from tapestry.protocol.views import RoundRecord
+from tapestry.rounds.weights import Share, merge_weights
+from tapestry.transport.client import CoreClient
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """Whose node key it is."""
+
+    member: str
+    node: str
+    public_key: str
+
+
+class People:
+    """Node keys by name; asked for again when an unknown one turns up.
+
+    A signature made before its key was revoked or had expired stays good, and a record does not say
+    when it was made: so for an accepted contribution both are passed over here. The core refuses new
+    ones (`identity.keyring`), and the event log shows the order.
+    """
+
+    def __init__(self, client: CoreClient) -> None:
+        self._client = client
+        self._holders: dict[str, Holder] = {}
+
+    def verify(self, envelope: Envelope) -> tuple[Contribution, Holder]:
+        """A contribution signed by the node it names.
+
+        Raises:
+            UnknownMember: no member has certified the key.
+            SignatureError: the signature is wrong, or another node's.
+        """
+        if len(envelope.signatures) != 1:
+            raise SignatureError("a contribution in a round's record has not exactly one signature")
+        name = envelope.signatures[0].keyid
+        if name not in self._holders:
+            self._holders = _holders(self._client.members())
+        holder = self._holders.get(name)
+        if holder is None:
+            raise UnknownMember(f"a contribution is signed by key {name[:16]}, which no member has certified")
+        contribution = envelope.open_as(Contribution, holder.public_key)
+        if (contribution.member, contribution.node) != (holder.member, holder.node):
+            raise SignatureError(
+                f"a contribution of {contribution.node} is signed by the key of {holder.node}"
+            )
+        return contribution, holder
+
+
+def _holders(answer: Any) -> dict[str, Holder]:
+    try:
+        return {
+            key["key_id"]: Holder(member=member["member"], node=key["node"], public_key=key["public_key"])
+            for member in answer["members"]
+            for key in member["keys"]
+            if key["role"] == "node"
+        }
+    except (KeyError, TypeError) as e:
+        raise FormatError("the core's list of members is not one") from e
+
+
+def check_record(record: RoundRecord, plan: Plan, consortium: str, people: People) -> None:
+    """Signatures, bindings and weights of a round, as this node finds them.
+
+    Raises:
+        SignatureError, UnknownMember: a contribution that its node did not sign.
+        IntegrityError: the record contradicts itself.
+        MergeMismatch: other weights than the plan gives.
+    """
+    what = f"round {record.round} of run {record.run}"
+    if len(record.envelopes) != len(record.merged):
+        raise IntegrityError(f"the record of {what} has not one envelope for each contribution")
+    shares = []
+    for merged, text in zip(record.merged, record.envelopes, strict=True):
+        envelope = Envelope.from_bytes(text.encode())
+        said, _ = people.verify(envelope)
+        bound = (said.consortium, said.run, said.round, said.fragment, said.plan, said.state)
+        due = (consortium, record.run, record.round, record.fragment, record.plan, record.before)
+        if bound != due or envelope.digest != merged.contribution:
+            raise SignatureError(f"{what}: the contribution of {merged.node} was signed for something else")
+        if (said.node, said.member, said.delta) != (merged.node, merged.member, merged.delta):
+            raise SignatureError(f"{what}: the record states {merged.node} otherwise than {said.node} signed")
+        shares.append(Share(member=said.member, node=said.node, tokens=said.tokens))
+    weights = merge_weights(shares, weighting=plan.merge.weighting, influence_cap=plan.merge.influence_cap)
+    if weights != tuple(merged.weight for merged in record.merged):
+        raise MergeMismatch(
+            f"{what} was merged with other weights than its plan gives",
+            hint="report this to the other members; the event log of the core shows what it recorded",
+        )

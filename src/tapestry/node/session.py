@@ -1,0 +1,329 @@
+"""One run at one node: what follows from the core's view of it and from what passed the gate.
+
+Every step may be repeated. After a crash the same view leads to the same job, the same envelope and
+the same state.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tapestry.errors import FormatError
+from tapestry.host import files
+from tapestry.node import child
+from tapestry.node.home import Home, parse_round_name, read_json
+from tapestry.node.memory import HeadMemory, Memory
+from tapestry.node.submit import Submitter
+from tapestry.node.sync import Library, Synchronizer
+from tapestry.node.watch import Prefetcher
+from tapestry.protocol.artifact import State
+from tapestry.protocol.plan import Plan
+from tapestry.protocol.views import NodeStanding, OpenRound, RunView
+from tapestry.training.spool import TrainJob, TrainResult
+
+MAX_RESULT_BYTES: Final = 16 << 10
+SCORE_AFTER_S: Final = 1.0
+MAX_UNSCORED: Final = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What all sessions of an agent share."""
+
+    home: Home
+    node: str
+    memory: Memory
+    library: Library
+    synchronizer: Synchronizer
+    prefetcher: Prefetcher
+    submitter: Submitter
+    tell: Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A job for the trainer, and where its outcome will be seen."""
+
+    job: TrainJob
+    data: bytes
+    plan: str
+    """Digest of the job's plan."""
+    passed: str
+    refusal: str
+
+    @classmethod
+    def of(cls, home: Home, job: TrainJob) -> Order:
+        return cls(
+            job=job,
+            data=job.to_bytes(),
+            plan=job.plan.digest,
+            passed=str(home.passed(job.run, job.round)),
+            refusal=str(home.refusal(job.run, job.round)),
+        )
+
+    def is_given(self, home: Home) -> bool:
+        """Whether this is the job that lies before the trainer."""
+        try:
+            return files.read_limited(home.job, TrainJob.MAX_BYTES) == self.data
+        except FileNotFoundError:
+            return False
+
+
+class Session:
+    """One run."""
+
+    def __init__(self, run: str, tools: Tools) -> None:
+        self.run = run
+        self.view: RunView | None = None
+        self.plan: Plan | None = None
+        self.order: Order | None = None
+        """What this run wants of the trainer now."""
+        self.note: str | None = None
+        """Something the owner should know: a refusal."""
+        self._tools = tools
+        self._enrolled_at = 0
+        """Position in the event log."""
+        self._accepted: tuple[int, int] = (0, 0)
+        self._looked: tuple[int, int] | None = None
+        """Inode and time of a result that was not the awaited one."""
+        self._unscored: dict[int, tuple[TrainResult, float]] = {}
+        """By merges: results whose score is still to be published, and since when."""
+        self._given_up: bytes | None = None
+        """A job whose result the gate refused."""
+
+    @property
+    def finished(self) -> bool:
+        return self._tools.memory[self.run].finished
+
+    # -- the core's side ------------------------------------------------------------------------
+
+    def follow(self, view: RunView) -> None:
+        """Do all that a view asks for. Raises what may have to be tried again, or ends the node."""
+        tools = self._tools
+        self.view = view
+        if view.status == "finished" and tools.node not in view.enrolled and not self.finished:
+            tools.memory.set(self.run, finished=True)  # it ended without this node
+        if self.finished:
+            self.order = None
+            return
+        if self.plan is None:
+            self._find_unscored()
+        plan = self._plan(view)
+        self._prefetch(view, plan)
+        self._advance(view, plan)
+        tools.submitter.hand_in(self.run)
+        self._enrol(view, plan)
+        self._note_refusal(view)
+        self.order = self._wanted(view, plan)
+
+    def _enrol(self, view: RunView, plan: Plan) -> None:
+        """Take part, unless this view is older than the enrolment."""
+        out = view.status != "finished" and self._tools.node not in view.enrolled
+        if out and view.sequence >= self._enrolled_at:
+            self._tools.tell(f"enrolling in run {self.run}")
+            self._enrolled_at = self._tools.submitter.enrol(plan)
+
+    def _plan(self, view: RunView) -> Plan:
+        if self.plan is None or self.plan.digest != view.plan:
+            plan = self._tools.library.message(view.plan, Plan)
+            if plan.run != self.run:
+                raise FormatError(f"the core gives the plan of run {plan.run} for run {self.run}")
+            self._tools.library.model(plan)
+            self.plan = plan
+        return self.plan
+
+    def _prefetch(self, view: RunView, plan: Plan) -> None:
+        if view.current is None or plan.sync != "replay":
+            return
+        accepted = sum(
+            node.status == "accepted" for node in view.current.nodes if node.node != self._tools.node
+        )
+        standing = (view.current.round, accepted)
+        if accepted and standing > self._accepted and view.current.phase == "training":
+            self._tools.prefetcher.look(self.run, view.sequence, self._tools.library.layout(plan.layout))
+        self._accepted = max(standing, self._accepted)
+
+    def _advance(self, view: RunView, plan: Plan) -> None:
+        tools = self._tools
+        memory = tools.memory[self.run]
+        if memory.head is not None and memory.head.state == view.head.state:
+            return
+        if memory.head is not None and view.head.merges < memory.head.merges:
+            tools.tell("the core is behind this node; it was restored from an older copy")
+        with tools.prefetcher.held():
+            head, replayed = tools.synchronizer.advance(memory.head, view, plan)
+        tools.memory.set_head(
+            self.run,
+            head,
+            replayed=memory.replayed + replayed,
+            fetched=memory.fetched + (replayed == 0),
+        )
+        child.log("head", run=self.run, merges=head.merges, state=head.state, replayed=replayed)
+
+    def _note_refusal(self, view: RunView) -> None:
+        own = self._tools.memory[self.run].contribution
+        if own is not None and own.outcome == "refused":
+            self.note = f"the contribution to round {own.round} was refused: {own.reason}"
+            return
+        standing = self._standing(view.current)
+        if view.current is not None and standing is not None and standing.status in ("refused", "late"):
+            why = standing.reason or standing.status
+            self.note = f"the contribution to round {view.current.round} was refused: {why}"
+
+    def _standing(self, at: OpenRound | None) -> NodeStanding | None:
+        nodes = at.nodes if at is not None else ()
+        return next((node for node in nodes if node.node == self._tools.node), None)
+
+    # -- the trainer's side ---------------------------------------------------------------------
+
+    def _wanted(self, view: RunView, plan: Plan) -> Order | None:
+        memory = self._tools.memory[self.run]
+        head = memory.head
+        if head is None:
+            return None
+        if view.status == "finished":
+            return self._make_order(head, plan, plan.rounds.total + 1, train=False, evaluate=True)
+        at = view.current
+        if at is None or at.phase != "training" or at.state != head.state:
+            return None
+        standing = self._standing(at)
+        if standing is None or not standing.expected or standing.status is not None:
+            return None
+        own = memory.contribution
+        if own is not None and own.round == at.round and own.outcome != "signed":
+            return None
+        evaluate = head.merges % plan.evaluation.every_rounds == 0
+        order = self._make_order(head, plan, at.round, train=True, evaluate=evaluate)
+        return None if self._refused_by_gate(order) else order
+
+    def _make_order(self, head: HeadMemory, plan: Plan, round: int, *, train: bool, evaluate: bool) -> Order:
+        if self.order is not None:
+            job = self.order.job
+            if (job.state, job.round, job.plan) == (head.state, round, plan):
+                return self.order
+        state = self._tools.library.message(head.state, State)
+        self._looked = None
+        return Order.of(
+            self._tools.home,
+            TrainJob(
+                run=self.run,
+                plan=plan,
+                round=round,
+                merges=head.merges,
+                state=head.state,
+                base=state.base,
+                train=train,
+                evaluate=evaluate,
+            ),
+        )
+
+    def stirred(self) -> bool:
+        """Whether the gate has said something about the awaited round; asked a hundred times a second."""
+        order = self.order
+        if order is None:
+            return False
+        return _identity(order.passed) not in (None, self._looked) or _identity(order.refusal) is not None
+
+    def look(self) -> bool:
+        """See whether the gate has let the awaited result pass, and act on it; True if something was
+        done. Raises as `follow`."""
+        order = self.order
+        if order is None:
+            return False
+        result = self._passed(order)
+        if result is None:
+            if not self._refused_by_gate(order):
+                return False
+            self.order = None
+            return True
+        if order.job.train:
+            self._tools.submitter.contribute(result)
+        self._unscored[result.merges] = (result, time.monotonic())
+        if not order.job.train:
+            self.publish_scores(now=True)
+            self._tools.memory.set(self.run, finished=True)
+        self.order = None
+        return True
+
+    def publish_scores(self, *, now: bool = False) -> None:
+        """Publish scores of rounds handed in, once nobody waits for this node any more."""
+        at = self.view.current if self.view is not None else None
+        for merges, (result, since) in sorted(self._unscored.items()):
+            over = at is None or at.round != result.round
+            if now or over or time.monotonic() - since > SCORE_AFTER_S:
+                self._tools.submitter.score(result)
+                del self._unscored[merges]
+
+    def _find_unscored(self) -> None:
+        """What an agent before this one handed in and had no time to publish."""
+        for path in sorted(self._tools.home.egress.glob(f"{self.run}.*.json"), key=_modified)[-MAX_UNSCORED:]:
+            if parse_round_name(path.name.removesuffix(".json")) is None:
+                continue
+            result = TrainResult.from_bytes(files.read_limited(path, MAX_RESULT_BYTES))
+            own = self._tools.memory[self.run].contribution
+            if result.run == self.run and own is not None and result.round <= own.round:
+                self._unscored[result.merges] = (result, time.monotonic())
+
+    def _passed(self, order: Order) -> TrainResult | None:
+        looked = _identity(order.passed)
+        if looked is None or looked == self._looked:
+            return None
+        result = TrainResult.from_bytes(files.read_limited(order.passed, MAX_RESULT_BYTES))
+        fits = (result.plan, result.state) == (order.plan, order.job.state)
+        if not fits or (result.delta is not None) != order.job.train:
+            self._looked = looked
+            return None
+        return result
+
+    def _refused_by_gate(self, order: Order) -> bool:
+        """Whether the gate refused what came of this very job."""
+        if self._given_up == order.data:
+            return True
+        if _identity(order.refusal) is None:
+            return False
+        if not order.is_given(self._tools.home):
+            Path(order.refusal).unlink(missing_ok=True)  # of an earlier job for this round
+            return False
+        told = read_json(Path(order.refusal)) or {}
+        self._given_up = order.data
+        self.note = f"this node's own gate refused round {order.job.round}: {told.get('reason')}"
+        return True
+
+
+def summary(session: Session, memory: Memory) -> dict[str, Any]:
+    """Where a run stands at this node, for its status."""
+    kept, view = memory[session.run], session.view
+    own = kept.contribution
+    return {
+        "status": view.status if view is not None else None,
+        "merges": kept.head.merges if kept.head is not None else None,
+        "state": kept.head.state if kept.head is not None else None,
+        "round": view.current.round if view is not None and view.current is not None else None,
+        "phase": view.current.phase if view is not None and view.current is not None else None,
+        "rounds": session.plan.rounds.total if session.plan is not None else None,
+        "waiting_for": view.waiting_for if view is not None else None,
+        "training": session.order.job.round if session.order is not None else None,
+        "contribution": None if own is None else {"round": own.round, "outcome": own.outcome},
+        "replayed": kept.replayed,
+        "fetched": kept.fetched,
+        "finished": kept.finished,
+        "note": session.note,
+    }
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Changes when another file takes its place; None where there is none."""
+    try:
+        info = os.stat(path)  # noqa: PTH116 - asked a hundred times a second
+    except FileNotFoundError:
+        return None
+    return info.st_ino, info.st_mtime_ns
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime

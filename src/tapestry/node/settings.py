@@ -1,0 +1,151 @@
+"""`node.toml`: what the owner of a node decides."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from tapestry.errors import SettingsError, TapestryError
+from tapestry.host import files
+from tapestry.node.home import Home
+from tapestry.protocol.canonical import Name
+from tapestry.protocol.layout import DEFAULT_SHARD_BYTES, MAX_BLOB_BYTES
+from tapestry.protocol.message import explain
+
+MAX_SETTINGS_BYTES = 64 << 10
+MIN_CHUNK_BYTES = 64 << 10
+
+Publish = Literal["all", "scores", "none"]
+"""How much of what a node measures leaves it: losses and scores, scores only, or neither."""
+RunPattern = Annotated[str, StringConstraints(pattern=r"^[a-z0-9*?._-]{1,64}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class NodeSection(_Section):
+    member: Name
+    name: Name
+    publish: Publish = "all"
+    runs: Annotated[tuple[RunPattern, ...], Field(min_length=1, max_length=64, strict=False)] = ("*",)
+    """Runs this node takes part in, as shell patterns."""
+
+
+class TrainingSection(_Section):
+    corpus: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    """Folder with train.* and valid.*; a relative one lies below the node's home."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
+    checkpoint_s: Annotated[float, Field(gt=0, le=1e6, strict=False)] = 60.0
+    """Seconds between two checkpoints inside a round."""
+    device: Literal["cpu"] = "cpu"
+
+
+class TransferSection(_Section):
+    chunk_bytes: Annotated[int, Field(ge=MIN_CHUNK_BYTES, le=MAX_BLOB_BYTES)] = DEFAULT_SHARD_BYTES
+    """Bytes of one upload request; a broken one is gone on with, not begun again."""
+    parallel: Annotated[int, Field(ge=1, le=16)] = 4
+    """Blobs in flight at once."""
+
+
+class NodeSettings(_Section):
+    """All of node.toml."""
+
+    node: NodeSection
+    training: TrainingSection
+    transfer: TransferSection = TransferSection()
+
+    def takes_part_in(self, run: str) -> bool:
+        return any(fnmatch.fnmatchcase(run, pattern) for pattern in self.node.runs)
+
+    def corpus_path(self, home: Home) -> Path:
+        return home.root / Path(self.training.corpus).expanduser()
+
+
+def parse(text: str, where: Path) -> NodeSettings:
+    """Settings from TOML. Raises `SettingsError` naming the file and the field."""
+    try:
+        return NodeSettings.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as e:
+        raise SettingsError(f"{where} is not valid TOML: {e}") from e
+    except ValidationError as e:
+        raise SettingsError(f"{where}: {explain(e)}", hint="correct that field and start again") from e
+
+
+def load(home: Home) -> NodeSettings:
+    """The settings of a home. Raises `SettingsError`."""
+    home.check()
+    try:
+        text = files.read_limited(home.settings, MAX_SETTINGS_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError, TapestryError) as e:
+        raise SettingsError(f"{home.settings} cannot be read: {e}") from e
+    return parse(text, home.settings)
+
+
+def _toml(value: Any) -> str:
+    """A string, or list of strings, in TOML: as in JSON, but characters beyond ASCII stand as they are."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def render(settings: NodeSettings) -> str:
+    """The settings as a commented file."""
+    node, training, transfer = settings.node, settings.training, settings.transfer
+    return f"""\
+# Settings of a Tapestry node. See docs/guides/run-a-node.md.
+
+[node]
+member = {_toml(node.member)}
+name = {_toml(node.name)}
+# What this node measures and publishes: "all" (losses and scores), "scores", "none".
+publish = {_toml(node.publish)}
+# Runs to take part in; "*" stands for all.
+runs = {_toml(list(node.runs))}
+
+[training]
+# Folder with train.* and valid.* (.jsonl or .txt). It is read by the trainer alone.
+corpus = {_toml(training.corpus)}
+threads = {training.threads}
+# Seconds between two checkpoints inside a round.
+checkpoint_s = {float(training.checkpoint_s)}
+device = {_toml(training.device)}
+
+[transfer]
+chunk_bytes = {transfer.chunk_bytes}
+parallel = {transfer.parallel}
+"""
+
+
+def make(
+    *,
+    member: str,
+    name: str,
+    corpus: Path | str,
+    publish: Publish = "all",
+    runs: tuple[str, ...] = ("*",),
+    threads: int | None = None,
+    checkpoint_s: float = 60.0,
+    device: str = "cpu",
+) -> NodeSettings:
+    """Checked settings. Raises `SettingsError` naming the field."""
+    if any("\ud800" <= letter <= "\udfff" for letter in str(corpus)):
+        raise SettingsError("node settings: training.corpus: the folder's name is not valid UTF-8")
+    try:
+        return NodeSettings.model_validate(
+            {
+                "node": {"member": member, "name": name, "publish": publish, "runs": runs},
+                "training": {
+                    "corpus": str(corpus),
+                    "threads": threads or max(1, min(8, os.cpu_count() or 1)),
+                    "checkpoint_s": checkpoint_s,
+                    "device": device,
+                },
+            }
+        )
+    except ValidationError as e:
+        raise SettingsError(f"node settings: {explain(e)}") from e

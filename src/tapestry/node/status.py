@@ -1,0 +1,93 @@
+"""`tapestry node status`: what the node's processes say of themselves, and what can be measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from tapestry.errors import TapestryError
+from tapestry.host.processes import pid_alive
+from tapestry.node import settings, setup
+from tapestry.node.home import ROLES, Home, read_json
+
+Level = Literal["none", "process", "netns"]
+
+
+def node_status(home: Path) -> dict[str, Any]:
+    """Where a node stands, as JSON values. Raises `SettingsError` for a folder that is no node's home.
+
+    `level` is how far the process that reads text is cut off from the network: `netns` where the kernel
+    gives trainer and gate another network than the agent's, `process` where only the separation of
+    processes does, `none` while they do not run.
+    """
+    at = Home(home)
+    given = settings.load(at)
+    roles: dict[str, dict[str, Any] | None] = {role: read_json(at.status(role)) for role in ROLES}
+    alive = {role: _alive(value) for role, value in roles.items()}
+    agent = roles["agent"] or {}
+    gate = roles["gate"] or {}
+    return {
+        "member": given.node.member,
+        "node": given.node.name,
+        "publish": given.node.publish,
+        "consortium": _consortium(at),
+        "running": alive["supervisor"],
+        "level": measured_level(roles) if alive["supervisor"] else "none",
+        "processes": {
+            role: {
+                "alive": alive[role],
+                "pid": (value or {}).get("pid"),
+                "level": (value or {}).get("level"),
+                "phase": (value or {}).get("phase"),
+                "error": (value or {}).get("error"),
+            }
+            for role, value in roles.items()
+        },
+        "restarts": _restarts(roles["supervisor"]),
+        "trainer": {key: (roles["trainer"] or {}).get(key) for key in ("run", "round", "step", "steps")},
+        "runs": agent.get("runs") or {},
+        "trouble": agent.get("trouble"),
+        "hint": agent.get("hint"),
+        "traffic": agent.get("traffic"),
+        "gate": {key: gate.get(key) for key in ("passed", "refused", "last", "last_refused")},
+    }
+
+
+def measured_level(roles: dict[str, dict[str, Any] | None]) -> Level:
+    """Compares the network namespaces of the live processes."""
+    agent = _namespace(roles.get("agent"), "pid")
+    inner = [_namespace(roles.get("trainer"), "worker", "pid"), _namespace(roles.get("gate"), "pid")]
+    if agent is None or all(each is None for each in inner):
+        return "none"
+    return "netns" if all(each != agent for each in inner if each is not None) else "process"
+
+
+def _namespace(value: dict[str, Any] | None, *keys: str) -> str | None:
+    for key in keys:
+        pid = (value or {}).get(key)
+        if isinstance(pid, int):
+            try:
+                return str(Path(f"/proc/{pid}/ns/net").readlink())
+            except OSError:
+                continue
+    return None
+
+
+def _alive(value: dict[str, Any] | None) -> bool:
+    pid = (value or {}).get("pid")
+    return isinstance(pid, int) and pid_alive(pid) and (value or {}).get("phase") != "stopped"
+
+
+def _restarts(value: dict[str, Any] | None) -> dict[str, int]:
+    children = (value or {}).get("children")
+    if not isinstance(children, dict):
+        return {}
+    return {role: child.get("restarts", 0) for role, child in children.items() if isinstance(child, dict)}
+
+
+def _consortium(home: Home) -> dict[str, Any] | None:
+    try:
+        joined = setup.load_consortium(home)
+    except TapestryError:
+        return None
+    return {"id": joined.consortium, "core_url": joined.core_url}

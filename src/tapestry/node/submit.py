@@ -1,0 +1,221 @@
+"""Handing in what passed the gate: contributions, and scores as far as the owner publishes them."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Callable
+
+from tapestry.errors import (
+    Conflict,
+    IntegrityError,
+    KeyRefused,
+    NotFound,
+    ProtocolError,
+    SignatureError,
+    TooLarge,
+    VersionError,
+)
+from tapestry.host import failpoints, files
+from tapestry.identity.envelope import Envelope, sign
+from tapestry.identity.keys import KeyPair
+from tapestry.node import child
+from tapestry.node.home import Home, round_name
+from tapestry.node.memory import Memory, OwnContribution
+from tapestry.node.outbox import Outbox
+from tapestry.node.settings import NodeSection
+from tapestry.node.setup import Consortium
+from tapestry.node.sync import blobs_of
+from tapestry.protocol import canonical
+from tapestry.protocol.messages import Contribution, Enrolment, Receipt, Score
+from tapestry.protocol.plan import Plan
+from tapestry.storage.blobs import BlobStore
+from tapestry.training.spool import TrainResult
+from tapestry.transport.client import CoreClient
+
+MAX_UPLOADS = 5
+"""How often blobs are sent again when the core says it lacks some."""
+
+
+class Submitter:
+    """Signs with the client's key and keeps what it signs until the core has receipted it."""
+
+    def __init__(
+        self,
+        home: Home,
+        node: NodeSection,
+        joined: Consortium,
+        client: CoreClient,
+        store: BlobStore,
+        memory: Memory,
+        outbox: Outbox,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._home = home
+        self._node = node
+        self._joined = joined
+        self._client = client
+        self._store = store
+        self._memory = memory
+        self._outbox = outbox
+        self._tell = tell
+
+    def enrol(self, plan: Plan) -> int:
+        """Take part in a run under this plan; again, no effect. Returns as of which position in the
+        event log that is so."""
+        message = Enrolment(
+            consortium=self._joined.consortium,
+            run=plan.run,
+            plan=plan.digest,
+            member=self._node.member,
+            node=self._node.name,
+        )
+        envelope = self._sign(message)
+        self._outbox.signed("enrolment", plan.run, envelope)
+        answer = self._client.enrol(plan.run, envelope)
+        sequence = answer.get("sequence") if isinstance(answer, dict) else None
+        return sequence if isinstance(sequence, int) else 0
+
+    # -- contributions --------------------------------------------------------------------------
+
+    def contribute(self, result: TrainResult) -> None:
+        """Sign the contribution of a round, once, and hand it in."""
+        if result.delta is None:
+            return
+        own = self._memory[result.run].contribution
+        if own is None or (own.round, own.delta) != (result.round, result.delta):
+            envelope = self._sign(self._contribution(result, result.delta))
+            own = OwnContribution(round=result.round, delta=result.delta, envelope=envelope.decode("ascii"))
+            self._outbox.signed("contribution", round_name(result.run, result.round), envelope)
+            self._memory.set(result.run, contribution=own)
+            failpoints.reach("node.contribution.signed")
+        self.hand_in(result.run)
+
+    def hand_in(self, run: str) -> None:
+        """Send the newest contribution if the core has not answered for it yet. Harmless to repeat.
+
+        A refusal is remembered with its reason and not raised.
+
+        Raises:
+            PeerError: the core is away; try again.
+            AuthError: the core does not accept this node's key.
+        """
+        own = self._memory[run].contribution
+        if own is None or own.outcome != "signed":
+            return
+        self._tell(f"handing in round {own.round}")
+        try:
+            own = self._signed_by_present_key(run, own)
+            receipt = self._deliver(run, own)
+        except (VersionError, SignatureError):
+            raise
+        except (ProtocolError, IntegrityError, TooLarge) as error:
+            self._memory.set(
+                run, contribution=own.model_copy(update={"outcome": "refused", "reason": error.message})
+            )
+            child.log("contribution-refused", run=run, round=own.round, reason=error.message)
+            return
+        failpoints.reach("node.contribution.sent")
+        self._keep_receipt(run, own, receipt)
+        self._memory.note(run, contribution=own.model_copy(update={"outcome": "receipted"}))
+        failpoints.reach("node.contribution.receipted")
+        child.log("contribution-receipted", run=run, round=own.round)
+
+    def _contribution(self, result: TrainResult, delta: str) -> Contribution:
+        return Contribution(
+            consortium=self._joined.consortium,
+            run=result.run,
+            plan=result.plan,
+            round=result.round,
+            fragment=0,
+            member=self._node.member,
+            node=self._node.name,
+            state=result.state,
+            delta=delta,
+            tokens=result.tokens,
+            steps=result.steps,
+            data_manifest=result.data_manifest,
+            environment=result.environment,
+            nonce=secrets.token_hex(16),
+        )
+
+    def _deliver(self, run: str, own: OwnContribution) -> bytes:
+        """Bytes first, then the envelope; the core's receipt."""
+        envelope = own.envelope.encode("ascii")
+        blobs = blobs_of(self._store, own.delta)
+        for _ in range(MAX_UPLOADS):
+            self._client.upload_blobs(blobs, self._store)
+            answer = self._client.contribute(run, envelope)
+            if answer.receipt is not None:
+                return answer.receipt
+            known = {blob.sha256 for blob in blobs}
+            if not known.issuperset(answer.missing):
+                raise Conflict("the core asks for blobs that are no part of the contribution")
+        raise Conflict(f"the core lost the blobs of round {own.round} {MAX_UPLOADS} times")
+
+    def _keep_receipt(self, run: str, own: OwnContribution, receipt: bytes) -> None:
+        """Verify and keep it: with the envelope it proves what the core has taken in."""
+        envelope = Envelope.from_bytes(receipt)
+        said = envelope.open_as(Receipt, self._joined.core_key)
+        contribution = canonical.sha256(own.envelope.encode("ascii"))
+        if (said.run, said.round, said.node, said.contribution) != (
+            run,
+            own.round,
+            self._node.name,
+            contribution,
+        ):
+            raise SignatureError(f"the core's receipt is not for the contribution to round {own.round}")
+        both = {
+            "contribution": canonical.decode(own.envelope.encode("ascii"), max_bytes=Envelope.MAX_BYTES),
+            "receipt": envelope.model_dump(mode="json"),
+        }
+        path = self._home.receipts / f"{round_name(run, own.round)}.json"
+        files.write_atomic(path, canonical.encode(both))
+
+    def _signed_by_present_key(self, run: str, own: OwnContribution) -> OwnContribution:
+        """After a rotation: the same contribution under the new key, unless the core has the old one."""
+        keypair = self._keypair()
+        old = Envelope.from_bytes(own.envelope.encode("ascii"))
+        if old.signatures[0].keyid == keypair.key_id:
+            return own
+        said = Contribution.from_bytes(base64.b64decode(old.payload))
+        envelope = self._sign(said)
+        own = own.model_copy(update={"envelope": envelope.decode("ascii")})
+        self._outbox.signed("contribution", round_name(run, own.round), envelope)
+        self._memory.set(run, contribution=own)
+        return own
+
+    # -- scores ---------------------------------------------------------------------------------
+
+    def score(self, result: TrainResult) -> None:
+        """Publish the score of the base that was trained from, if there is one to publish."""
+        before = self._memory[result.run].scored
+        if result.score is None or self._node.publish == "none":
+            return
+        if before is not None and before >= result.merges:
+            return
+        message = Score(
+            consortium=self._joined.consortium,
+            run=result.run,
+            member=self._node.member,
+            node=self._node.name,
+            merges=result.merges,
+            state=result.state,
+            bits_per_byte=result.score.bits_per_byte,
+            bytes=result.score.bytes,
+        )
+        envelope = self._sign(message)
+        self._outbox.signed("score", round_name(result.run, result.round), envelope)
+        try:
+            self._client.score(result.run, envelope)
+        except (Conflict, NotFound) as error:
+            child.log("score-refused", run=result.run, merges=result.merges, reason=error.message)
+        self._memory.note(result.run, scored=result.merges)
+
+    def _sign(self, message: Contribution | Enrolment | Score) -> bytes:
+        return sign(message, self._keypair()).to_bytes()
+
+    def _keypair(self) -> KeyPair:
+        if self._client.keypair is None:
+            raise KeyRefused("this node has no key")
+        return self._client.keypair

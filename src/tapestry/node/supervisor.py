@@ -1,0 +1,211 @@
+"""Starts a node's processes, starts again what was killed, stops all when one cannot go on.
+
+Loads neither torch nor HTTP: whatever happens to a child, the supervisor is small and stays.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tapestry.errors import ProcessDied, SettingsError
+from tapestry.host import files, processes
+from tapestry.node import child, settings
+from tapestry.node.home import Home, Role, write_status
+from tapestry.training import launcher
+
+POLL_S: Final = 0.02
+GRACE_S: Final = 10.0
+"""A child that was asked to end is killed after this long."""
+MAX_CRASHES: Final = 5
+"""A child that ends this often in a row with an untyped failure, each time soon, is given up."""
+SOON_S: Final = 10.0
+MAX_REPORT_BYTES: Final = 4 << 20
+_KILLED: Final = re.compile(rb"exitcode\s*:\s*-\d+")
+
+Start = Callable[[], processes.Child]
+
+
+@dataclass
+class Kept:
+    """One child and what became of it so far."""
+
+    role: Role
+    start: Start
+    child: processes.Child | None = None
+    started: float = 0.0
+    due: float = 0.0
+    restarts: int = 0
+    crashes: int = 0
+    log_start: int = 0
+    backoff: processes.Backoff = field(default_factory=processes.Backoff)
+
+
+class Supervisor:
+    """Of one home, whose lock is held.
+
+    Args:
+        home: the node's.
+        once: the agent ends by itself when all runs are finished.
+        starts: how to start each child, in order; the usual three if None.
+    """
+
+    def __init__(self, home: Home, *, once: bool = False, starts: dict[Role, Start] | None = None) -> None:
+        self._home = home
+        self._once = once
+        starts = starts if starts is not None else usual_children(home, once=once)
+        self._kept = [Kept(role, start) for role, start in starts.items()]
+        self._stopping = False
+
+    def run(self) -> bool:
+        """Until a signal comes (False) or, with `once`, the agent is done (True).
+
+        Raises:
+            TapestryError: what a child ended with.
+        """
+        previous = {
+            number: signal.signal(number, self._signalled) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            self._say("running")
+            while not self._stopping:
+                for kept in self._kept:
+                    if self._tend(kept):
+                        return True
+                time.sleep(POLL_S)
+            return False
+        finally:
+            self._stop_all()
+            self._say("stopped")
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _signalled(self, number: int, frame: object) -> None:
+        self._stopping = True
+
+    def _tend(self, kept: Kept) -> bool:
+        """Start a child that is due, or see how one ended; True when all is done."""
+        if kept.child is None:
+            if time.monotonic() >= kept.due:
+                self._home.status(kept.role).unlink(missing_ok=True)
+                kept.log_start = _size(self._home.log(kept.role))
+                kept.child, kept.started = kept.start(), time.monotonic()
+                self._say("running")
+            return False
+        code = kept.child.poll()
+        if code is None:
+            return False
+        processes.kill_tree(kept.child)  # whatever it left behind
+        kept.child = None
+        if code == 0 and kept.role == "agent" and self._once:
+            return True
+        self._ended(kept, code)
+        return False
+
+    def _ended(self, kept: Kept, code: int) -> None:
+        ran_s = time.monotonic() - kept.started
+        killed = code < 0 or (kept.role == "trainer" and self._worker_was_killed(kept))
+        error = None if killed else child.error_of(self._home, kept.role)
+        if error is not None:
+            raise error
+        if not killed and code > 0:
+            kept.crashes = kept.crashes + 1 if ran_s < SOON_S else 1
+            if kept.crashes >= MAX_CRASHES:
+                raise ProcessDied(
+                    f"the {kept.role} ended {kept.crashes} times in a row with exit code {code}",
+                    hint=f"see {self._home.log(kept.role)}",
+                )
+        kept.restarts += 1
+        kept.due = time.monotonic() + kept.backoff.after(ran_s)
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        child.log("child-ended", role=kept.role, how=how, ran_s=round(ran_s, 1))
+        self._say("running")
+
+    def _worker_was_killed(self, kept: Kept) -> bool:
+        """Whether torchrun ended because its worker died of a signal; it says so in its report."""
+        try:
+            with self._home.log(kept.role).open("rb") as file:
+                file.seek(kept.log_start)
+                return _KILLED.search(file.read(MAX_REPORT_BYTES)) is not None
+        except OSError:
+            return False
+
+    def _stop_all(self) -> None:
+        """Agent first, so that nothing is signed after the rest has gone; each gets the same grace."""
+        alive = [kept.child for kept in reversed(self._kept) if kept.child is not None]
+        for each in alive:
+            if each.poll() is None:
+                each.terminate()
+        deadline = time.monotonic() + GRACE_S
+        while any(each.poll() is None for each in alive) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        for each in alive:
+            processes.kill_tree(each)
+        for kept in self._kept:
+            kept.child = None
+
+    def _say(self, phase: str) -> None:
+        children = {
+            kept.role: {"pid": kept.child.pid if kept.child is not None else None, "restarts": kept.restarts}
+            for kept in self._kept
+        }
+        value = {"role": "supervisor", "pid": os.getpid(), "phase": phase, "children": children}
+        write_status(self._home, "supervisor", {**value, "time": time.time()})
+
+
+def usual_children(home: Home, *, once: bool) -> dict[Role, Start]:
+    """Gate, trainer and agent of a home."""
+    given = settings.load(home)
+    root = home.root.absolute()
+
+    def module(role: Role, *more: str, isolate: bool) -> processes.Child:
+        return processes.spawn(
+            role,
+            [sys.executable, "-P", "-m", f"tapestry.node.{role}", "--home", str(root), *more],
+            log_path=home.log(role),
+            isolate_network=isolate,
+        )
+
+    return {
+        "gate": lambda: module("gate", isolate=True),
+        "trainer": lambda: launcher.launch(root, given.training.threads, home.log("trainer")),
+        "agent": lambda: module("agent", *(["--once"] if once else []), isolate=False),
+    }
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def run_node(home: Path, once: bool = False) -> bool:
+    """Run a node until it is told to stop, or with `once` until all its runs are finished.
+
+    Returns:
+        whether all runs were finished (always False without `once`).
+
+    Raises:
+        Busy: the node runs already.
+        SettingsError: it is not set up, or has not joined.
+        TapestryError: what one of its processes ended with.
+    """
+    at = Home(home)
+    at.check()
+    if not at.consortium.is_file():
+        raise SettingsError(
+            f"the node in {home} has not joined a consortium",
+            hint="ask the core's operator for an invitation, then: tapestry node join",
+        )
+    settings.load(at)
+    at.make_folders()
+    with files.Lock(at.root):
+        return Supervisor(at, once=once).run()

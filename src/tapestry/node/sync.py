@@ -1,0 +1,217 @@
+"""Brings this node's copy of the shared state to the run's head.
+
+By replay: what a round was made of is fetched and checked, the merge repeated, and the result must
+have the core's digest. By fetch, where there is nothing to repeat from (joining, long away, or the
+plan says so): state, manifests and shards are taken by hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
+from tapestry.errors import (
+    ArtifactError,
+    HashMismatch,
+    IntegrityError,
+    MergeMismatch,
+    NotFound,
+)
+from tapestry.host import files
+from tapestry.node.home import Home, round_name
+from tapestry.node.memory import HeadMemory
+from tapestry.node.people import People, check_record
+from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, Model, State
+from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout
+from tapestry.protocol.message import Message
+from tapestry.protocol.messages import Merged
+from tapestry.protocol.plan import Plan
+from tapestry.protocol.views import RoundRecord, RunView
+from tapestry.replay.client import Replayer
+from tapestry.replay.job import MergeJob
+from tapestry.storage.blobs import BlobStore
+from tapestry.transport.client import CoreClient
+
+M = TypeVar("M", bound=Message)
+
+MAX_REPLAYED_ROUNDS: Final = 4
+"""A node further behind fetches the head: that many dense contributions cost more than the state."""
+REPAIRS: Final = 2
+
+
+class Library:
+    """Messages and artifacts by digest, fetched where they are missing."""
+
+    def __init__(self, client: CoreClient, store: BlobStore) -> None:
+        self.client = client
+        self.store = store
+        self._layout: Layout | None = None
+
+    def message(self, sha: str, kind: type[M]) -> M:
+        """The message a blob holds. Errors as of `CoreClient.download`."""
+        limit = min(kind.MAX_BYTES, MAX_BLOB_BYTES)
+        try:
+            data = self.store.read(sha, limit)
+        except (NotFound, HashMismatch):
+            self.client.download(sha, self.store, max_bytes=limit)
+            data = self.store.read(sha, limit)
+        return kind.from_bytes(data)
+
+    def layout(self, sha: str) -> Layout:
+        if self._layout is None or self._layout.digest != sha:
+            self._layout = self.message(sha, Layout)
+        return self._layout
+
+    def manifests(self, digests: Iterable[str], layout: Layout, kind: ArtifactKind) -> dict[str, Artifact]:
+        """Artifacts by digest, each held against the layout before anything of it is fetched."""
+        found = {}
+        for sha in dict.fromkeys(digests):
+            found[sha] = self.message(sha, Artifact)
+            found[sha].check_against(layout, kind=kind)
+        return found
+
+    def artifacts(self, digests: Iterable[str], layout: Layout, kind: ArtifactKind) -> None:
+        """Have all these artifacts here with every shard."""
+        found = self.manifests(digests, layout, kind)
+        shards = {blob.sha256: blob for artifact in found.values() for blob in artifact.shards}
+        self.client.download_blobs([b for b in shards.values() if not self._present(b)], self.store)
+
+    def _present(self, blob: Blob) -> bool:
+        """By its size alone: whoever reads a blob verifies its hash, and a bad one is removed then."""
+        try:
+            return self.store.size(blob.sha256) == blob.bytes
+        except NotFound:
+            return False
+
+    def model(self, plan: Plan) -> Model:
+        """Have the plan's model here: layout and files."""
+        model = self.message(plan.model, Model)
+        if model.layout != plan.layout:
+            raise ArtifactError(f"plan of run {plan.run} names another layout than its model")
+        self.layout(plan.layout)
+        self.client.download_blobs([file.blob for file in model.files], self.store)
+        return model
+
+    def state(self, sha: str, plan: Plan) -> State:
+        """Have a state here with base and momentum."""
+        state = self.message(sha, State)
+        if (state.run, state.model) != (plan.run, plan.model):
+            raise ArtifactError(f"state {sha[:12]} does not belong to run {plan.run} and its model")
+        layout = self.layout(plan.layout)
+        self.artifacts([state.base], layout, "base")
+        if state.outer is not None:
+            self.artifacts([state.outer], layout, "outer")
+        return state
+
+
+class Synchronizer:
+    """One run's head.
+
+    Args:
+        home: for the records that were checked.
+        library: where things are fetched and kept.
+        replayer: repeats merges.
+        consortium: its id.
+        people: keys.
+        tell: told in words what is going on.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        library: Library,
+        replayer: Replayer,
+        consortium: str,
+        people: People,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._home = home
+        self._library = library
+        self._replayer = replayer
+        self._consortium = consortium
+        self._people = people
+        self._tell = tell
+
+    def advance(self, at: HeadMemory | None, view: RunView, plan: Plan) -> tuple[HeadMemory, int]:
+        """The run's head with all its blobs here, and how many merges were repeated to get there.
+
+        Raises:
+            MergeMismatch: a repeated merge gave another state than the core recorded.
+            IntegrityError, AuthError: a record that does not hold.
+            PeerError: the core is away or breaks off.
+        """
+        head = view.head
+        if at is not None and at.state == head.state:
+            return at, 0
+        if at is not None and plan.sync == "replay":
+            behind = head.merges - at.merges
+            if 0 < behind <= MAX_REPLAYED_ROUNDS:
+                return self._replay(at, view, plan), behind
+        self._tell(f"fetching the state after merge {head.merges}")
+        state = self._library.state(head.state, plan)
+        if state.merges != head.merges:
+            raise IntegrityError(
+                f"the core says its head has {head.merges} merges, the state itself says {state.merges}"
+            )
+        return HeadMemory(merges=head.merges, state=head.state, round=head.round), 0
+
+    def _replay(self, at: HeadMemory, view: RunView, plan: Plan) -> HeadMemory:
+        number = at.round
+        while at.merges < view.head.merges:
+            number += 1
+            if number > view.head.round:
+                raise IntegrityError(f"no record of run {view.run} leads to its head")
+            try:
+                record = self._library.client.round(view.run, number)
+            except NotFound:
+                continue  # abandoned
+            at = self._repeat(at, record, plan)
+        if at.state != view.head.state:
+            raise MergeMismatch(f"the records of run {view.run} lead to another state than its head")
+        return at
+
+    def _repeat(self, at: HeadMemory, record: RoundRecord, newest: Plan) -> HeadMemory:
+        self._tell(f"repeating merge {at.merges + 1}")
+        if record.before != at.state:
+            raise IntegrityError(
+                f"round {record.round} starts from state {record.before[:12]}, this node has {at.state[:12]}"
+            )
+        plan = newest if newest.digest == record.plan else self._library.message(record.plan, Plan)
+        check_record(record, plan, self._consortium, self._people)
+        job = MergeJob(
+            run=record.run,
+            model=plan.model,
+            layout=plan.layout,
+            state=at.state,
+            merge=plan.merge,
+            contributions=record.merged,
+            durable=False,
+        )
+        result = self._merge(job, record.merged, plan)
+        if result != record.after:
+            raise MergeMismatch(
+                f"round {record.round} of run {record.run}: this node's merge gives state {result[:12]}, "
+                f"the core recorded {record.after[:12]}",
+                hint="stop and compare with other members; do not train from that base",
+            )
+        path = self._home.records / f"{round_name(record.run, record.round)}.json"
+        files.write_atomic(path, record.to_bytes(), durable=False)
+        return HeadMemory(merges=at.merges + 1, state=record.after, round=record.round)
+
+    def _merge(self, job: MergeJob, merged: Iterable[Merged], plan: Plan) -> str:
+        deltas = [each.delta for each in merged]
+        for attempt in range(REPAIRS + 1):
+            self._library.artifacts(deltas, self._library.layout(plan.layout), "delta")
+            try:
+                return self._replayer.merge(job).state
+            except (NotFound, HashMismatch):  # a blob was lost or damaged here: the bad one is gone now
+                if attempt == REPAIRS:
+                    raise
+                self._library.state(job.state, plan)
+        raise AssertionError("the last attempt raises")
+
+
+def blobs_of(store: BlobStore, digest: str) -> list[Blob]:
+    """The manifest and the shards of an artifact that lies here."""
+    data = store.read(digest, min(Artifact.MAX_BYTES, MAX_BLOB_BYTES))
+    return [Blob(sha256=digest, bytes=len(data)), *Artifact.from_bytes(data).shards]
