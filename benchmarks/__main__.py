@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.report import RESULTS, Settings
 
 PROGRAMS = {
+    "cli": "how long the command line takes to answer",
     "round": "a round without training, and the memory of every process",
     "merge": "arithmetic, replay engine with reading, hashing and writing, memory of the worker",
     "trainer": "the trainer against a plain torch loop",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_labels_keep_apart_and_in_order(values: list[float]) -> None:
     places = report.spread(values, 0.5)
     assert len(places) == len(values)
     ordered = sorted(places)
-    assert all(b - a >= 0.5 - 1e-9 for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(b - a >= 0.5 - 1e-9 for a, b in itertools.pairwise(ordered))
     for i, a in enumerate(values):
         for j, b in enumerate(values):
             assert not (a < b and places[i] > places[j])

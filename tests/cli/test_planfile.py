@@ -102,7 +102,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_tokenizer_lies_beside_the_plan_file(tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
     path.write_text(text().replace('tokenizer = "byte"', 'tokenizer = "words"'))
-    with pytest.raises(PlanError, match="model.tokenizer"):
+    with pytest.raises(PlanError, match=r"model\.tokenizer"):
         planfile.load(path)
     (tmp_path / "words").mkdir()
     assert planfile.load(path).model.tokenizer == str(tmp_path / "words")

@@ -50,7 +50,7 @@ def processes_of(root: Path) -> dict[str, list[int]]:
 
 
 def phase_of(federation: Federation) -> str:
-    """What goes on: the round as the core sees it and, while that trains, what the first node's trainer does."""
+    """What goes on: the round as the core sees it and, in training, what the first trainer does."""
     current = federation.view().current
     if current is None:
         return "no round"

@@ -61,9 +61,8 @@ def print_run(view: RunView, total: int, scores: dict[str, dict[int, float]]) ->
     )
     if view.current is not None:
         at = view.current
-        emit_line(
-            f"\nround {at.round}: {at.phase}, opened {at.opened_at}, deadline {at.deadline}, quorum {at.quorum}"
-        )
+        emit_line(f"\nround {at.round}: {at.phase}, opened {at.opened_at}")
+        emit_line(f"deadline {at.deadline}, quorum {at.quorum}")
         emit_table(
             ("node", "member", "contribution", "reason"),
             [(n.node, n.member, n.status or ("awaited" if n.expected else None), n.reason) for n in at.nodes],

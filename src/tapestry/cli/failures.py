@@ -111,8 +111,8 @@ def print_json_error(error: TapestryError) -> None:
 def from_stderr(path: Path, start: int = 0) -> TapestryError | None:
     """The typed error a child process left at the end of its log, if there is one.
 
-    Only what was written from the offset `start` on is read. Two forms are understood: the JSON line of a supervised process, and the `error:` and `hint:`
-    lines of this command line.
+    Only what was written from the offset `start` on is read. Two forms are understood: the JSON line of
+    a supervised process, and the `error:` and `hint:` lines of this command line.
     """
     try:
         with path.open("rb") as file:

@@ -147,20 +147,24 @@ def sample(folder: Path, prompt: str, tokens: int, *, seed: int = 0, temperature
     Args:
         folder: an exported directory.
         prompt: text to go on with; not empty.
-        tokens: how many new tokens at most.
+        tokens: how many new tokens at most; never more than the model has positions for.
         seed: of the drawing.
         temperature: 0 always takes the likeliest token.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     inputs = tokenizer(prompt, return_tensors="pt")
+    room = model.config.max_position_embeddings - inputs["input_ids"].shape[1]
     drawing: dict[str, Any] = {"do_sample": False}
+    filling = {"pad_token_id": tokenizer.eos_token_id}
     if temperature > 0:
         drawing = {"do_sample": True, "temperature": temperature, "top_k": 40}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        out = model.generate(**inputs, max_new_tokens=tokens, pad_token_id=tokenizer.eos_token_id, **drawing)
+        out = model.generate(**inputs, max_new_tokens=max(1, min(tokens, room)), **filling, **drawing)
     return str(tokenizer.decode(out[0], skip_special_tokens=True))

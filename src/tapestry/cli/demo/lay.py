@@ -1,4 +1,7 @@
-"""Lays out a demo's folder: certificate, core, members, text, nodes, plan. Each step once, in any number of calls."""
+"""Lays out a demo's folder: certificate, core, members, text, nodes, plan.
+
+Each step is done once, in any number of calls.
+"""
 
 from __future__ import annotations
 

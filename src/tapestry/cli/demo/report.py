@@ -136,7 +136,8 @@ def print_result(result: Result, out: Console | None = None) -> None:
     out.print(
         Text.assemble(
             (f"One shared base of {result.parameters:,} parameters", "bold"),
-            f" from {len(result.members)} members in {result.rounds} rounds, {human_seconds(result.seconds)}.",
+            f" from {len(result.members)} members in {result.rounds} rounds, "
+            f"{human_seconds(result.seconds)}.",
         )
     )
     out.print(table)

@@ -50,42 +50,39 @@ FIELDS: Final = (
     Field(
         name="network",
         about="Internet protocols and mail",
-        parts="asyncio email ftplib.py http imaplib.py ipaddress.py nntplib.py poplib.py smtpd.py smtplib.py "
-        "socket.py socketserver.py ssl.py telnetlib.py urllib wsgiref xmlrpc",
-    ),
-    Field(
-        name="manual",
-        about="prose: docstrings and help topics",
-        parts="pydoc_data _pydecimal.py _pyio.py argparse.py ast.py calendar.py collections configparser.py "
-        "contextlib.py ctypes dataclasses.py difflib.py distutils doctest.py enum.py functools.py importlib "
-        "inspect.py json logging multiprocessing os.py pathlib.py random.py re statistics.py string.py "
-        "subprocess.py tempfile.py threading.py tkinter turtle.py typing.py unittest",
-        prose=True,
-    ),
-    Field(
-        name="alphabets",
-        about="character tables of the world's encodings",
-        parts="encodings stringprep.py",
-    ),
-    Field(
-        name="numbers",
-        about="arithmetic, statistics, dates",
-        parts="_pydecimal.py _pydatetime.py _pylong.py _strptime.py bisect.py calendar.py colorsys.py datetime.py "
-        "decimal.py fractions.py heapq.py numbers.py random.py statistics.py turtle.py zoneinfo",
+        parts="asyncio email ftplib.py http imaplib.py ipaddress.py nntplib.py poplib.py smtpd.py "
+        "smtplib.py socket.py socketserver.py ssl.py telnetlib.py urllib wsgiref xmlrpc",
     ),
     Field(
         name="formats",
         about="data formats",
         parts="aifc.py base64.py chunk.py configparser.py csv.py gzip.py html json mailbox.py pickle.py "
-        "pickletools.py plistlib.py quopri.py sqlite3 struct.py sunau.py tarfile.py tomllib uu.py wave.py xdrlib.py "
-        "xml zipfile zipfile.py",
+        "pickletools.py plistlib.py quopri.py sqlite3 struct.py sunau.py tarfile.py tomllib uu.py "
+        "wave.py xdrlib.py xml zipfile zipfile.py",
+    ),
+    Field(
+        name="manual",
+        about="prose: docstrings and help topics",
+        parts="pydoc_data _pydecimal.py _pyio.py argparse.py ast.py calendar.py collections "
+        "configparser.py contextlib.py ctypes dataclasses.py difflib.py distutils doctest.py "
+        "enum.py functools.py importlib inspect.py json logging multiprocessing os.py pathlib.py "
+        "random.py re statistics.py string.py subprocess.py tempfile.py threading.py tkinter "
+        "turtle.py typing.py unittest",
+        prose=True,
+    ),
+    Field(
+        name="numbers",
+        about="arithmetic, statistics, dates",
+        parts="_pydecimal.py _pydatetime.py _pylong.py _strptime.py bisect.py calendar.py colorsys.py "
+        "datetime.py decimal.py fractions.py heapq.py numbers.py random.py statistics.py "
+        "turtle.py zoneinfo",
     ),
     Field(
         name="language",
         about="tools that read programs",
-        parts="ast.py bdb.py code.py codeop.py dis.py doctest.py importlib inspect.py keyword.py lib2to3 opcode.py "
-        "pdb.py pkgutil.py pyclbr.py pydoc.py symtable.py tabnanny.py token.py tokenize.py trace.py traceback.py "
-        "typing.py",
+        parts="ast.py bdb.py code.py codeop.py dis.py doctest.py importlib inspect.py keyword.py "
+        "lib2to3 opcode.py pdb.py pkgutil.py pyclbr.py pydoc.py symtable.py tabnanny.py token.py "
+        "tokenize.py trace.py traceback.py typing.py",
     ),
     Field(
         name="desktop",
@@ -95,16 +92,22 @@ FIELDS: Final = (
     Field(
         name="system",
         about="files, processes, threads",
-        parts="concurrent glob.py genericpath.py logging multiprocessing ntpath.py os.py pathlib pathlib.py platform.py "
-        "posixpath.py queue.py sched.py selectors.py shutil.py signal.py subprocess.py tempfile.py threading.py "
-        "ctypes",
+        parts="concurrent glob.py genericpath.py logging multiprocessing ntpath.py os.py pathlib "
+        "pathlib.py platform.py posixpath.py queue.py sched.py selectors.py shutil.py signal.py "
+        "subprocess.py tempfile.py threading.py ctypes",
     ),
     Field(
         name="tests",
         about="tests of the interpreter",
-        parts="test/test_grammar.py test/test_descr.py test/test_decimal.py test/test_re.py test/test_set.py "
-        "test/test_list.py test/test_dict.py test/test_generators.py test/test_enum.py test/test_typing.py "
-        "test/test_itertools.py test/test_dataclasses test/test_dataclasses.py",
+        parts="test/test_grammar.py test/test_descr.py test/test_decimal.py test/test_re.py "
+        "test/test_set.py test/test_list.py test/test_dict.py test/test_generators.py "
+        "test/test_enum.py test/test_typing.py test/test_itertools.py test/test_dataclasses "
+        "test/test_dataclasses.py",
+    ),
+    Field(
+        name="alphabets",
+        about="character tables of the world's encodings",
+        parts="encodings stringprep.py",
     ),
 )
 """In the order in which members get them."""
@@ -218,9 +221,8 @@ def choose(count: int, *, root: Path | None = None) -> list[tuple[Field, list[Do
     if len(found) < count:
         raise InputError(
             f"the standard library of this Python has text for {len(found)} members, not for {count}",
-            hint=f"take --nodes {len(found)} or fewer, or give --corpora a folder with one sub-folder a member"
-            if found
-            else "give --corpora a folder with one sub-folder a member",
+            hint=(f"take --nodes {len(found)} or fewer, or " if found else "")
+            + "give --corpora a folder with one sub-folder a member",
         )
     return found
 
