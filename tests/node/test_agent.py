@@ -70,10 +70,13 @@ def test_a_run_from_beginning_to_end(
 ) -> None:
     start_run(core, plan, tmp_path / "seed")
     nodes = [make_node("fr"), make_node("de")]
-    for number, node in enumerate(nodes):
-        node.start(float(number + 1))
+    held = Held(2)
+    nodes[0].start(make=held.make)
+    nodes[1].start(2.0)
     wait_until(lambda: run_of(nodes[0]).get("merges") == 1)
     used = anonymous_bytes(nodes[0].processes["agent"].pid)
+    print(f"agent: {used >> 20} MiB of anonymous memory")
+    held.release()
     finished(*nodes)
     head = view(core).head
     assert (view(core).status, head.merges) == ("finished", 2)
@@ -115,8 +118,10 @@ def check_egress(node: NodeUnderTest) -> None:
     assert counts["result"] == 3  # two rounds and the final score
     assert [line["time"] for line in table] == sorted(line["time"] for line in table)
     requests = [line for line in table if line["kind"] == "requests"]
-    assert sum(line["count"] for line in requests) == node.status("agent")["traffic"]["requests"]
-    assert sum(line["bytes"] for line in requests) == node.status("agent")["traffic"]["proof_bytes"]
+    traffic = node.status("agent")["traffic"]
+    # a thread may begin a last request while the agent ends
+    assert 0 <= traffic["requests"] - sum(line["count"] for line in requests) <= 2
+    assert 0 <= traffic["proof_bytes"] - sum(line["bytes"] for line in requests) <= 4096
 
 
 AGENT_POINTS = {

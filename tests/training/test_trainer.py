@@ -259,7 +259,8 @@ def test_sigterm_writes_a_checkpoint_and_stops(tmp_path: Path, zygote: Zygote) -
     node = Node.make(tmp_path / "home", steps=100_000)
     node.give(node.job(1))
     zygote.start(node)
-    wait_until(lambda: node.status().get("phase") == "training")
+    progress = node.root / "spool/train/progress.json"
+    wait_until(lambda: progress.exists() and Progress.from_bytes(progress.read_bytes()).step > 0)
     assert zygote.end(signal.SIGTERM) == 0
     assert node.status()["phase"] == "stopped"
     saved = checkpoint.load(node.out / f"{RUN}.1.partial" / "inner.safetensors")

@@ -15,12 +15,14 @@ def demo(
         int | None, typer.Option(min=1, max=64, help="Members, each with one node. [dim]Default: 3[/dim]")
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Merges. [dim]Default: 8[/dim]")
+        int | None, typer.Option(min=1, max=100_000, help="Merges. [dim]Default: 12; 48 with --corpora[/dim]")
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1_000_000, help="Optimizer steps of a node in a round. [dim]Default: 30[/dim]"
+            min=1,
+            max=1_000_000,
+            help="Optimizer steps of a node in a round. [dim]Default: 80; 20 with --corpora[/dim]",
         ),
     ] = None,
     corpora: Annotated[

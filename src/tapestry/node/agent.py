@@ -113,9 +113,10 @@ class Agent:
         for watcher in self._watchers.values():
             watcher.stop()
         self._tools.prefetcher.stop()
-        self._outbox.count(now=True)
         self._replayer.close()
         self._client.close()
+        self._outbox.count(now=True)
+        self._status.update(traffic=self._client.traffic.as_json())
 
     def work(self) -> None:
         """Until told to stop, or with `once` until all runs are finished."""

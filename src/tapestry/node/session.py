@@ -187,7 +187,7 @@ class Session:
         if head is None:
             return None
         if view.status == "finished":
-            return self._make_order(head, plan, plan.rounds.total + 1, train=False, evaluate=True)
+            return self._make_order(head, plan, view.head.round + 1, train=False, evaluate=True)
         at = view.current
         if at is None or at.phase != "training" or at.state != head.state:
             return None

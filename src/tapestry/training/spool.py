@@ -22,7 +22,7 @@ class TrainJob(Message):
     run: Name
     plan: Plan
     round: Annotated[int, Field(ge=1, le=1 << 40)]
-    """The round to train; rounds.total + 1 with train = False scores the final base."""
+    """The round to train; one after the last, with train = False, scores the final base."""
     merges: Annotated[int, Field(ge=0, le=1 << 40)]
     state: Sha256
     base: Sha256

@@ -374,7 +374,7 @@ def train_step(current: Round, loaded: Loaded) -> float:
             f"the loss of round {current.job.round}, step {current.step + 1} is {total}",
             hint="lower the plan's inner.learning_rate, or raise inner.warmup_steps",
         )
-    step = (current.job.round - 1) * inner.steps + current.step
+    step = current.job.merges * inner.steps + current.step
     current.optimizer.step(learning_rate(inner, step, current.plan.rounds.total * inner.steps))
     return total
 

@@ -34,7 +34,9 @@ SKEW_S: Final = 60.0
 class Traffic:
     """Bytes of HTTP sent and received: start lines, headers and bodies as they are on the wire.
 
-    Not counted: TLS, TCP and IP around them, and the lengths between chunks of a chunked body.
+    A request counts when it is begun, its body as it is given to the socket, so one that nobody
+    answers counts as well. Not counted: TLS, TCP and IP around them, and the lengths between chunks of
+    a chunked body.
     """
 
     def __init__(self) -> None:
@@ -202,13 +204,14 @@ class Connection:
 
     def _begin(self, request: Request) -> httpx.Response:
         built = self._build(request)
-        response = self.http.send(built, stream=True)
         start = len(built.method) + len(built.url.raw_path) + len("  HTTP/1.1\r\n")
         self.traffic.add(
             requests=1,
-            sent=_head_bytes(start, built.headers) + int(built.headers.get("Content-Length", 0)),
-            received=_head_bytes(len("HTTP/1.1 200 OK\r\n"), response.headers),
+            sent=_head_bytes(start, built.headers) + len(request.body or b""),
+            proof=len(built.headers.get("Authorization", "")),
         )
+        response = self.http.send(built, stream=True)
+        self.traffic.add(received=_head_bytes(len("HTTP/1.1 200 OK\r\n"), response.headers))
         if stated := response.headers.get(wire.TIME_HEADER):
             self.clock.set(stated)
         return response
@@ -224,19 +227,24 @@ class Connection:
             request.method,
             request.target,
             headers=headers,
-            content=request.body if request.pieces is None else request.pieces(),
+            content=request.body if request.pieces is None else self._counted(request.pieces()),
             timeout=httpx.Timeout(self.read_s + request.patience_s, connect=self.connect_s),
         )
         if request.signed:
             built.headers["Authorization"] = self._proof(request, built.url.raw_path.decode("ascii"))
         return built
 
+    def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self.traffic.add(sent=len(piece))
+            yield piece
+
     def _proof(self, request: Request, target: str) -> str:
         if self.keypair is None or self.consortium is None:
             raise SettingsError("this needs a key and a consortium", hint="join first: tapestry node join")
         if not self.clock.known:
             self.hello()
-        proof = make_proof(
+        return make_proof(
             self.keypair,
             consortium=self.consortium,
             method=request.method,
@@ -244,8 +252,6 @@ class Connection:
             body_sha=request.proof_of or canonical.sha256(request.body or b""),
             at=self.clock.now(),
         )
-        self.traffic.add(proof=len(proof))
-        return proof
 
     def read(self, response: httpx.Response, cap: int = MAX_BLOB_BYTES) -> Iterator[bytes]:
         """The body as it comes, refused above `cap` before more is read."""

@@ -13,6 +13,9 @@ TITLE: Final = "One shared base from members that keep their text"
 NODES: Final = 3
 ROUNDS: Final = 12
 STEPS: Final = 80
+CORPORA_ROUNDS: Final = 48
+CORPORA_STEPS: Final = 20
+"""Members of different languages drift apart in long rounds: the same steps, cut into more rounds."""
 SEED: Final = 0
 
 HIDDEN: Final = 128

@@ -140,8 +140,7 @@ def _status(places: Places, member: str, name: str) -> dict[str, Any]:
 def _traffic(places: Places, member: str) -> tuple[int, int]:
     """Bytes a node has sent and received."""
     traffic = _status(places, member, "status/agent.json").get("traffic") or {}
-    sent = int(traffic.get("sent_bytes", 0)) + int(traffic.get("proof_bytes", 0))
-    return sent, int(traffic.get("received_bytes", 0))
+    return int(traffic.get("sent_bytes", 0)), int(traffic.get("received_bytes", 0))
 
 
 def _snapshot(members: list[MemberText], places: Places, opened: Core) -> Snapshot:
