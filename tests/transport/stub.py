@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,12 +12,17 @@ from typing import Any
 
 import uvicorn
 
+from tapestry.identity.envelope import Envelope
+from tapestry.identity.keys import KeyPair
 from tapestry.protocol import canonical
+from tapestry.protocol.messages import RequestProof
 from tapestry.protocol.views import Hello
 
 CONSORTIUM = "c" * 64
 CORE_KEY = "d" * 64
 TIME = "2026-05-01T12:00:00.000Z"
+KEY = KeyPair.generate()
+"""The node's, which signs the requests."""
 
 
 class Broken(Exception):
@@ -181,3 +187,9 @@ def served(app: StubCore) -> Iterator[StubCore]:
     yield app
     server.should_exit = True
     thread.join(20)
+
+
+def proof_of(headers: dict[str, str]) -> RequestProof:
+    token = headers["authorization"].removeprefix("Tapestry ")
+    envelope = Envelope.from_bytes(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    return envelope.open_as(RequestProof, KEY.public_key)

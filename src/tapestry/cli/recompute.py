@@ -43,14 +43,18 @@ class Recomputed:
     note: str = ""
 
 
-def inputs(store: BlobStore, record: RoundRecord, plan: Plan) -> Iterator[str]:
-    """Every blob a merge reads. Raises `NotFound` where one that names others is not there."""
+def inputs(store: BlobStore, before: BlobStore, record: RoundRecord, plan: Plan) -> Iterator[str]:
+    """Every blob a merge reads, the state it starts from in `before`.
+
+    Raises `NotFound` where one that names others is not there.
+    """
     yield from (plan.layout, plan.model, record.before)
-    state = State.from_bytes(store.read(record.before, State.MAX_BYTES))
-    artifacts = [state.base, *([state.outer] if state.outer else []), *(m.delta for m in record.merged)]
-    for digest in artifacts:
+    state = State.from_bytes(before.read(record.before, State.MAX_BYTES))
+    artifacts = [(before, each) for each in (state.base, state.outer) if each]
+    artifacts += [(store, merged.delta) for merged in record.merged]
+    for holder, digest in artifacts:
         yield digest
-        artifact = Artifact.from_bytes(store.read(digest, Artifact.MAX_BYTES))
+        artifact = Artifact.from_bytes(holder.read(digest, Artifact.MAX_BYTES))
         yield from (blob.sha256 for blob in artifact.shards)
 
 
@@ -90,7 +94,8 @@ def _repeat(store: BlobStore, scratch: BlobStore, replayer: Replayer, record: Ro
         check_envelopes(record)
         plan = Plan.from_bytes(store.read(record.plan, Plan.MAX_BYTES))
         Layout.from_bytes(store.read(plan.layout, Layout.MAX_BYTES))
-        _link(store, scratch, inputs(store, record, plan))
+        before = scratch if scratch.has(record.before) else store  # computed here a moment ago
+        _link(store, scratch, inputs(store, before, record, plan))
     except NotFound as e:
         return result("gone", None, e.message)
     done = replayer.merge(

@@ -1,5 +1,5 @@
-"""Erasing blobs a node needs no more: states before the last two, contributions beyond the plan's
-retention. What is erased by mistake is fetched again; what is needed now is never touched."""
+"""Erasing blobs a node needs no more: states before the last two (but not the first, from which the kept
+contributions lead to all others), contributions beyond the plan's retention. What is erased by mistake is fetched again; what is needed now is never touched."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Pruner:
             candidates |= {state} | self._state(state)
         for number in range(memory.pruned_round + 1, upto + 1):
             candidates |= self._round(run, number)
-        live = self._live([run, *others])
+        live = self._live([run, *others]) | {plan.initial_state} | self._state(plan.initial_state)
         for sha in candidates - live:
             self._store.delete(sha)
         self._memory.set(run, older=memory.older[-KEPT_OLDER:], pruned_round=max(memory.pruned_round, upto))
