@@ -8,6 +8,7 @@ gives the memory of each process.
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import socket
@@ -16,7 +17,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.report import Report, Settings, spread
 from tapestry.core import operator
@@ -34,6 +37,11 @@ from tapestry.training.spool import TrainJob, TrainResult
 
 NODES = 4
 PAYLOAD_MIB = 8
+Sync = Literal["replay", "fetch"]
+SYNCS: dict[Sync, str] = {
+    "replay": "core, and every node repeats it",
+    "fetch": "core; nodes fetch the merged base",
+}
 PEERS = {"Flower 1.41": 6.9, "NVFlare 2.9": 3.0}
 """Floor of a round in seconds, two nodes, on a like machine (stock FedAvg, loopback)."""
 
@@ -58,7 +66,7 @@ def _artifact(kind: ArtifactKind, layout: Layout, data: list[bytes]) -> Artifact
     return Artifact(kind=kind, layout=layout.digest, shards=blobs)
 
 
-def _plan(blobs: Path, layout: Layout, rounds: int) -> Plan:
+def _plan(blobs: Path, layout: Layout, rounds: int, sync: Sync) -> Plan:
     store = BlobStore.open(blobs)
     data = _shards(layout)
     base = _artifact("base", layout, data)
@@ -75,6 +83,7 @@ def _plan(blobs: Path, layout: Layout, rounds: int) -> Plan:
         rounds=Rounds(total=rounds, min_nodes=NODES, quorum=NODES),
         inner=Inner(steps=10),
         merge=Merge(),
+        sync=sync,
     )
 
 
@@ -111,14 +120,14 @@ def _lay_ready(home: Home, job: TrainJob, layout: Layout) -> Path:
 class _Consortium:
     """A core and nodes without trainers, as processes."""
 
-    def __init__(self, root: Path, layout: Layout, rounds: int) -> None:
+    def __init__(self, root: Path, layout: Layout, rounds: int, sync: Sync) -> None:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             port = sock.getsockname()[1]
         self.layout = layout
         core = root / "core"
         operator.init(core, core_settings.make(port=port), title="Benchmark")
-        operator.plan(core, _plan(root / "seed", layout, rounds), root / "seed")
+        operator.plan(core, _plan(root / "seed", layout, rounds, sync), root / "seed")
         operator.start(core, "bench")
         self.children: dict[str, processes.Child] = {}
         self._spawn("core", root, "tapestry.cli.main", "core", "serve", str(core))
@@ -163,6 +172,15 @@ class _Consortium:
                 most["replay worker"] = max(most["replay worker"], processes.anonymous_bytes(pid))
         return dict(most)
 
+    def cpu(self) -> dict[str, float]:
+        """Processor seconds so far by role."""
+        spent: dict[str, float] = defaultdict(float)
+        for name, child in self.children.items():
+            spent[name.split()[0]] += _cpu_seconds(child.pid)
+            for pid in _children_of(child.pid):
+                spent["replay worker"] += _cpu_seconds(pid)
+        return dict(spent)
+
     def stop(self) -> None:
         for child in self.children.values():
             processes.kill_tree(child)
@@ -173,36 +191,58 @@ def _children_of(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Measured:
+    """Of one way to bring the next base to the nodes."""
+
+    times: list[float] = field(default_factory=list)
+    cpu: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Processor seconds a round by role."""
+    memory: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
 def measure(settings: Settings) -> Report:
     rounds = 3 if settings.quick else 15
+    return _report({sync: _run(sync, rounds) for sync in SYNCS})
+
+
+def _run(sync: Sync, rounds: int) -> Measured:
     layout = _layout()
     root = Path(tempfile.mkdtemp(prefix=".bench-", dir=Path.cwd()))
-    times = []
-    memory: dict[str, int] = defaultdict(int)
+    found = Measured()
     try:
-        consortium = _Consortium(root, layout, rounds + 2)
+        consortium = _Consortium(root, layout, rounds + 2, sync)
         try:
             jobs = consortium.jobs(1)
-            for round_ in range(1, rounds + 2):
+            for number in range(1, rounds + 2):
                 ready = [
                     _lay_ready(home, job, layout) for home, job in zip(consortium.homes, jobs, strict=True)
                 ]
                 time.sleep(0.5)
+                before = consortium.cpu()
                 start = time.perf_counter()
                 for folder in ready:
                     folder.rename(folder.with_suffix(""))
-                jobs = consortium.jobs(round_ + 1)
-                times.append(time.perf_counter() - start)
+                jobs = consortium.jobs(number + 1)
+                if number > 1:
+                    found.times.append(time.perf_counter() - start)
+                    for role, cpu in consortium.cpu().items():
+                        found.cpu[role] += (cpu - before.get(role, 0.0)) / rounds
                 for role, size in consortium.memory().items():
-                    memory[role] = max(memory[role], size)
+                    found.memory[role] = max(found.memory[role], size)
         finally:
             consortium.stop()
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    return _report(times[1:], memory)
+    return found
 
 
-def _report(times: list[float], memory: dict[str, int]) -> Report:
+def _report(found: dict[Sync, Measured]) -> Report:
     report = Report(
         what="round",
         title=f"A round without training: {NODES} nodes, {PAYLOAD_MIB} MiB each",
@@ -213,13 +253,19 @@ def _report(times: list[float], memory: dict[str, int]) -> Report:
         ],
     )
     report.section("Time from the last delta on disk to the next job at every node")
-    rows = [["Tapestry", spread(times), "0.50", "every node repeats the merge"]]
+    rows = [[f"Tapestry, sync = {sync}", spread(m.times), "0.50", SYNCS[sync]] for sync, m in found.items()]
     rows += [[peer, f"{floor:.1f}", "", "the server merges"] for peer, floor in PEERS.items()]
     report.table(["system", "seconds a round", "goal, at most", "who merges"], rows)
-    report.section("Anonymous memory, largest seen of each kind of process")
+    report.section("Processor time of a round in seconds, all processes of a kind together")
+    roles = sorted({role for m in found.values() for role in m.cpu})
+    rows = [[role, *(f"{m.cpu.get(role, 0.0):.2f}" for m in found.values())] for role in roles]
+    rows.append(["all", *(f"{sum(m.cpu.values()):.2f}" for m in found.values())])
+    report.table(["process", *found], rows)
+    report.section("Anonymous memory in MB, largest seen of each kind of process")
     limits = {"core": 150, "agent": 150, "replay worker": 600}
-    report.table(
-        ["process", "MB", "goal, at most"],
-        [[role, f"{size / 1e6:.0f}", str(limits.get(role, ""))] for role, size in sorted(memory.items())],
-    )
+    rows = [
+        [role, *(f"{m.memory.get(role, 0) / 1e6:.0f}" for m in found.values()), str(limits.get(role, ""))]
+        for role in roles
+    ]
+    report.table(["process", *found, "goal, at most"], rows)
     return report

@@ -112,6 +112,7 @@ def test_the_commands_are_those_of_the_design() -> None:
             "member init", "member key rotate", "member key revoke", "member key list",
             "node init", "node join", "node run", "node status", "node egress",
             "run plan", "run start", "run status", "run revise", "run export", "run recompute",
+            "run withdraw",
         )
     }  # fmt: skip
 

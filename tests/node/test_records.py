@@ -26,7 +26,7 @@ from tapestry.node.people import People, check_record
 from tapestry.node.sync import MAX_REPLAYED_ROUNDS, Library, Synchronizer
 from tapestry.protocol.artifact import Blob, State
 from tapestry.protocol.messages import Contribution, Merged
-from tapestry.protocol.plan import Plan
+from tapestry.protocol.plan import Plan, Retention
 from tapestry.protocol.views import Head, RoundRecord, RunView
 from tapestry.replay.job import MergeJob, MergeResult
 from tapestry.rounds.weights import Share, merge_weights
@@ -301,6 +301,15 @@ def test_what_was_lost_here_is_fetched_and_the_merge_tried_again(scene: Scene) -
     scene.replay.errors = [NotFound("x")] * 5
     with pytest.raises(NotFound):
         scene.sync.advance(scene.start, scene.view(), scene.plan)
+
+
+def test_a_state_is_fetched_where_the_deltas_are_kept_no_more(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, retention=Retention(blob_rounds=1))
+    first = State.from_bytes(scene.core.store.read(scene.plan.initial_state))
+    third = scene.core.store.put(first.model_copy(update={"merges": 3}).to_bytes())
+    view = scene.view(round=3).model_copy(update={"head": Head(merges=3, state=third, round=3)})
+    _, replayed = scene.sync.advance(scene.start, view, scene.plan)
+    assert replayed == 0 and not scene.replay.jobs
 
 
 @pytest.mark.parametrize("reason", ["joining", "plan", "far behind", "core restored"])

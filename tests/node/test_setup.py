@@ -17,7 +17,8 @@ from tapestry.errors import (
     Unreachable,
 )
 from tapestry.node import keys, member, settings, setup
-from tapestry.node.home import Home
+from tapestry.node.home import Home, write_status
+from tapestry.node.status import node_status
 from tapestry.protocol.clock import add_seconds
 from tapestry.transport.client import CoreClient
 from tests.core.support import CoreUnderTest
@@ -118,6 +119,20 @@ def test_no_core_to_join(home: Path, member_dir: Path) -> None:
 
 
 # -- with a core --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", ["", "short", "t" * 200, "with a blank in it, and more"])
+def test_what_is_no_invitation_is_said_at_once(home: Path, member_dir: Path, token: str) -> None:
+    with pytest.raises(InvitationError, match="no invitation") as caught:
+        setup.join(home, "http://127.0.0.1:9", token, member_dir=member_dir)
+    assert not token or token not in caught.value.message
+
+
+def test_status_says_what_a_node_ended_with(home: Path) -> None:
+    error = {"code": "corpus", "message": "train.txt, line 1: not UTF-8", "hint": "convert it"}
+    write_status(Home(home), "trainer", {"role": "trainer", "phase": "failed", "error": error})
+    found = node_status(home)
+    assert (found["trouble"], found["hint"]) == ("train.txt, line 1: not UTF-8", "convert it")
 
 
 def test_joining(core: CoreUnderTest, home: Path, member_dir: Path) -> None:

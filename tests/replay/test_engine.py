@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tapestry.errors import ArtifactError, HashMismatch, NotFound, TapestryError
+from tapestry.errors import ArtifactError, Diverged, HashMismatch, NotFound, TapestryError
 from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact, State
 from tapestry.protocol.plan import Merge
@@ -202,7 +202,7 @@ def test_not_finite_is_refused(store: BlobStore, bad: float, weight: str, merge:
     one = 1 << 24
     weights = [0, one] if weight == "all" else [one, 0]
     job = cases.job_of(store, layout, state, [good, evil], weights=weights, merge=merge)
-    with pytest.raises(ArtifactError, match="not finite"):
+    with pytest.raises(Diverged, match="not finite"):
         Engine(store).merge(job)
     with pytest.raises(ArtifactError, match="NaN or infinite"):
         Engine(store).screen(evil, layout.digest)
@@ -216,7 +216,7 @@ def test_overflow_is_refused(store: BlobStore) -> None:
     state = cases.put_state(store, layout, base)
     delta = cases.put_artifact(store, layout, "delta", {"a": np.full(8, -3e38, dtype=np.float32)})
     Engine(store).screen(delta, layout.digest)  # the sum overflows, no element is infinite
-    with pytest.raises(ArtifactError, match="not finite"):
+    with pytest.raises(Diverged, match="not finite"):
         Engine(store).merge(cases.job_of(store, layout, state, [delta], weights=[1 << 24]))
 
 

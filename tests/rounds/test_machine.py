@@ -203,6 +203,27 @@ def test_a_refused_contribution_leaves_the_round_to_the_others() -> None:
     assert [s.node for s in m.work(run.state).merge[0].merged] == ["b", "c"]
 
 
+def test_a_merge_that_cannot_be_had_ends_its_round_with_the_reason() -> None:
+    run = Run(make_plan())
+    run.begin("a", "b")
+    for node in "ab":
+        run.give(contribution(run.state, node))
+    run.screen_all()
+    run.give(m.MergeFailed(round=1, fragment=0, reason="merge-not-finite", detail="huge values of b"))
+    assert run.state.merges == 0 and run.state.current is not None and run.state.current.round == 2
+    assert run.state.current.state == run.state.head
+    said = m.waiting_for(run.state, run.now)
+    assert said is not None and "round 1 was abandoned, merge-not-finite: huge values of b" in said
+
+
+def test_a_node_the_operator_withdrew_stays_out() -> None:
+    run = Run(make_plan())
+    run.begin("a", "b")
+    run.give(m.Withdraw(node="b", reason="operator"))
+    with pytest.raises(Refused, match="withdrawn"):
+        run.give(m.Enrol(node="b", member="b", plan=run.state.plan.digest))
+
+
 def test_below_quorum_waits_for_newcomers_or_is_abandoned() -> None:
     waiting = Run(make_plan())
     waiting.begin("a", "b")

@@ -129,6 +129,31 @@ def revise(file: PlanPath, core: CoreOption, as_json: Json = False) -> None:
 
 
 @app.command()
+def withdraw(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Name of the node.")],
+    core: CoreOption,
+    run: RunName = None,
+    as_json: Json = False,
+) -> None:
+    """Expect a node no more in this run, from the round in flight on; it may not enrol again.
+
+    Example: tapestry run withdraw acme-1 --core ./core
+    """
+    from tapestry.core import operator
+    from tapestry.errors import NotFound
+
+    name = _run_of(core, run)
+    if node not in operator.view(core, name).enrolled:
+        raise NotFound(f"node {node} is not enrolled in run {name}", hint="see: tapestry run status")
+    view = operator.withdraw(core, name, node)
+    if as_json:
+        emit_json(view.model_dump(mode="json"))
+        return
+    emit_line(node)
+    note(f"node {node} is withdrawn from run {name}")
+
+
+@app.command()
 def export(
     out: Annotated[Path, typer.Option(help="Folder to make; it must not exist.")],
     core: Annotated[Path | None, typer.Option("--core", metavar="HOME", help="Folder of the core.")] = None,

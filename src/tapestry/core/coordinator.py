@@ -15,9 +15,10 @@ from typing import Any, Final, Protocol, TypeVar
 from tapestry.core.consortium import lost_nodes
 from tapestry.core.deltas import Lacking, find_artifact, read_message
 from tapestry.core.quota import Quota
+from tapestry.core.retention import Retention
 from tapestry.core.runs import Runs
 from tapestry.core.watch import Watch
-from tapestry.errors import ArtifactError, HashMismatch, IntegrityError, NotFound, TapestryError
+from tapestry.errors import ArtifactError, Diverged, HashMismatch, IntegrityError, NotFound, TapestryError
 from tapestry.host import failpoints
 from tapestry.host.processes import Backoff
 from tapestry.ledger.entries import CONSORTIUM
@@ -70,6 +71,7 @@ class Coordinator:
         self._runs = runs
         self._replay = replay
         self._watch = watch
+        self._retention = Retention(runs)
         self._quota = quota
         self._tell = tell
         self._trouble_changed = trouble_changed
@@ -196,17 +198,23 @@ class Coordinator:
         return not isinstance(find_artifact(self._runs.store, submission.delta, layout, "delta"), Lacking)
 
     def _merge(self, state: RunState, at: Round) -> None:
-        result = self._replay.merge(
-            MergeJob(
-                run=state.run,
-                model=state.plan.model,
-                layout=state.plan.layout,
-                state=at.state,
-                merge=state.plan.merge,
-                contributions=at.merged,
-                durable=True,
-            )
+        job = MergeJob(
+            run=state.run,
+            model=state.plan.model,
+            layout=state.plan.layout,
+            state=at.state,
+            merge=state.plan.merge,
+            contributions=at.merged,
+            durable=True,
         )
+        try:
+            result = self._replay.merge(job)
+        except Diverged as error:  # as often as it is repeated: the round ends without a merge
+            where = {"round": at.round, "fragment": at.fragment}
+            failed = machine.MergeFailed(**where, reason="merge-not-finite", detail=error.message)
+            self._runs.apply(state.run, failed)
+            self._tell("round-abandoned", {"run": state.run, **where, "error": error.message})
+            return
         failpoints.reach("core.merge.before-record")
         done = machine.MergeDone(
             round=at.round, fragment=at.fragment, state=result.state, base=result.base, outer=result.outer
@@ -223,6 +231,9 @@ class Coordinator:
                 "sequence": after.sequence,
             },
         )
+        erased = self._retention.erase(state.run)
+        if erased:
+            self._tell("erased", {"run": state.run, "blobs": erased})
 
 
 def reason_of(error: TapestryError) -> str:

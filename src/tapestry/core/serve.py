@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
+import uvloop
 
 from tapestry.core.api import Api
 from tapestry.core.coordinator import Coordinator
@@ -68,7 +69,7 @@ def serve(root: Path, *, ready: Callable[[str], None] | None = None) -> None:
             log_path=home.log.with_name("replay.log"),
         )
         stack.callback(replayer.close)
-        asyncio.run(_Serving(core, replayer, log, sock).run(ready or _print_url))
+        uvloop.run(_Serving(core, replayer, log, sock).run(ready or _print_url))
 
 
 def listen(settings: CoreSettings) -> socket.socket:
@@ -183,7 +184,7 @@ class _Serving:
             Shell(api.app(), time=api.now, unexpected=self._log.unexpected),
             http="h11",
             ws="none",
-            loop="asyncio",
+            loop="none",
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -1,5 +1,8 @@
 """Erasing blobs a node needs no more: states before the last two (but not the first, from which the kept
-contributions lead to all others), contributions beyond the plan's retention. What is erased by mistake is fetched again; what is needed now is never touched."""
+contributions lead to all others), contributions beyond the plan's retention.
+
+What is erased by mistake is fetched again; what is needed now is never touched.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 from tapestry.errors import Conflict, InputError, SettingsError, TapestryError
 from tapestry.host import files
+from tapestry.identity.invitations import check_token
 from tapestry.identity.keyring import make_join, make_revocation
 from tapestry.identity.keys import KeyPair
 from tapestry.node import keys, settings
@@ -146,6 +147,7 @@ def join(home: Path, core_url: str, token: str, ca: Path | None = None, *, membe
         InvitationError, Conflict: the core's reasons.
         SettingsError: home, member and arguments do not fit together.
     """
+    check_token(token)
     at = Home(home)
     given = settings.load(at)
     member = load_member(member_dir)

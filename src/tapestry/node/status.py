@@ -26,6 +26,7 @@ def node_status(home: Path) -> dict[str, Any]:
     alive = {role: _alive(value) for role, value in roles.items()}
     agent = roles["agent"] or {}
     gate = roles["gate"] or {}
+    failed = _failed(roles)
     return {
         "member": given.node.member,
         "node": given.node.name,
@@ -46,8 +47,8 @@ def node_status(home: Path) -> dict[str, Any]:
         "restarts": _restarts(roles["supervisor"]),
         "trainer": {key: (roles["trainer"] or {}).get(key) for key in ("run", "round", "step", "steps")},
         "runs": agent.get("runs") or {},
-        "trouble": agent.get("trouble"),
-        "hint": agent.get("hint"),
+        "trouble": agent.get("trouble") or failed.get("message"),
+        "hint": agent.get("hint") or failed.get("hint"),
         "traffic": agent.get("traffic"),
         "gate": {key: gate.get(key) for key in ("passed", "refused", "last", "last_refused")},
     }
@@ -83,6 +84,12 @@ def _restarts(value: dict[str, Any] | None) -> dict[str, int]:
     if not isinstance(children, dict):
         return {}
     return {role: child.get("restarts", 0) for role, child in children.items() if isinstance(child, dict)}
+
+
+def _failed(roles: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
+    """The error that one of the processes ended with; empty where none did."""
+    errors = ((value or {}).get("error") for value in roles.values())
+    return next((error for error in errors if isinstance(error, dict)), {})
 
 
 def _consortium(home: Home) -> dict[str, Any] | None:

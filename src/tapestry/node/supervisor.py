@@ -28,6 +28,7 @@ MAX_CRASHES: Final = 5
 """A child that ends this often in a row with an untyped failure, each time soon, is given up."""
 SOON_S: Final = 10.0
 MAX_REPORT_BYTES: Final = 4 << 20
+MAX_LOG_BYTES: Final = 16 << 20
 _KILLED: Final = re.compile(rb"exitcode\s*:\s*-\d+")
 
 Start = Callable[[], processes.Child]
@@ -95,6 +96,7 @@ class Supervisor:
         if kept.child is None:
             if time.monotonic() >= kept.due:
                 self._home.status(kept.role).unlink(missing_ok=True)
+                _set_aside(self._home.log(kept.role))
                 kept.log_start = _size(self._home.log(kept.role))
                 kept.child, kept.started = kept.start(), time.monotonic()
                 self._say("running")
@@ -185,6 +187,12 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _set_aside(log: Path) -> None:
+    """Keep logs bounded: a large one becomes NAME.1 before its process starts again."""
+    if _size(log) > MAX_LOG_BYTES:
+        log.replace(log.with_name(log.name + ".1"))
 
 
 def run_node(home: Path, once: bool = False) -> bool:

@@ -145,7 +145,8 @@ class Synchronizer:
             return at, 0
         if at is not None and plan.sync == "replay":
             behind = head.merges - at.merges
-            if 0 < behind <= MAX_REPLAYED_ROUNDS:
+            kept = at.round >= head.round - plan.retention.blob_rounds
+            if 0 < behind <= MAX_REPLAYED_ROUNDS and kept:
                 return self._replay(at, view, plan), behind
         self._tell(f"fetching the state after merge {head.merges}")
         state = self._library.state(head.state, plan)

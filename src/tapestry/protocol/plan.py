@@ -88,7 +88,8 @@ class Retention(Part):
     """What may be erased. Ledger entries hold hashes only and stay for good."""
 
     blob_rounds: Count = 1 << 20
-    """Contributions of this many last rounds are kept."""
+    """Contributions of this many last rounds are kept, at the core and at each node; older ones are
+    erased, and their merges cannot be repeated any more."""
     inner_rounds: Count = 2
     """Inner trainer state of this many last rounds is kept on its node."""
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from tapestry.errors import ArtifactError
+from tapestry.errors import ArtifactError, Diverged
 from tapestry.host import failpoints
 from tapestry.merge import kernel
 from tapestry.protocol import plan
@@ -53,7 +53,8 @@ class Engine:
         Raises:
             NotFound: an input is not in the folder.
             HashMismatch: an input was damaged and has been removed.
-            ArtifactError: an input has not the form its layout fixes, or the result is not finite.
+            ArtifactError: an input has not the form its layout fixes.
+            Diverged: the result is not finite.
             DiskFull: no space; what is there stays valid.
         """
         started = time.monotonic()
@@ -122,11 +123,20 @@ class Engine:
             momentum = self._momentum(desk, shard, inputs.momentum)
         kernel.step(base, momentum, gradient, outer, desk.work)
         if not is_finite(base):
-            raise ArtifactError(
-                f"the merged base is not finite in shard {shard.index}",
-                hint="a contribution holds NaN, infinite or huge values, or outer_rate is too large",
+            raise Diverged(
+                f"the merged base is not finite in shard {shard.index}; "
+                f"the largest values are in the {self._largest(desk, shard, inputs)}",
+                hint="withdraw a node that sends huge values, or revise merge.outer_rate",
             )
         return self._put_shard(desk, shard, with_momentum=momentum is not None)
+
+    def _largest(self, desk: Desk, shard: Shard, inputs: Inputs) -> str:
+        """Which delta holds the largest value of a shard, for a message."""
+
+        def peak(source: Source) -> float:
+            return float(desk.delta.read(self._store, source.sha(shard.index), shard).abs().max())
+
+        return max(inputs.deltas, key=peak).name
 
     def _put_shard(self, desk: Desk, shard: Shard, *, with_momentum: bool) -> tuple[str, ...]:
         shas = [self._store.put(desk.base.blob(shard), durable=False)]

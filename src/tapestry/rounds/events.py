@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from tapestry.errors import FormatError
 from tapestry.protocol import canonical
@@ -120,8 +120,11 @@ class RoundCommitted(_Keyed):
 
 
 class RoundAbandoned(_Keyed):
+    """Nothing is merged. `detail` says in words what `reason` cannot."""
+
     type: Literal["round-abandoned"] = "round-abandoned"
     reason: ReasonCode
+    detail: Annotated[str, StringConstraints(max_length=400)] = ""
 
 
 class ScorePublished(Part):

@@ -75,6 +75,16 @@ class MergeDone:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MergeFailed:
+    """The merge of a closed round cannot be had, whoever repeats it; `detail` says why in words."""
+
+    round: int
+    fragment: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Publish:
     """A node publishes its score of a shared base."""
 
@@ -91,4 +101,4 @@ class Tick:
     """Time passed."""
 
 
-Input = Start | Revise | Enrol | Withdraw | Contribute | Screened | MergeDone | Publish | Tick
+Input = Start | Revise | Enrol | Withdraw | Contribute | Screened | MergeDone | MergeFailed | Publish | Tick

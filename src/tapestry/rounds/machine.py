@@ -20,6 +20,7 @@ from tapestry.rounds.inputs import (
     Enrol,
     Input,
     MergeDone,
+    MergeFailed,
     Publish,
     Revise,
     Screened,
@@ -35,6 +36,7 @@ __all__ = [
     "Enrol",
     "Input",
     "MergeDone",
+    "MergeFailed",
     "Publish",
     "Revise",
     "Screened",
@@ -135,11 +137,18 @@ def waiting_for(state: RunState, now_ms: int) -> str | None:
         return None
     missing = [n for n in at.nodes if n not in at.submissions]
     if now_ms < at.deadline_ms:
-        return f"contributions of {', '.join(missing[:8])}" if missing else None
+        return f"contributions of {', '.join(missing[:8])}{_abandoned(state, at)}" if missing else None
     accepted = len(at.with_status("accepted"))
     if accepted < rules.quorum:
         return f"a quorum: {accepted} of {rules.quorum} contributions accepted, deadline passed"
     return "more members: the influence cap cannot be met by those accepted so far"
+
+
+def _abandoned(state: RunState, at: Round) -> str:
+    """Why the round before was abandoned; empty where it was not."""
+    before = state.find(at.round - 1, at.fragment)
+    why = before.abandoned if before is not None else None
+    return f"; round {at.round - 1} was abandoned, {why}" if why else ""
 
 
 class _RecordedRefusal(Exception):
@@ -168,6 +177,8 @@ def _decide(state: RunState, given: Input, now_ms: int) -> tuple[ev.Event, ...]:
             return _screened(state, given)
         case MergeDone():
             return _merge_done(state, given)
+        case MergeFailed():
+            return _merge_failed(state, given)
         case Publish():
             return (
                 ev.ScorePublished(
@@ -213,6 +224,8 @@ def _enrol(state: RunState, given: Enrol) -> tuple[ev.Event, ...]:
         raise Conflict(f"node {given.node} belongs to member {state.enrolled[given.node]}")
     if given.node in state.enrolled:
         return ()
+    if given.node in state.withdrawn:
+        raise Refused(f"the operator has withdrawn node {given.node} from run {state.run}")
     known = {plan.digest for plan in (state.plan, state.next_plan) if plan is not None}
     if given.plan not in known:
         raise Conflict(
@@ -314,6 +327,17 @@ def _merge_done(state: RunState, given: MergeDone) -> tuple[ev.Event, ...]:
             state=given.state,
             base=given.base,
             outer=given.outer,
+        ),
+    )
+
+
+def _merge_failed(state: RunState, given: MergeFailed) -> tuple[ev.Event, ...]:
+    at = state.find(given.round, given.fragment)
+    if at is None or at.phase != "merging":
+        return ()
+    return (
+        ev.RoundAbandoned(
+            round=given.round, fragment=given.fragment, reason=given.reason, detail=given.detail[:400]
         ),
     )
 

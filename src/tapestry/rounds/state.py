@@ -45,6 +45,8 @@ class Round(Part):
     submissions: dict[Name, Submission] = Field(default_factory=dict)
     late: dict[Name, Sha256] = Field(default_factory=dict)
     merged: tuple[Merged, ...] = ()
+    abandoned: str | None = None
+    """Why, in words."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -72,6 +74,8 @@ class RunState(Message):
     status: Literal["planned", "running", "finished"] = "planned"
     enrolled: dict[Name, Name] = Field(default_factory=dict)
     """Node → member."""
+    withdrawn: tuple[Name, ...] = ()
+    """Nodes the operator withdrew; they may not enrol again."""
     merges: Annotated[int, Field(ge=0)] = 0
     head: Sha256
     """Digest of the newest committed state."""
@@ -132,7 +136,8 @@ def _in_round(state: RunState, event: ev.RoundEvent) -> RunState:
                 update={"merges": event.merges, "head": event.state, "head_round": event.round}
             )
         case ev.RoundAbandoned():
-            at = at.model_copy(update={"phase": "abandoned"})
+            why = f"{event.reason}: {event.detail}" if event.detail else event.reason
+            at = at.model_copy(update={"phase": "abandoned", "abandoned": why})
     return _replace(state, at)
 
 
@@ -157,7 +162,10 @@ def evolve(state: RunState | None, event: ev.Event) -> RunState:
                 else r
                 for r in state.rounds
             )
-            return state.model_copy(update={"enrolled": enrolled, "rounds": rounds})
+            withdrawn = set(state.withdrawn) | ({event.node} if event.reason == "operator" else set())
+            return state.model_copy(
+                update={"enrolled": enrolled, "rounds": rounds, "withdrawn": tuple(sorted(withdrawn))}
+            )
         case ev.RoundOpened():
             opened = Round(
                 round=event.round,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from sqlalchemy.engine import Connection, Engine
 from tapestry.errors import DiskFull, StoreError, TapestryError, VersionError
 
 BUSY_MS: Final = 10_000
+PAGE_BYTES: Final = 64 << 10
 _IMMEDIATE: Final = "tapestry_immediate"
 
 metadata = sa.MetaData()
@@ -127,12 +129,20 @@ def wrapped(path: Path) -> Iterator[None]:
 
 def _translate(cause: BaseException, path: Path) -> TapestryError:
     code = getattr(cause, "sqlite_errorcode", None)
-    if (code is not None and code & 0xFF == sqlite3.SQLITE_FULL) or getattr(
-        cause, "errno", None
-    ) == errno.ENOSPC:
+    full = code is not None and code & 0xFF == sqlite3.SQLITE_FULL
+    # its shared-memory file cannot grow on a full disk, which SQLite calls an I/O error
+    full = full or (code is not None and code & 0xFF == sqlite3.SQLITE_IOERR and _no_space(path))
+    if full or getattr(cause, "errno", None) == errno.ENOSPC:
         return DiskFull(f"no space left for database {path.name}", hint="free some space; nothing was lost")
     text = (str(cause).splitlines() or [type(cause).__name__])[0][:300]
     return StoreError(f"database {path.name}: {text}")
+
+
+def _no_space(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < PAGE_BYTES
+    except OSError:
+        return False
 
 
 def _engine(path: Path) -> Engine:
