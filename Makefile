@@ -28,11 +28,13 @@ lint: $(STAMP)  ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint      ## lint, then every test, with coverage
-	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -m "not long" $(TEST_ARGS)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --format=total | xargs printf 'coverage: %s %%\n'
+test: lint      ## lint, then every test, with coverage; whole federations beside the tests of the rooms
+	@rm -f .coverage .coverage.* .federation.log
+	@$(BIN)/coverage run -m pytest -m "not long" tests/federation -s > .federation.log 2>&1 & federation=$$!; \
+	$(BIN)/coverage run -m pytest -m "not long" --ignore tests/federation $(TEST_ARGS); rooms=$$?; \
+	wait $$federation; federation=$$?; cat .federation.log; exit $$((rooms + federation))
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --format=total | xargs printf 'coverage of the tests\047 own processes: %s %%\n'
 
 test-long: $(STAMP)  ## the long runs: 200 random kills
 	$(BIN)/python -m pytest -m long --timeout 7200 -s $(TEST_ARGS)

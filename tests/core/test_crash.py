@@ -18,6 +18,8 @@ from tapestry.protocol.messages import Receipt
 from tapestry.protocol.views import RoundRecord
 from tests.core.support import CoreUnderTest, artifact, make_plan, shards
 
+pytestmark = pytest.mark.long
+
 
 class Restarting:
     """A member's requests, with the core started again whenever it dies."""

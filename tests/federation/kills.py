@@ -72,7 +72,7 @@ class RandomKiller:
     federation: Federation
     count: int
     seed: int
-    longest_s: float = 4.0
+    longest_s: float = 3.0
     hits: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:

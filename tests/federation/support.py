@@ -56,6 +56,9 @@ def write_text(folder: Path, words: str) -> None:
         (folder / name).write_text("".join(lines), encoding="utf-8")
 
 
+History = list[tuple[int, str, tuple[tuple[str, str, int], ...]]]
+
+
 class Federation:
     """Core and nodes below one folder; `keep_going` runs them to the end of the run."""
 
@@ -166,7 +169,7 @@ class Federation:
                 process.kill()
                 process.wait()
 
-    def history(self) -> list[tuple[int, str, tuple[tuple[str, str, int], ...]]]:
+    def history(self) -> History:
         """Of each committed round: its number, the state after it, and what was merged with which weight."""
         last = self.view().head.round
         with Core.open(self.core) as core:

@@ -6,44 +6,56 @@ a run that nobody disturbed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tapestry.host import failpoints
 from tests.federation.kills import RandomKiller
-from tests.federation.support import Federation
+from tests.federation.support import Federation, History
+
+ROUNDS, STEPS = 24, 20
 
 ON_THE_CORE = [n for n in failpoints.NAMES if n.startswith(("core.", "replay.", "file."))]
 ON_A_NODE = [n for n in failpoints.NAMES if n.startswith(("node.", "gate.", "file."))]
 ON_ANOTHER = [n for n in failpoints.NAMES if n.startswith(("trainer.", "replay."))]
 
 
+Runs = Callable[..., Federation]
+
+
 @pytest.fixture
-def federations(tmp_path: Path) -> Iterator[list[Federation]]:
-    started: list[Federation] = []
-    yield started
-    for federation in started:
+def start(tmp_path: Path) -> Iterator[Runs]:
+    """Lays out a federation; what runs of it is stopped in the end."""
+    made: list[Federation] = []
+
+    def make(name: str, *, rounds: int, steps: int) -> Federation:
+        made.append(
+            Federation(tmp_path / name, seed_blobs=tmp_path / f"seed-{name}", rounds=rounds, steps=steps)
+        )
+        return made[-1]
+
+    yield make
+    for federation in made:
         federation.stop()
 
 
-def undisturbed(federations: list[Federation], tmp_path: Path, rounds: int, steps: int) -> Federation:
-    calm = Federation(tmp_path / "calm", seed_blobs=tmp_path / "seed-calm", rounds=rounds, steps=steps)
-    federations.append(calm)
-    calm.start()
-    calm.keep_going(timeout_s=120 + 3 * rounds)
-    return calm
+_CALM: dict[tuple[int, int], History] = {}
 
 
-def disturbed(federations: list[Federation], tmp_path: Path, rounds: int, steps: int) -> Federation:
-    wild = Federation(tmp_path / "wild", seed_blobs=tmp_path / "seed-wild", rounds=rounds, steps=steps)
-    federations.append(wild)
-    return wild
+def undisturbed(start: Runs, *, rounds: int, steps: int) -> History:
+    """What a run gives that nobody disturbs; run once for all tests with the same numbers."""
+    if (rounds, steps) not in _CALM:
+        calm = start("calm", rounds=rounds, steps=steps)
+        calm.start()
+        calm.keep_going(timeout_s=120 + 3 * rounds)
+        _CALM[rounds, steps] = calm.history()
+    return _CALM[rounds, steps]
 
 
-def test_killed_at_every_durability_point(federations: list[Federation], tmp_path: Path) -> None:
-    wild = disturbed(federations, tmp_path, rounds=8, steps=4)
+def test_killed_at_every_durability_point(start: Runs, tmp_path: Path) -> None:
+    wild = start("wild", rounds=ROUNDS, steps=STEPS)
     marks = tmp_path / "marks"
     for name, points in (("core", ON_THE_CORE), ("a", ON_A_NODE), ("b", ON_ANOTHER)):
         marks.joinpath(name).mkdir(parents=True)
@@ -53,32 +65,29 @@ def test_killed_at_every_durability_point(federations: list[Federation], tmp_pat
         }
     wild.start()
     wild.keep_going(timeout_s=200)
-    calm = undisturbed(federations, tmp_path, rounds=8, steps=4)
 
     hit = {p.name.removeprefix("died.") for p in marks.glob("*/died.*")}
     print(f"killed once each at {len(hit)} durability points: {', '.join(sorted(hit))}")
     assert hit == set(failpoints.NAMES)
-    assert wild.history() == calm.history()
-    assert len(calm.history()) == 8
+    calm = undisturbed(start, rounds=ROUNDS, steps=STEPS)
+    assert len(calm) == ROUNDS
+    assert wild.history() == calm
 
 
-def random_kills(
-    federations: list[Federation], tmp_path: Path, *, kills: int, rounds: int, timeout_s: float
-) -> None:
-    wild = disturbed(federations, tmp_path, rounds=rounds, steps=30)
+def random_kills(start: Runs, *, kills: int, rounds: int, timeout_s: float) -> None:
+    wild = start("wild", rounds=rounds, steps=STEPS)
     killer = RandomKiller(wild, count=kills, seed=kills)
     wild.start()
     wild.keep_going(timeout_s=timeout_s, between=killer)
     print(f"\n{killer.done} kills, processes restarted by hand: {wild.restarts}\n{killer.table()}")
     assert killer.done == kills, "the run ended before the kills did"
-    calm = undisturbed(federations, tmp_path, rounds=rounds, steps=30)
-    assert wild.history() == calm.history()
+    assert wild.history() == undisturbed(start, rounds=rounds, steps=STEPS)
 
 
-def test_killed_at_random_instants(federations: list[Federation], tmp_path: Path) -> None:
-    random_kills(federations, tmp_path, kills=20, rounds=40, timeout_s=230)
+def test_killed_at_random_instants(start: Runs) -> None:
+    random_kills(start, kills=20, rounds=ROUNDS, timeout_s=230)
 
 
 @pytest.mark.long
-def test_killed_at_many_random_instants(federations: list[Federation], tmp_path: Path) -> None:
-    random_kills(federations, tmp_path, kills=200, rounds=400, timeout_s=4000)
+def test_killed_at_many_random_instants(start: Runs) -> None:
+    random_kills(start, kills=200, rounds=400, timeout_s=4000)

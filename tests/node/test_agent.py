@@ -138,6 +138,7 @@ def test_all_failpoints_of_the_agent_are_tested() -> None:
     assert set(AGENT_POINTS) == {name for name in failpoints.NAMES if name.startswith("node.")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", AGENT_POINTS)
 def test_killed_at_any_point_it_goes_on(
     core: CoreUnderTest, make_node: MakeNode, tmp_path: Path, point: str

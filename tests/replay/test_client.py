@@ -24,6 +24,8 @@ from tapestry.replay.engine import Engine
 from tapestry.storage.blobs import BlobStore
 from tests.replay import cases
 
+pytestmark = pytest.mark.long
+
 POINTS = ["replay.shard.written", "replay.shard.written:3", "replay.state.written"]
 
 

@@ -14,6 +14,8 @@ from tapestry.protocol.artifact import State
 
 from .support import RUN, Node, Zygote, kill, start, wait_until
 
+pytestmark = pytest.mark.long
+
 ROUNDS = 2
 STEPS = 40
 FAILPOINTS = [

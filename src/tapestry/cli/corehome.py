@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tapestry.errors import InputError, NotFound
 from tapestry.rounds.events import ContributionReceived, RoundClosed, ScorePublished, parse_event
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from tapestry.protocol.views import RoundRecord
 
 
-def choose_run(names: Sequence[str], given: str | None, *, where: object) -> str:
-    """The run that was named, or the only one there is.
+PLAN_HINT: Final = "plan one with: tapestry run plan PLAN.toml --core HOME"
+
+
+def choose_run(names: Sequence[str], given: str | None, *, where: object, none_yet: str = PLAN_HINT) -> str:
+    """The run that was named, or the only one there is; `none_yet` is the hint where there is none.
 
     Raises:
         NotFound: there is no such run, or none at all.
@@ -26,9 +29,7 @@ def choose_run(names: Sequence[str], given: str | None, *, where: object) -> str
             raise NotFound(f"{where} has no run {given!r}", hint=known)
         return given
     if not names:
-        raise NotFound(
-            f"{where} has no run yet", hint="plan one with: tapestry run plan PLAN.toml --core HOME"
-        )
+        raise NotFound(f"{where} has no run yet", hint=none_yet)
     if len(names) > 1:
         raise InputError(f"{where} has {len(names)} runs", hint=f"name one with --run: {', '.join(names)}")
     return names[0]

@@ -30,7 +30,7 @@ EXIT_UNFIT: Final = 6
 
 EXTRA_MODULES: Final = {
     "arithmetic": ("torch", "numpy", "safetensors"),
-    "core": ("fastapi", "uvicorn", "sqlalchemy", "alembic", "obstore", "structlog"),
+    "core": ("fastapi", "uvicorn", "sqlalchemy", "alembic", "obstore", "structlog", "uvloop"),
     "node": ("httpx", "transformers", "tokenizers", "obstore", "structlog"),
     "demo": ("matplotlib",),
 }
@@ -91,7 +91,7 @@ def check_torch() -> Finding:
         import torch
     except (ImportError, OSError) as e:
         reason = "not installed" if isinstance(e, ModuleNotFoundError) else str(e)[:120]
-        mend = "pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+        mend = "install it first and exactly: pip install torch==2.13.0"
         return Finding(check="torch", verdict="fail", found=reason, mend=mend)
     devices = f"{torch.get_num_threads()} threads" + (
         f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"

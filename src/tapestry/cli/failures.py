@@ -35,6 +35,7 @@ EXTRAS = {
     "torch": "arithmetic",
     "transformers": "node",
     "uvicorn": "core",
+    "uvloop": "core",
 }
 """Optional module → the extra that brings it."""
 

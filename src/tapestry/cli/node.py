@@ -12,7 +12,6 @@ from tapestry.cli.options import Json, MemberFolder, NodeHome
 from tapestry.cli.output import (
     emit_json,
     emit_line,
-    emit_pairs,
     emit_table,
     human_bytes,
     note,
@@ -121,13 +120,14 @@ def status(home: NodeHome, as_json: Json = False) -> None:
 
     Example: tapestry node status ./node
     """
+    from tapestry.cli.node_status import print_node
     from tapestry.node.status import node_status
 
     value: Any = node_status(home)
     if as_json:
         emit_json(value)
         return
-    emit_pairs((name, text) for name, text in value.items() if not isinstance(text, dict | list))
+    print_node(value)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from tapestry.cli.corehome import choose_run
 from tapestry.errors import NotFound
@@ -11,6 +12,8 @@ from tapestry.node.home import Home, parse_round_name
 from tapestry.node.memory import AgentMemory
 from tapestry.protocol.views import RoundRecord
 from tapestry.storage.blobs import BlobStore
+
+RUN_HINT: Final = "it takes part in none so far; join and start it: tapestry node join, tapestry node run"
 
 
 def memory(root: Path) -> AgentMemory:
@@ -26,7 +29,7 @@ def memory(root: Path) -> AgentMemory:
 def head(root: Path, run: str | None) -> tuple[BlobStore, str, str]:
     """Blobs, run, and the newest state this node has of it."""
     known = memory(root).runs
-    name = choose_run(sorted(known), run, where=root)
+    name = choose_run(sorted(known), run, where=root, none_yet=RUN_HINT)
     at = known[name].head
     if at is None:
         raise NotFound(
@@ -38,7 +41,7 @@ def head(root: Path, run: str | None) -> tuple[BlobStore, str, str]:
 def records(root: Path, run: str | None, number: int | None) -> tuple[BlobStore, list[RoundRecord], str]:
     """Blobs, the rounds of a run that this node has checked (or one of them), and the run."""
     home = Home(root)
-    name = choose_run(sorted(memory(root).runs), run, where=root)
+    name = choose_run(sorted(memory(root).runs), run, where=root, none_yet=RUN_HINT)
     found = []
     for path in home.records.glob("*.json"):
         named = parse_round_name(path.name.removesuffix(".json"))

@@ -6,6 +6,7 @@ writes there was computed there. `MergeMismatch` is left to the caller: a table 
 
 from __future__ import annotations
 
+import base64
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +19,10 @@ from tapestry.identity.envelope import Envelope
 from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact, State
 from tapestry.protocol.layout import Layout
+from tapestry.protocol.messages import Contribution
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RoundRecord
+from tapestry.rounds.weights import Share, merge_weights
 
 if TYPE_CHECKING:
     from tapestry.replay.client import Replayer
@@ -65,6 +68,32 @@ def check_envelopes(record: RoundRecord) -> None:
         raise NotFound(f"the record of round {record.round} lacks a contribution's signed envelope")
 
 
+def contradiction(record: RoundRecord, plan: Plan) -> str | None:
+    """What in a record contradicts its plan or its contributions, in words; None where nothing does.
+
+    Bindings and weights; the signatures were judged when the core took them in and when nodes merged.
+    """
+    said = [_contribution(text) for text in record.envelopes]
+    for merged, one in zip(record.merged, said, strict=True):
+        bound = (one.run, one.round, one.fragment, one.plan, one.state)
+        if bound != (record.run, record.round, record.fragment, record.plan, record.before):
+            return f"the contribution of {merged.node} was signed for something else"
+        if (one.node, one.member, one.delta) != (merged.node, merged.member, merged.delta):
+            return f"{merged.node} signed another contribution than was merged"
+    weights = merge_weights(
+        [Share(member=one.member, node=one.node, tokens=one.tokens) for one in said],
+        weighting=plan.merge.weighting,
+        influence_cap=plan.merge.influence_cap,
+    )
+    if weights != tuple(merged.weight for merged in record.merged):
+        return "it was merged with other weights than its plan gives"
+    return None
+
+
+def _contribution(envelope: str) -> Contribution:
+    return Contribution.from_bytes(base64.b64decode(Envelope.from_bytes(envelope.encode()).payload))
+
+
 def _link(store: BlobStore, scratch: BlobStore, digests: Iterable[str]) -> None:
     for digest in digests:
         if scratch.has(digest):
@@ -93,6 +122,8 @@ def _repeat(store: BlobStore, scratch: BlobStore, replayer: Replayer, record: Ro
     try:
         check_envelopes(record)
         plan = Plan.from_bytes(store.read(record.plan, Plan.MAX_BYTES))
+        if fault := contradiction(record, plan):
+            return result("differs", None, fault)
         Layout.from_bytes(store.read(plan.layout, Layout.MAX_BYTES))
         before = scratch if scratch.has(record.before) else store  # computed here a moment ago
         _link(store, scratch, inputs(store, before, record, plan))

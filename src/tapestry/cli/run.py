@@ -49,9 +49,10 @@ def record_plan(read: PlanFile, core: Path) -> tuple[Any, Any]:
     """Put the initial state into the core's blobs and record the plan: its view, and the plan itself."""
     from tapestry.core import operator
     from tapestry.core.service import Core
-    from tapestry.training.model import initial_state
 
     with Core.open(core) as opened:
+        from tapestry.training.model import initial_state  # loads torch, which a wrong HOME need not wait for
+
         model, layout, state, parameters = initial_state(
             read.run.name,
             read.model.config,

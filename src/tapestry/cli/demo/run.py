@@ -16,6 +16,7 @@ from tapestry.cli.demo.display import MemberView, Snapshot
 from tapestry.cli.demo.places import Places
 from tapestry.cli.demo.result import MemberResult, Result
 from tapestry.cli.output import emit_json, note
+from tapestry.errors import ProcessDied
 
 if TYPE_CHECKING:
     from tapestry.cli.demo.settings import Asked
@@ -92,18 +93,12 @@ def _train(members: list[MemberText], places: Places, opened: Core) -> None:
     """Core and nodes as processes, until every node has the last base and has scored it."""
     if _complete(members, opened):
         return
-    from tapestry.core import operator
-
     children = Children(places.logs)
     try:
         with display.choose() as shown:
             children.start(CORE, "core", "serve", str(places.core))
             shown.say(f"{len(members)} members, each with its own text, keys and node, in {places.out}")
-            deadline = time.monotonic() + START_S
-            while (url := operator.serving_url(places.core)) is None and time.monotonic() < deadline:
-                children.check()
-                time.sleep(0.05)
-            lay.join(members, places, url or "")
+            lay.join(members, places, _serving_url(places, children))
             for member in members:
                 children.start(member.name, "node", "run", str(places.node(member.name)), "--once")
             shown.say("starting trainers; none of them has a network")
@@ -114,6 +109,22 @@ def _train(members: list[MemberText], places: Places, opened: Core) -> None:
             shown.update(_snapshot(members, places, opened))
     finally:
         children.stop()
+
+
+def _serving_url(places: Places, children: Children) -> str:
+    """Where the core listens, once it does. Raises `ProcessDied` where it does not come up."""
+    from tapestry.core import operator
+
+    deadline = time.monotonic() + START_S
+    while (url := operator.serving_url(places.core)) is None:
+        children.check()
+        if time.monotonic() > deadline:
+            raise ProcessDied(
+                f"the core did not begin to listen within {START_S:.0f} s",
+                hint=f"its log is {children.log(CORE)}; the same command tries again",
+            )
+        time.sleep(0.05)
+    return url
 
 
 def _complete(members: list[MemberText], opened: Core) -> bool:

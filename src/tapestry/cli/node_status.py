@@ -1,0 +1,72 @@
+"""The tables of `tapestry node status`, for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapestry.cli.output import emit_pairs, emit_table, human_bytes, short
+
+
+def print_node(value: dict[str, Any]) -> None:
+    """What `node.status.node_status` found."""
+    consortium = value["consortium"] or {}
+    traffic = value["traffic"] or {}
+    gate = value["gate"]
+    emit_pairs(
+        [
+            ("node", value["node"]),
+            ("member", value["member"]),
+            ("consortium", consortium.get("id") or "none; join one with: tapestry node join HOME"),
+            ("core", consortium.get("core_url")),
+            ("publishes", value["publish"]),
+            ("running", "yes" if value["running"] else "no; start it with: tapestry node run HOME"),
+            ("isolation", _level(value)),
+            ("gate", f"{gate['passed'] or 0} passed, {gate['refused'] or 0} refused"),
+            ("sent", _bytes(traffic, "sent_bytes")),
+            ("received", _bytes(traffic, "received_bytes")),
+            *([("trouble", value["trouble"])] if value["trouble"] else []),
+            *([("hint", value["hint"])] if value["hint"] else []),
+        ]
+    )
+    emit_table(
+        ("process", "pid", "phase", "restarts"),
+        [
+            (role, one["pid"] if one["alive"] else None, one["phase"], value["restarts"].get(role))
+            for role, one in value["processes"].items()
+        ],
+        right=("pid", "restarts"),
+    )
+    if value["runs"]:
+        emit_table(
+            ("run", "status", "merges", "state", "repeated", "fetched", "waits for"),
+            [_run(name, run) for name, run in sorted(value["runs"].items())],
+            right=("merges", "repeated", "fetched"),
+        )
+
+
+def _level(value: dict[str, Any]) -> str:
+    """How far the process that reads text is cut off, in words."""
+    if not value["running"]:
+        return "not running"
+    return {
+        "netns": "netns: trainer and gate have no network",
+        "process": "process: only the separation of processes; see tapestry doctor",
+    }.get(value["level"], "starting")
+
+
+def _bytes(traffic: dict[str, Any], name: str) -> str | None:
+    return human_bytes(traffic[name]) if name in traffic else None
+
+
+def _run(name: str, run: dict[str, Any]) -> tuple[Any, ...]:
+    merges = f"{run.get('merges') or 0} of {run.get('rounds') or '?'}"
+    waits = run.get("waiting_for") or run.get("note")
+    return (
+        name,
+        run.get("status"),
+        merges,
+        short(run.get("state")),
+        run.get("replayed"),
+        run.get("fetched"),
+        waits,
+    )

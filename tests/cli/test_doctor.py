@@ -1,0 +1,116 @@
+"""What the doctor finds, and that each finding that is not fine says what mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from tapestry.cli import doctor
+from tests.cli.conftest import Call
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_this_machine_can_run_the_tests(call: Call, tmp_path: Path) -> None:
+    code, out, _ = call("doctor", "--home", tmp_path, "--json")
+    value = json.loads(out)
+    checks = {finding["check"] for finding in value["findings"]}
+    assert checks == {
+        "python", "packages", "torch", "disk", "clock", "network namespace", "port", "limits"
+    }  # fmt: skip
+    assert value["fit"] == all(f["verdict"] != "fail" for f in value["findings"])
+    assert code == (0 if value["fit"] else doctor.EXIT_UNFIT)
+    for finding in value["findings"]:
+        assert finding["found"]
+        assert (finding["mend"] is None) == (finding["verdict"] == "ok"), finding
+    assert not list(tmp_path.iterdir()), "the doctor left something behind"
+
+
+def test_the_table_has_each_check_and_the_mends_go_to_stderr(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        doctor.Finding(check="disk", verdict="fail", found="1 B free", mend="buy a disk"),
+        doctor.Finding(check="clock", verdict="ok", found="noon"),
+    ]
+    monkeypatch.setattr(doctor, "examine", lambda home, port: found)
+    code, out, err = call("doctor")
+    assert code == doctor.EXIT_UNFIT
+    assert "1 B free" in out
+    assert err == "fail: disk: buy a disk\n"
+
+
+def test_a_taken_port() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        finding = doctor.check_port(taken.getsockname()[1])
+    assert finding.verdict == "warn"
+    assert finding.mend is not None
+    assert "--port" in finding.mend
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(10**6, "fail"), (10**10, "warn"), (10**12, "ok")])
+def test_free_space(free: int, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**13, 0, free))
+    monkeypatch.setattr(doctor, "SLOW_SYNC_S", 60.0)
+    assert doctor.check_disk(tmp_path / "not" / "made" / "yet").verdict == verdict
+
+
+def test_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**13, 0, 10**12))
+    monkeypatch.setattr(doctor, "SLOW_SYNC_S", 0.0)
+    assert doctor.check_disk(tmp_path).verdict == "warn"
+
+
+def test_a_folder_nobody_may_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    finding = doctor.check_disk(tmp_path)
+    assert (finding.verdict, "Permission denied" in finding.found) == ("fail", True)
+
+
+def test_a_clock_in_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert doctor.check_clock().verdict == "fail"
+
+
+def test_a_machine_without_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.CompletedProcess([], 0, stdout="process\n", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    finding = doctor.check_isolation()
+    assert finding.verdict == "warn"
+    assert finding.mend is not None
+    assert "namespace" in finding.mend
+
+
+def test_a_light_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    finding = doctor.check_torch()
+    assert (finding.verdict, finding.found) == ("fail", "not installed")
+
+
+def test_every_extra_is_looked_for() -> None:
+    """Each package an extra names is a module the doctor and the error of a missing extra know."""
+    import re
+    import tomllib
+
+    from tapestry.cli.failures import EXTRAS
+
+    root = Path(__file__).parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, modules in doctor.EXTRA_MODULES.items():
+        named = {re.split(r"[^A-Za-z0-9_-]", package)[0] for package in extras[extra]} - {"tapestry"}
+        assert named == set(modules), extra
+        assert named <= EXTRAS.keys()
