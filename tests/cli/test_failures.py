@@ -82,3 +82,16 @@ def test_a_log_without_an_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "log").write_text(text)
     assert failures.from_stderr(tmp_path / "log") is None
     assert failures.from_stderr(tmp_path / "none") is None
+
+
+def test_a_process_that_is_watched_says_its_error_as_json_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that its parent ends with the same class, message, hint and exit code."""
+    monkeypatch.setenv(failures.JSON_VARIABLE, "1")
+    error = Unreachable("no answer", hint="start it")
+    assert failures.report(error) == Unreachable.exit_code
+    (tmp_path / "log").write_text(capsys.readouterr().err)
+    found = failures.from_stderr(tmp_path / "log")
+    assert type(found) is Unreachable
+    assert (found.message, found.hint) == (error.message, error.hint)

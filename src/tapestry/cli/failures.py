@@ -39,6 +39,9 @@ EXTRAS = {
 }
 """Optional module → the extra that brings it."""
 
+JSON_VARIABLE = "TAPESTRY_JSON_ERRORS"
+"""Set where a process of ours reads the log: a typed error is then its last line, as JSON, as well."""
+
 MAX_STDERR_TAIL_BYTES = 64 << 10
 
 
@@ -91,6 +94,8 @@ def report(error: BaseException) -> int:
     """Print what went wrong and return the exit code."""
     if isinstance(error, TapestryError):
         print_error(error.message, error.hint)
+        if os.environ.get(JSON_VARIABLE):
+            print_json_error(error)
         return error.exit_code
     if isinstance(error, ModuleNotFoundError) and (missing := explain_missing_module(error)):
         print_error(*missing)

@@ -116,7 +116,7 @@ class Agent:
         self._replayer.close()
         self._client.close()
         self._outbox.count(now=True)
-        self._status.update(traffic=self._client.traffic.as_json())
+        self._status.update(traffic=self._outbox.total())
 
     def work(self) -> None:
         """Until told to stop, or with `once` until all runs are finished."""
@@ -307,7 +307,7 @@ class Agent:
             trouble=trouble,
             hint=None,
             runs={run: summary(session, self._memory) for run, session in self._sessions.items()},
-            traffic=self._client.traffic.as_json(),
+            traffic=self._outbox.total(),
         )
 
     def _phase(self) -> str:

@@ -86,6 +86,11 @@ class Home:
         return self.state / "agent.json"
 
     @property
+    def traffic(self) -> Path:
+        """Bytes sent and received by all agents this node has had; a kill loses the last half second."""
+        return self.state / "traffic.json"
+
+    @property
     def receipts(self) -> Path:
         """Signed contributions and the core's receipts for them."""
         return self.state / "receipts"

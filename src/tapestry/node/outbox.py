@@ -6,11 +6,13 @@ with each request are many and small: they are counted and written as one line f
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any, Final
 
+from tapestry.host import files
 from tapestry.node import lines
-from tapestry.node.home import Home
+from tapestry.node.home import Home, read_json
 from tapestry.protocol.canonical import sha256
 from tapestry.transport.connection import Traffic
 
@@ -28,6 +30,21 @@ class Outbox:
         self._progress = 0
         self._progress_bytes = 0
         self._written = time.monotonic()
+        self._total_path = home.traffic
+        self._earlier = read_json(home.traffic) or {}
+        self._total: dict[str, int] = {}
+
+    def total(self) -> dict[str, int]:
+        """Traffic of this process and of the agents before it; kept for the next one."""
+        total = {key: self._before(key) + value for key, value in self._traffic.as_json().items()}
+        if total != self._total:
+            files.write_atomic(self._total_path, json.dumps(total).encode(), durable=False)
+            self._total = total
+        return total
+
+    def _before(self, key: str) -> int:
+        value = self._earlier.get(key)
+        return value if isinstance(value, int) and value >= 0 else 0
 
     def signed(self, kind: str, name: str, envelope: bytes) -> None:
         """A signed message is about to be sent for the first time."""

@@ -35,7 +35,8 @@ class Children:
         log.parent.mkdir(parents=True, exist_ok=True)
         began = log.stat().st_size if log.exists() else 0
         command = [sys.executable, "-P", "-m", "tapestry.cli.main", *arguments]
-        child = processes.spawn(name, command, log_path=log, env={"NO_COLOR": "1", "PYTHONUNBUFFERED": "1"})
+        environment = {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1", failures.JSON_VARIABLE: "1"}
+        child = processes.spawn(name, command, log_path=log, env=environment)
         self._children[name] = (child, began)
 
     def log(self, name: str) -> Path:

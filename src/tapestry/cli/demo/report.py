@@ -62,9 +62,8 @@ def plot(result: Result, path: Path) -> None:
     members = [m for m in result.members if m.scores]
     for member, colour in zip(members, COLOURS * 9, strict=False):
         merges = sorted(member.scores)
-        axes.plot(
-            merges, [member.scores[m] for m in merges], color=colour, marker="o", markersize=4, linewidth=2
-        )
+        values = [member.scores[m] for m in merges]
+        axes.plot(merges, values, color=colour, marker="o", markersize=4, linewidth=2, clip_on=False)
         if member.bits_per_byte_bigram is not None:
             axes.axhline(
                 member.bits_per_byte_bigram, color=colour, linestyle=(0, (2, 3)), linewidth=1, alpha=0.8

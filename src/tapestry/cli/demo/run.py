@@ -107,6 +107,9 @@ def _train(members: list[MemberText], places: Places, opened: Core) -> None:
                 shown.update(_snapshot(members, places, opened))
                 time.sleep(POLL_S)
             shown.update(_snapshot(members, places, opened))
+    except KeyboardInterrupt:
+        note("stopping core and nodes; nothing is lost")
+        raise
     finally:
         children.stop()
 
@@ -163,13 +166,14 @@ def _snapshot(members: list[MemberText], places: Places, opened: Core) -> Snapsh
     views = []
     for member in members:
         trainer = _status(places, member.name, "status/trainer.json")
-        progress = _status(places, member.name, "spool/train/progress.json")
+        phase = str(trainer.get("phase") or "starting")
+        progress = {} if phase == "starting" else _status(places, member.name, "spool/train/progress.json")
         sent, received = _traffic(places, member.name)
         views.append(
             MemberView(
                 name=member.name,
                 about=member.about,
-                phase=str(trainer.get("phase") or "starting"),
+                phase=phase,
                 step=int(progress.get("step") or 0),
                 steps=int(progress.get("steps") or state.plan.inner.steps),
                 loss=progress.get("loss"),
