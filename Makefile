@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COVERED := $(BIN)/coverage run -m pytest -m "not long"
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -28,11 +29,12 @@ lint: $(STAMP)  ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint      ## lint, then every test, with coverage; whole federations beside the tests of the rooms
-	@rm -f .coverage .coverage.* .federation.log
-	@$(BIN)/coverage run -m pytest -m "not long" tests/federation -s > .federation.log 2>&1 & federation=$$!; \
-	$(BIN)/coverage run -m pytest -m "not long" --ignore tests/federation $(TEST_ARGS); rooms=$$?; \
-	wait $$federation; federation=$$?; cat .federation.log; exit $$((rooms + federation))
+# Two lanes, as long as each other on two cores: whole federations and lint; the tests of the rooms.
+test: $(STAMP)  ## lint, types, contracts and every test, with coverage; two lanes at once
+	@rm -f .coverage .coverage.* .lane.log
+	@{ $(MAKE) --no-print-directory lint && $(COVERED) tests/federation -s; } > .lane.log 2>&1 & lane=$$!; \
+	$(COVERED) --ignore tests/federation $(TEST_ARGS); rooms=$$?; \
+	wait $$lane; lane=$$?; cat .lane.log; test $$rooms -eq 0 -a $$lane -eq 0
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --format=total | xargs printf 'coverage of the tests\047 own processes: %s %%\n'
 

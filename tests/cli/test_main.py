@@ -200,8 +200,8 @@ def test_interrupted_is_130(call: Call, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_colour_only_where_it_is_wanted() -> None:
-    assert "\x1b[" in tapestry("nothing", FORCE_COLOR="1", NO_COLOR="").stderr
-    assert "\x1b[3" not in tapestry("nothing", FORCE_COLOR="1", NO_COLOR="1").stderr
+    assert "\x1b[" in tapestry("nothing", FORCE_COLOR="1", NO_COLOR="", TERM="xterm").stderr
+    assert "\x1b[3" not in tapestry("nothing", FORCE_COLOR="1", NO_COLOR="1", TERM="xterm").stderr
 
 
 def test_data_goes_to_stdout_and_words_to_stderr(call: Call, tmp_path: Path) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import signal
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tapestry.core import operator, settings
+from tapestry.core import operator, serve, settings
 from tapestry.core.clock import now_ms, time_text
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.identity.keyring import make_certificate, make_join
@@ -38,9 +38,17 @@ LAYOUT = Layout(
         Tensor(name="c", shape=(50,)),
     ),
 )
-SERVE = (
-    "import sys; from pathlib import Path; from tapestry.core.serve import serve; serve(Path(sys.argv[1]))"
-)
+# A core's process is forked from one that has its modules loaded: loading them is most of a start.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["pytest", "tapestry.core.serve"])
+
+
+def _serve(root: Path, ready: Connection, environment: dict[str, str]) -> None:
+    with open(root / "stderr.log", "ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.environ.update(environment, TAPESTRY_DIE_WITH_PARENT="1")
+    serve.serve(root, ready=ready.send)
 
 
 def time_at(offset_s: float = 0.0) -> str:
@@ -221,22 +229,21 @@ class CoreUnderTest:
     def __init__(self, root: Path, **limits: int) -> None:
         self.root = root
         self.consortium = operator.init(root, settings.make(port=0, limits=limits), title="Test")
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: ForkServerProcess | None = None
         self.url = ""
         self.members: dict[str, Member] = {}
 
     def start(self, **environment: str) -> CoreUnderTest:
-        with open(self.root / "stderr.log", "ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVE, str(self.root)],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, "TAPESTRY_DIE_WITH_PARENT": "1", **environment},
-            )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().decode()
-        assert line.startswith("core listens on http://"), (self.root / "stderr.log").read_text()
-        self.url = line.split()[-1]
+        reader, writer = FORKS.Pipe(duplex=False)
+        self.process = FORKS.Process(target=_serve, args=(self.root, writer, environment), daemon=True)
+        self.process.start()
+        writer.close()
+        with reader:
+            assert reader.poll(60)
+            try:
+                self.url = reader.recv()
+            except EOFError:
+                raise AssertionError((self.root / "stderr.log").read_text()) from None
         for member in self.members.values():
             member.url = self.url
         return self
@@ -247,15 +254,15 @@ class CoreUnderTest:
         self.wait()
 
     def wait(self) -> int:
-        assert self.process is not None and self.process.stdout is not None
-        code = self.process.wait(30)
-        self.process.stdout.close()
-        return code
+        assert self.process is not None
+        self.process.join(30)
+        assert self.process.exitcode is not None
+        return self.process.exitcode
 
     def stop(self) -> int:
         assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        if self.process.is_alive():
+            self.process.terminate()
         return self.wait()
 
     def member(self, name: str, *, join: bool = True) -> Member:
@@ -277,9 +284,7 @@ class CoreUnderTest:
         return members
 
     def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and self.process.is_alive():
             self.kill()
-        elif self.process is not None and self.process.stdout is not None:
-            self.process.stdout.close()
         for member in self.members.values():
             member.http.close()

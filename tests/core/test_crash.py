@@ -42,9 +42,9 @@ class Restarting:
         process = self.core.process
         assert process is not None
         deadline = time.monotonic() + 5
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.02)
-        if process.poll() is not None:
+        if not process.is_alive():
             self.core.wait()
             self.deaths += 1
             self.core.start()

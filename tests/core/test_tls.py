@@ -16,7 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tapestry.core import operator, settings
 from tapestry.core.serve import serve
 from tapestry.errors import SettingsError
-from tests.core.support import SERVE
+
+SERVE = (
+    "import sys; from pathlib import Path; from tapestry.core.serve import serve; serve(Path(sys.argv[1]))"
+)
 
 
 def write_certificate(folder: Path) -> None:

@@ -52,6 +52,9 @@ LIST_RUNS_S: Final = 2.0
 LIST_RUNS_BUSY_S: Final = 30.0
 PROGRESS_S: Final = 1.0
 STATUS_S: Final = 0.5
+OLD_KEY_S: Final = 60.0
+"""After a change of key, refusals of requests that were signed with the old one may come in this long."""
+OLD_KEY_RETRY_S: Final = 0.2
 
 LASTING: Final = (AuthError, InputError, MergeMismatch, ProcessDied, ResourceError, VersionError)
 """What waiting does not heal: it ends the agent, and with it the node."""
@@ -107,9 +110,12 @@ class Agent:
         self._progress: tuple[float, tuple[int, int]] = (0.0, (0, 0))
         self._progress_path = str(home.progress)
         self._next_status = 0.0
+        self._old_key_until = 0.0
+        self._closed = False
         self._prunable: set[str] = set()
 
     def close(self) -> None:
+        self._closed = True
         for watcher in self._watchers.values():
             watcher.stop()
         self._tools.prefetcher.stop()
@@ -148,7 +154,8 @@ class Agent:
         try:
             child.log("replay-worker", level=self._replayer.start())
         except TapestryError as error:
-            child.log("replay-worker", error=error.message)
+            if not self._closed:  # else the last line of the log is what the agent ended with
+                child.log("replay-worker", error=error.message)
 
     # -- what comes from the core ---------------------------------------------------------------
 
@@ -211,8 +218,11 @@ class Agent:
 
     def _stumble(self, what: str, error: TapestryError) -> float:
         """Something failed: raise it if it will not heal, else say so; seconds until the next try."""
-        if isinstance(error, KeyRefused) and self._key_changed():
-            return 0.0
+        if isinstance(error, KeyRefused):
+            if self._key_changed():
+                return 0.0
+            if time.monotonic() < self._old_key_until:
+                return OLD_KEY_RETRY_S
         if isinstance(error, LASTING):
             raise error
         wait_s = self._pauses.next()
@@ -234,6 +244,7 @@ class Agent:
             return False
         child.log("key-rotated", key_id=pair.key_id)
         self._client.keypair = pair
+        self._old_key_until = time.monotonic() + OLD_KEY_S
         return True
 
     # -- what comes from the gate, what goes to the trainer -------------------------------------
