@@ -17,11 +17,12 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.report import Report, Settings, spread
+from benchmarks.report import Report, Settings, seconds, spread
 from tapestry.core import operator
 from tapestry.core import settings as core_settings
 from tapestry.host import files, processes
@@ -42,6 +43,12 @@ SYNCS: dict[Sync, str] = {
     "replay": "core, and every node repeats it",
     "fetch": "core; nodes fetch the merged base",
 }
+WRITTEN: dict[Sync, int] = {
+    "replay": NODES + 2 + NODES * (NODES - 1) + 2 * NODES,
+    "fetch": NODES + 2 + NODES,
+}
+"""Payloads written to disk in a round: uploads, base and momentum at the core; at each node the others'
+updates, base and momentum, or the base alone."""
 PEERS = {"Flower 1.41": 6.9, "NVFlare 2.9": 3.0}
 """Floor of a round in seconds, two nodes, on a like machine (stock FedAvg, loopback)."""
 
@@ -208,7 +215,27 @@ class Measured:
 
 def measure(settings: Settings) -> Report:
     rounds = 3 if settings.quick else 15
-    return _report({sync: _run(sync, rounds) for sync in SYNCS})
+    found = {sync: _run(sync, rounds) for sync in SYNCS}
+    return _report(found, {sync: _write_times(WRITTEN[sync], repeat=5) for sync in SYNCS})
+
+
+def _write_times(payloads: int, *, repeat: int) -> list[float]:
+    """Seconds in which two threads write so many payloads to new files, as a round does; nothing synced."""
+    folder = Path(tempfile.mkdtemp(prefix=".bench-", dir=Path.cwd()))
+    data = memoryview(secrets.token_bytes(PAYLOAD_MIB << 20))
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            return seconds(
+                lambda: list(pool.map(lambda _: _write(folder, data), range(payloads))), repeat=repeat
+            )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(folder: Path, data: memoryview) -> None:
+    with (folder / secrets.token_hex(8)).open("wb", buffering=0) as file:
+        for start in range(0, len(data), 256 << 10):
+            file.write(data[start : start + (256 << 10)])
 
 
 def _run(sync: Sync, rounds: int) -> Measured:
@@ -242,7 +269,7 @@ def _run(sync: Sync, rounds: int) -> Measured:
     return found
 
 
-def _report(found: dict[Sync, Measured]) -> Report:
+def _report(found: dict[Sync, Measured], writes: dict[Sync, list[float]]) -> Report:
     report = Report(
         what="round",
         title=f"A round without training: {NODES} nodes, {PAYLOAD_MIB} MiB each",
@@ -256,6 +283,16 @@ def _report(found: dict[Sync, Measured]) -> Report:
     rows = [[f"Tapestry, sync = {sync}", spread(m.times), "0.50", SYNCS[sync]] for sync, m in found.items()]
     rows += [[peer, f"{floor:.1f}", "", "the server merges"] for peer, floor in PEERS.items()]
     report.table(["system", "seconds a round", "goal, at most", "who merges"], rows)
+    report.section(
+        "Limit",
+        "Writing as many bytes to new files and nothing else: two threads, not synced, old files kept, as a "
+        "round leaves them. On a virtual machine that gets its memory page by page this is slow.",
+    )
+    rows = [
+        [sync, str(WRITTEN[sync] * PAYLOAD_MIB), spread(times), f"{spread(found[sync].times)}"]
+        for sync, times in writes.items()
+    ]
+    report.table(["sync", "MiB written a round", "seconds to write them", "seconds a round"], rows)
     report.section("Processor time of a round in seconds, all processes of a kind together")
     roles = sorted({role for m in found.values() for role in m.cpu})
     rows = [[role, *(f"{m.cpu.get(role, 0.0):.2f}" for m in found.values())] for role in roles]

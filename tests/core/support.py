@@ -141,8 +141,8 @@ class Member:
         target = f"/v1/blobs/{sha}?bytes={len(data) if size is None else size}&offset={offset}"
         return self.ask("PUT", target, data[offset:], proof_of=sha, **more)
 
-    def view(self, run: str = "run", *, after: int = 0, wait_s: float = 0) -> RunView:
-        answer = self.ask("GET", f"/v1/runs/{run}?after={after}&wait_s={wait_s:g}")
+    def view(self, run: str = "run", *, after: int = 0, wait_s: float = 0, gist: int = 0) -> RunView:
+        answer = self.ask("GET", f"/v1/runs/{run}?after={after}&wait_s={wait_s:g}&gist={gist}")
         assert answer.status_code == 200, answer.text
         return RunView.from_bytes(answer.content)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tapestry.core.api import GATHER_S
 from tapestry.host.processes import anonymous_bytes
 from tapestry.protocol import canonical
 from tapestry.protocol.views import RunView
@@ -198,6 +199,28 @@ def test_long_polls(serving: CoreUnderTest, tmp_path: Path) -> None:
     assert time.monotonic() - began < 5  # nobody waits for the end of a poll
     poll.join(5)
     assert len(views) == 2
+
+
+def test_a_poll_with_a_gist_gathers_what_does_not_press(serving: CoreUnderTest, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "made")
+    ada, bob = serving.running(plan, tmp_path / "made", "ada", "bob")
+    seen = ada.wait(lambda view: view.current is not None)
+    answers: list[tuple[RunView, float]] = []
+
+    def poll(gist: int) -> None:
+        answers.append((ada.view(after=seen.sequence, wait_s=20, gist=gist), time.monotonic()))
+
+    waiting = threading.Thread(target=poll, args=(seen.gist_for(ada.node),))
+    waiting.start()
+    time.sleep(0.2)
+    began = time.monotonic()
+    bob.hand_in(plan, 1.0)  # of no concern to ada yet
+    waiting.join(5)
+    told, at = answers.pop()
+    assert told.sequence > seen.sequence and at - began > GATHER_S * 0.9  # one answer for all of it
+    began = time.monotonic()
+    poll(seen.gist_for(ada.node) + 1)
+    assert answers.pop()[1] - began < GATHER_S * 0.9  # positive control: another gist is told at once
 
 
 @pytest.mark.timeout(120)

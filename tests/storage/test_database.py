@@ -100,7 +100,7 @@ def test_append_and_read(database: Database) -> None:
         assert snapshot is not None and (snapshot.sequence, snapshot.state) == (4, b"s4")
         assert events.snapshot(connection, "none") is None
         assert events.sequences(connection) == {"consortium": 1, "run": 4}
-        assert events.sequences(connection, "run") == {"run": 4}
+        assert (events.sequence(connection, "run"), events.sequence(connection, "other")) == (4, None)
 
 
 def test_rounds_are_found_by_index(database: Database) -> None:

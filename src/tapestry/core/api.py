@@ -51,6 +51,8 @@ SPOKEN: Final[tuple[type[Message], ...]] = (
 """Every format that crosses to a node."""
 PIECE_BYTES: Final = 256 << 10
 """Read from or written to the disk at once."""
+GATHER_S: Final = 0.5
+"""What a node need not act on at once is told it after so long, with all else that came meanwhile."""
 MAX_EVENTS_BYTES: Final = 8 << 20
 MAX_CERTIFICATES: Final = 64
 
@@ -182,13 +184,18 @@ class Api:
         return server.answer({"runs": await asyncio.to_thread(look)})
 
     async def run(self, request: Request, run: str, call: Signed) -> Response:
-        asked = server.query(request, after=0, wait_s=0.0)
+        asked = server.query(request, after=0, wait_s=0.0, gist=0)
         loop = asyncio.get_running_loop()
         until = loop.time() + min(asked["wait_s"], wire.LONG_POLL_S)
+        gathering = False
         while True:
             view = await asyncio.to_thread(self._view, run)
+            news = view.sequence > asked["after"]
+            pressing = news and view.gist_for(str(call.by.node)) != asked["gist"]
+            if news and not gathering:
+                gathering, until = True, min(until, loop.time() + GATHER_S)
             left_s = until - loop.time()
-            if view.sequence > asked["after"] or left_s <= 0 or self._watch.closed:
+            if pressing or left_s <= 0 or self._watch.closed:
                 return server.answer_bytes(view.to_bytes())
             await self._watch.newer({run: view.sequence}, left_s)
 

@@ -137,7 +137,7 @@ class Coordinator:
     # -- in a thread --------------------------------------------------------------------------
 
     def _once(self, run: str) -> tuple[dict[str, int], float]:
-        """Do one thing that is due.
+        """Do what is due first.
 
         Returns:
             sequences that were seen, and how long nothing else is due unless one of them grows.
@@ -154,6 +154,7 @@ class Coordinator:
         work = machine.work(state)
         for at, submission in work.screen:
             self._screen(state, at, submission)
+        if work.screen:
             return seen, 0.0
         for at in work.merge:
             self._merge(state, at)

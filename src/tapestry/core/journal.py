@@ -165,7 +165,7 @@ class Journal:
         return Entry.from_bytes(first.entry)
 
     def _load(self, connection: Connection, scope: Scope[S]) -> Standing[S] | None:
-        sequence = log.sequences(connection, scope.name).get(scope.name)
+        sequence = log.sequence(connection, scope.name)
         if sequence is None:
             return None
         with self._lock:

@@ -176,7 +176,10 @@ class Agent:
                 self._sessions[run] = Session(run, self._tools)
                 if not self._memory[run].finished:
                     self._watchers[run] = RunWatcher(
-                        self._client, run, lambda name, news: self._news.append((name, news))
+                        self._client,
+                        run,
+                        self._settings.node.name,
+                        lambda name, news: self._news.append((name, news)),
                     )
                 self._next_list = now + LIST_RUNS_BUSY_S
 

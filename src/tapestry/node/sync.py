@@ -92,14 +92,14 @@ class Library:
         self.client.download_blobs([file.blob for file in model.files], self.store)
         return model
 
-    def state(self, sha: str, plan: Plan) -> State:
-        """Have a state here with base and momentum."""
+    def state(self, sha: str, plan: Plan, *, outer: bool) -> State:
+        """Have a state here with its base, and with its momentum where `outer`."""
         state = self.message(sha, State)
         if (state.run, state.model) != (plan.run, plan.model):
             raise ArtifactError(f"state {sha[:12]} does not belong to run {plan.run} and its model")
         layout = self.layout(plan.layout)
         self.artifacts([state.base], layout, "base")
-        if state.outer is not None:
+        if outer and state.outer is not None:
             self.artifacts([state.outer], layout, "outer")
         return state
 
@@ -149,7 +149,8 @@ class Synchronizer:
             if 0 < behind <= MAX_REPLAYED_ROUNDS and kept:
                 return self._replay(at, view, plan), behind
         self._tell(f"fetching the state after merge {head.merges}")
-        state = self._library.state(head.state, plan)
+        # A node that repeats no merge has no use for the momentum; `_merge` fetches it if that changes.
+        state = self._library.state(head.state, plan, outer=plan.sync == "replay")
         if state.merges != head.merges:
             raise IntegrityError(
                 f"the core says its head has {head.merges} merges, the state itself says {state.merges}"
@@ -208,7 +209,7 @@ class Synchronizer:
             except (NotFound, HashMismatch):  # a blob was lost or damaged here: the bad one is gone now
                 if attempt == REPAIRS:
                     raise
-                self._library.state(job.state, plan)
+                self._library.state(job.state, plan, outer=True)
         raise AssertionError("the last attempt raises")
 
 

@@ -30,9 +30,10 @@ Post = Callable[[str, News], None]
 class RunWatcher:
     """Long-polls one run and posts each new view, or the error where there is none."""
 
-    def __init__(self, client: CoreClient, run: str, post: Post) -> None:
+    def __init__(self, client: CoreClient, run: str, node: str, post: Post) -> None:
         self._client = client
         self._run = run
+        self._node = node
         self._post = post
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name=f"watch-{run}", daemon=True)
@@ -45,15 +46,16 @@ class RunWatcher:
     def _watch(self) -> None:
         pauses = Pauses()
         after: int | None = None
+        gist: int | None = None
         while not self._stop.is_set():
             try:
-                view = self._client.run(self._run, after=after, wait_s=LONG_POLL_S)
+                view = self._client.run(self._run, after=after, wait_s=LONG_POLL_S, gist=gist)
             except TapestryError as error:
                 if self._stop.is_set():
                     return
                 self._post(self._run, error)
                 # A core that came back, perhaps from a backup, is asked without a position.
-                after = None
+                after = gist = None
                 self._stop.wait(pauses.next())
                 continue
             pauses.reset()
@@ -61,7 +63,7 @@ class RunWatcher:
                 return
             if view.sequence != after:
                 self._post(self._run, view)
-            after = view.sequence
+            after, gist = view.sequence, view.gist_for(self._node)
             self._stop.wait(COALESCE_S)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.canonical import Name, Sha256, encode, sha256
 from tapestry.protocol.message import Message, Part
 from tapestry.protocol.messages import (
     FragmentNumber,
@@ -87,6 +87,24 @@ class RunView(Message):
     head: Head
     current: OpenRound | None
     enrolled: tuple[Name, ...]
+
+    def gist_for(self, node: str) -> int:
+        """A number that changes, but for chance of 2^-52, with all that a node must act on at once.
+
+        What it leaves out (others' contributions on their way, progress) happens once for each node, so
+        telling every node of each would cost a core the square of their number.
+        """
+        at = self.current
+        own = next((each for each in at.nodes if each.node == node), None) if at is not None else None
+        told = {
+            "status": self.status,
+            "plan": self.plan,
+            "head": self.head.state,
+            "enrolled": node in self.enrolled,
+            "round": None if at is None else [at.round, at.fragment, at.phase, at.state],
+            "own": None if own is None else [own.expected, own.reason, own.status in ("refused", "late")],
+        }
+        return int(sha256(encode(told))[:13], 16)
 
 
 class SignedScore(Part):

@@ -40,6 +40,8 @@ class Snapshot:
 
 _FIELDS = tuple(Record.__dataclass_fields__)
 _ALL = tuple(events.c[name] for name in _FIELDS)
+_SEQUENCE = sa.select(snapshots.c.sequence).where(snapshots.c.scope == sa.bindparam("scope"))
+"""Made once: it is asked with every request."""
 
 
 def head(connection: Connection) -> int:
@@ -101,12 +103,15 @@ def snapshot(connection: Connection, scope: str) -> Snapshot | None:
     return None if row is None else Snapshot(scope=scope, sequence=row.sequence, state=row.state)
 
 
-def sequences(connection: Connection, *scopes: str) -> dict[str, int]:
-    """Scopes (all, unless named) with the sequence of their snapshot."""
+def sequences(connection: Connection) -> dict[str, int]:
+    """All scopes with the sequence of their snapshot."""
     query = sa.select(snapshots.c.scope, snapshots.c.sequence)
-    if scopes:
-        query = query.where(snapshots.c.scope.in_(scopes))
     return {row.scope: row.sequence for row in connection.execute(query)}
+
+
+def sequence(connection: Connection, scope: str) -> int | None:
+    """Sequence of a scope's snapshot; None where it has none."""
+    return connection.execute(_SEQUENCE, {"scope": scope}).scalar_one_or_none()
 
 
 def _records(connection: Connection, query: sa.Select[tuple[object, ...]]) -> Iterator[Record]:

@@ -145,11 +145,18 @@ class CoreClient:
         """All runs with their status."""
         return self._json(Request(method="GET", path="/v1/runs"), cap=RunView.MAX_BYTES)
 
-    def run(self, run: str, *, after: int | None = None, wait_s: float = 0.0) -> RunView:
-        """Where a run stands; with `after`, waits up to `wait_s` for something newer than that."""
+    def run(
+        self, run: str, *, after: int | None = None, wait_s: float = 0.0, gist: int | None = None
+    ) -> RunView:
+        """Where a run stands; with `after`, waits up to `wait_s` for something newer than that.
+
+        With `gist`, what leaves the asking node's `RunView.gist_for` as it is may be told a little later.
+        """
         query: dict[str, str | int] = {}
         if after is not None:
             query = {"after": after, "wait_s": f"{wait_s:g}"}
+        if gist is not None:
+            query["gist"] = gist
         request = Request(method="GET", path=_run(run), query=query, patience_s=wait_s)
         return RunView.from_bytes(self.connection.ask(request, cap=RunView.MAX_BYTES))
 
