@@ -29,11 +29,12 @@ lint: $(STAMP)  ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two lanes, as long as each other on two cores: whole federations and lint; the tests of the rooms.
+# Two lanes, as long as each other on two cores.
 test: $(STAMP)  ## lint, types, contracts and every test, with coverage; two lanes at once
 	@rm -f .coverage .coverage.* .lane.log
-	@{ $(MAKE) --no-print-directory lint && $(COVERED) tests/federation -s; } > .lane.log 2>&1 & lane=$$!; \
-	$(COVERED) --ignore tests/federation $(TEST_ARGS); rooms=$$?; \
+	@{ $(MAKE) --no-print-directory lint && $(COVERED) -q tests/training tests/replay \
+	&& $(COVERED) tests/federation -s; } > .lane.log 2>&1 & lane=$$!; \
+	$(COVERED) --ignore tests/federation --ignore tests/training --ignore tests/replay $(TEST_ARGS); rooms=$$?; \
 	wait $$lane; lane=$$?; cat .lane.log; test $$rooms -eq 0 -a $$lane -eq 0
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --format=total | xargs printf 'coverage of the tests\047 own processes: %s %%\n'

@@ -92,6 +92,11 @@ def test_the_final_table(monkeypatch: pytest.MonkeyPatch) -> None:
         "[bold]f",
     ):
         assert wanted in shown
+    out.width = 80
+    large = make_result()
+    large.members[0].name, large.members[0].tokens = "alphabets", 9_830_400
+    report.print_result(large, out)
+    assert "…" not in out.file.getvalue()
     out.file.truncate(0)
     report.print_result(make_result(compared=False), out)
     assert "pooled" not in out.file.getvalue()

@@ -23,7 +23,25 @@ def test_the_example_is_a_plan_with_every_field() -> None:
     assert plan.run == "first"
     assert plan.revision == 1
     stated = file.model_dump(exclude_unset=True)
-    assert stated == file.model_dump(), "the example leaves a field out"
+    whole = file.model_dump()
+    del whole["model"]["adopt"], whole["model"]["licence"]
+    assert stated == whole, "the example leaves a field out"
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('adopt = "m"\nconfig = {}', "not both"),
+        ("seed = 1", "either model.config or model.adopt"),
+        ('adopt = "m"\nseed = 1', "own tokenizer"),
+        ('config = {}\nlicence = "mit"', "of an adopted model"),
+    ],
+)
+def test_a_model_has_one_origin(lines: str, says: str) -> None:
+    head = 'format = "tapestry.plan-file"\nversion = 1\n[run]\nname = "a"\n'
+    text = f"{head}[model]\n{lines}\n[rounds]\ntotal = 1\n"
+    with pytest.raises(PlanError, match=says):
+        planfile.parse((text + "[inner]\nsteps = 1\n").encode(), what="p")
 
 
 def test_the_example_states_the_defaults_of_the_plan_where_a_run_needs_no_other() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -226,14 +227,29 @@ def code(answer: httpx.Response) -> str:
 class CoreUnderTest:
     """A core in a folder; its process can be killed and started again."""
 
-    def __init__(self, root: Path, **limits: int) -> None:
+    def __init__(self, root: Path, *, where: Mapping[str, Any] | None = None, **limits: int) -> None:
+        """`where`: settings that say where database and blobs are, if not in its folder."""
         self.root = root
-        self.consortium = operator.init(root, settings.make(port=0, limits=limits), title="Test")
+        self.consortium = operator.init(
+            root, settings.make(port=0, limits=limits, **where or {}), title="Test"
+        )
         self.process: ForkServerProcess | None = None
         self.url = ""
         self.members: dict[str, Member] = {}
 
+    def beside(self, root: Path) -> CoreUnderTest:
+        """Another process for the same consortium, from a copy of this one's settings and key."""
+        shutil.copytree(self.root / "keys", root / "keys")
+        shutil.copy(self.root / "core.toml", root / "core.toml")
+        for folder in ("status", "logs"):
+            (root / folder).mkdir()
+        other = object.__new__(CoreUnderTest)
+        other.__dict__.update(self.__dict__, root=root, process=None, url="", members={})
+        return other
+
     def start(self, **environment: str) -> CoreUnderTest:
+        self._logged = 0
+        self._logged = len(self.log_lines())
         reader, writer = FORKS.Pipe(duplex=False)
         self.process = FORKS.Process(target=_serve, args=(self.root, writer, environment), daemon=True)
         self.process.start()
@@ -247,6 +263,11 @@ class CoreUnderTest:
         for member in self.members.values():
             member.url = self.url
         return self
+
+    def log_lines(self) -> list[str]:
+        """Of its log, since it was started last."""
+        log = self.root / "logs" / "core.log"
+        return log.read_text().splitlines()[self._logged :] if log.exists() else []
 
     def kill(self) -> None:
         assert self.process is not None

@@ -98,6 +98,12 @@ def test_every_command_has_an_example_that_is_right(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEAVES)
+def test_no_word_of_a_help_is_taken_for_a_style(name: str) -> None:
+    """The help is rich markup, in which `[rounds]` is a style and shows nothing."""
+    assert not re.search(r"(?<!\\)\[[a-z]", LEAVES[name].help or "")
+
+
+@pytest.mark.parametrize("name", LEAVES)
 def test_every_option_is_explained(name: str) -> None:
     for param in LEAVES[name].params:
         if param.name != "help":
@@ -108,7 +114,8 @@ def test_the_commands_are_those_of_the_design() -> None:
     assert set(LEAVES) == {
         f"tapestry {name}"
         for name in (
-            "demo", "doctor", "core init", "core serve", "core status", "core invite",
+            "demo", "doctor", "core init", "core serve", "core status", "core invite", "core backup",
+            "core restore",
             "member init", "member key rotate", "member key revoke", "member key list",
             "node init", "node join", "node run", "node status", "node egress",
             "run plan", "run start", "run status", "run revise", "run export", "run recompute",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from tapestry.errors import ArtifactError, Busy, Conflict, DiskFull, InputError, TooLarge
 from tapestry.host import files
+from tests.full_disk import run_on_small_disk
 
 
 def names(folder: Path) -> set[str]:
@@ -147,13 +147,6 @@ def test_another_failure_is_not_disk_full(tmp_path: Path) -> None:
 
 
 def test_a_really_full_disk(tmp_path: Path) -> None:
-    unshare = shutil.which("unshare")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = f"mount -t tmpfs -o size=64k none {disk}"
-    prefix = [unshare or "unshare", "--mount", *(["--map-root-user"] if os.getuid() else []), "sh", "-c"]
-    if unshare is None or subprocess.run([*prefix, mount], capture_output=True, check=False).returncode:
-        pytest.skip("this kernel or container does not let the test mount a small tmpfs")
     code = (
         "import sys; from pathlib import Path\n"
         "from tapestry.errors import DiskFull; from tapestry.host import files\n"
@@ -162,15 +155,20 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
         "  try: write(disk / 'b', b'x' * 40000); print('written')\n"
         "  except DiskFull as e: print('full', str(disk / 'b') in str(e))\n"
         "print(sorted(p.name for p in disk.iterdir()), len((disk / 'a').read_bytes()))\n"
+        "files.overwrite(disk / 'a', b'y' * 40000); print((disk / 'a').read_bytes() == b'y' * 40000)\n"
         "files.write_atomic(disk / 'b', b'x' * 4000); print('fits')"
     )
-    done = subprocess.run(
-        [*prefix, f'{mount} && exec "$@"', "sh", sys.executable, "-c", code, str(disk)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "full True\nfull True\n['a'] 40000\nfits\n", done.stderr
+    told = run_on_small_disk(tmp_path, code, kib=64)
+    assert told == "full True\nfull True\n['a'] 40000\nTrue\nfits\n"
+
+
+def test_overwrite_keeps_what_has_another_size(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"four")
+    files.overwrite(path, b"fives")
+    assert path.read_bytes() == b"four"
+    files.overwrite(path, b"FOUR")
+    assert path.read_bytes() == b"FOUR"
 
 
 def test_read_limited_reads_up_to_its_limit(tmp_path: Path) -> None:

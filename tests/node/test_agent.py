@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from tapestry.host import failpoints
 from tapestry.host.processes import anonymous_bytes
 from tapestry.identity.envelope import Envelope
 from tapestry.node import setup
+from tapestry.node.home import write_status
 from tapestry.node.memory import AgentMemory
 from tapestry.node.outbox import egress_table
 from tapestry.protocol.artifact import Artifact, State
 from tapestry.protocol.messages import Contribution, Receipt
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RunView
+from tapestry.training.blobs import BlobFolder
 from tapestry.training.spool import TrainJob
 from tests.core.support import LAYOUT, CoreUnderTest, make_plan, shards
 from tests.node.conftest import MakeNode
@@ -311,6 +314,27 @@ def test_old_blobs_go_and_lost_ones_come_back(
     assert [node.store.has(delta) for delta in deltas] == [False, False, False, True, True]
     committed = events(core, "round-committed")
     assert [node.store.has(e["base"]) for e in committed] == [False, False, False, True, True]
+
+
+def test_a_blob_that_the_trainer_finds_damaged_is_fetched_anew(
+    core: CoreUnderTest, make_node: MakeNode, tmp_path: Path
+) -> None:
+    plan = make_plan(tmp_path / "seed", total=1, min_nodes=1, quorum=1)
+    start_run(core, plan, tmp_path / "seed")
+    node = make_node("fr").start(train=False, once=False)
+    wait_until(node.home.job.exists)
+    head = State.from_bytes(node.store.read(plan.initial_state))
+    base = Artifact.from_bytes(node.store.read(head.base))
+    lost, damaged = base.shards[0], base.shards[-1]
+    node.store.path(lost.sha256).unlink()
+    node.store.path(damaged.sha256).write_bytes(b"damaged")
+    time.sleep(0.5)
+    assert not node.store.has(lost.sha256)  # nobody has asked for it
+    error = {"code": "hash-mismatch", "message": "a blob is corrupt", "hint": None}
+    write_status(node.home, "trainer", {"phase": "failed", "error": error})
+    wait_until(lambda: '"mended"' in node.log())
+    for blob in (lost, damaged):
+        assert BlobFolder(node.home.blobs).read(blob.sha256, blob.bytes)
 
 
 def test_a_run_the_owner_did_not_choose(core: CoreUnderTest, make_node: MakeNode, tmp_path: Path) -> None:

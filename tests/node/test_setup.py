@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,33 @@ def test_rotation(core: CoreUnderTest, make_node: MakeNode) -> None:
         "witness.key",
     ]
     assert keys.load(node.home).statement(member.load_member(node.member_dir).root.public_key)
+
+
+def test_rotation_brings_back_a_node_whose_key_is_revoked(core: CoreUnderTest, make_node: MakeNode) -> None:
+    node = make_node("fr")
+    setup.revoke(node.home.root, node.member_dir, "compromised")
+    new = setup.rotate(node.home.root, node.member_dir)
+    assert node.key.key_id == new
+    with setup.connect(node.home) as client:
+        client.members()
+
+
+def test_rotation_brings_back_a_node_whose_key_is_expired(
+    core: CoreUnderTest, tmp_path: Path, member_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "node"
+    with monkeypatch.context() as patched:
+        for module in (member, setup):
+            patched.setattr(module, "LIFETIME_S", 3.0)
+        setup.init(home, member_dir, "fr-1", "text")
+        setup.join(home, core.url, operator.invite(core.root, "fr"), member_dir=member_dir)
+    time.sleep(3)
+    with setup.connect(Home(home)) as client, pytest.raises(KeyRefused, match="expired") as refused:
+        client.members()
+    assert "tapestry member key rotate" in (refused.value.hint or "")
+    setup.rotate(home, member_dir)
+    with setup.connect(Home(home)) as client:
+        client.members()
 
 
 @pytest.mark.parametrize("cut", range(6))

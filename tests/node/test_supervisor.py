@@ -134,6 +134,39 @@ def test_a_killed_worker_is_not_taken_for_a_crash(home: Home, monkeypatch: pytes
     assert Supervisor(home, once=True, starts=starts(home, trainer=trainer, agent=agent)).run() is True
 
 
+def test_a_trainer_that_lacks_a_blob_is_started_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "MAX_CRASHES", 1)
+    whole = repr(str(home.root / "whole"))
+    trainer = (
+        f"import os, time\nif os.path.exists({whole}): time.sleep(600)\n"
+        f"open({whole}, 'w'); {fails('hash-mismatch', 1)}"
+    )
+    agent = f"import os, time\nwhile not os.path.exists({whole}): time.sleep(0.02)\ntime.sleep(1)"
+    assert Supervisor(home, once=True, starts=starts(home, trainer=trainer, agent=agent)).run() is True
+    assert supervised(home)["children"]["trainer"]["restarts"] == 1
+
+
+def test_a_large_log_is_set_aside_before_its_process_starts_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "MAX_LOG_BYTES", 1000)
+    log, before = home.log("gate"), home.log("gate").with_name("gate.log.1")
+    before.write_bytes(b"oldest")
+    log.write_bytes(b"x" * 1001)
+    home.log("trainer").write_bytes(b"y" * 1000)  # not large yet
+    agent = f"import os, time\nwhile not os.path.getsize({str(log)!r}): time.sleep(0.02)"
+    gate = "import sys, time; sys.stderr.write('new'); sys.stderr.flush(); time.sleep(600)"
+    assert Supervisor(home, once=True, starts=starts(home, gate=gate, agent=agent)).run() is True
+    assert (before.read_bytes(), log.read_bytes()) == (b"x" * 1001, b"new")
+    assert sorted(path.name for path in home.logs.iterdir()) == [
+        "agent.log",
+        "gate.log",
+        "gate.log.1",
+        "trainer.log",
+    ]
+    assert home.log("trainer").read_bytes() == b"y" * 1000
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_all(home: Home, number: signal.Signals) -> None:
     children: list[int] = []

@@ -10,7 +10,9 @@ import pytest
 from tapestry.errors import CorpusError
 from tapestry.protocol import canonical
 from tapestry.training import corpus as corpus_module
-from tapestry.training.corpus import documents, find_files, open_corpus
+from tapestry.training import documents as documents_module
+from tapestry.training.corpus import find_files, open_corpus
+from tapestry.training.documents import documents
 from tapestry.training.tokenizer import Tokenizer
 
 BYTES = Tokenizer.byte_level()
@@ -90,8 +92,8 @@ def test_a_cache_that_was_cut_off_is_made_again(folder: Path) -> None:
 
 
 def test_long_text_is_read_in_pieces_that_lose_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_module, "_READ_BYTES", 7)
-    monkeypatch.setattr(corpus_module, "CHUNK_CHARACTERS", 20)
+    monkeypatch.setattr(documents_module, "_READ_BYTES", 7)
+    monkeypatch.setattr(documents_module, "CHUNK_CHARACTERS", 20)
     text = "Größe und Maß\nмир\n\n" * 9 + "x" * 50
     put(folder, train_txt=b"\xef\xbb\xbf" + text.encode(), valid_txt="v")
     ((*pieces,),) = (list(document) for document in documents(folder / "train.txt"))
@@ -142,7 +144,7 @@ def test_a_missing_folder_and_a_file_are_no_corpus(folder: Path) -> None:
 def test_a_line_without_end_is_refused_before_it_fills_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus_module, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(documents_module, "MAX_LINE_BYTES", 100)
     put(folder, train_jsonl=lines("x" * 200), valid_txt="v")
     with pytest.raises(CorpusError, match="longer than 100 bytes"):
         opened(folder)

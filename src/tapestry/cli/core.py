@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tapestry.cli.options import CoreHome, Json
-from tapestry.cli.output import emit_json, emit_line, note, short
+from tapestry.cli.output import counted, emit_json, emit_line, note, short
 
 app = typer.Typer(help="The core: admits members, takes updates, has them merged.", no_args_is_help=True)
 
@@ -25,6 +25,9 @@ def init(
         Path | None, typer.Option(help="PEM file of the core's certificate chain.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    database: Annotated[
+        str, typer.Option(help="File, or postgresql://USER@HOST/DATABASE without a password.")
+    ] = "core.sqlite",
     as_json: Json = False,
 ) -> None:
     """Found a consortium: a core's home with its key, settings and event log.
@@ -44,7 +47,9 @@ def init(
     tls = None
     if tls_certificate is not None and tls_key is not None:
         tls = {"certificate": str(tls_certificate.absolute()), "key": str(tls_key.absolute())}
-    consortium = operator.init(home, settings.make(host=host, port=port, tls=tls), title=title)
+    consortium = operator.init(
+        home, settings.make(host=host, port=port, tls=tls, database=database), title=title
+    )
     if as_json:
         emit_json({"home": str(home), "consortium": consortium})
         return
@@ -61,6 +66,61 @@ def serve(home: CoreHome) -> None:
     from tapestry.core.serve import serve as run_core
 
     run_core(home)
+
+
+@app.command()
+def backup(
+    home: CoreHome,
+    target: Annotated[Path, typer.Argument(help="Folder of the backup: new, or of an earlier one.")],
+    as_json: Json = False,
+) -> None:
+    """Copy all of a core, which may serve meanwhile. Into the same folder again, only new blobs are copied.
+
+    The folder then holds the core's keys: keep it as safe as those.
+
+    Example: tapestry core backup ./core /backup/core
+    """
+    from tapestry.core import backup as backups
+
+    with counted("blobs copied") as progress:
+        done = backups.backup(home, target, progress=progress)
+    if as_json:
+        emit_json({"backup": str(target), **done})
+        return
+    emit_line(str(target))
+    note(f"{done['events']} events and {done['blobs']} blobs, {done['copied']} of them new")
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="Folder of a backup.")],
+    home: CoreHome,
+    database: Annotated[
+        str | None,
+        typer.Option(help="Another database than before: file, or postgresql://USER@HOST/DATABASE."),
+    ] = None,
+    blobs: Annotated[str | None, typer.Option(help="Another place for blobs than before.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Set up a core from a backup, on the same database and store of blobs or on others.
+
+    Nodes notice when the core is behind them, and go back to the base it has.
+
+    Example: tapestry core restore /backup/core ./core --database postgresql://tapestry@db.example.org/tapestry
+    """
+    from tapestry.core import backup as backups
+    from tapestry.core import settings
+    from tapestry.core.home import Home
+
+    other = {name: value for name, value in (("database", database), ("blobs", blobs)) if value is not None}
+    with counted("blobs copied") as progress:
+        made = settings.load(Home(source)).model_copy(update=other)
+        done = backups.restore(source, home, settings=made, progress=progress)
+    if as_json:
+        emit_json({"home": str(home), **done})
+        return
+    emit_line(str(home))
+    note(f"{done['events']} events and {done['blobs']} blobs restored; next: tapestry core serve {home}")
 
 
 @app.command()

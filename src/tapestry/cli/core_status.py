@@ -30,7 +30,7 @@ def print_core(value: dict[str, Any]) -> None:
     if waiting:
         emit_table(("invited", "until"), [(i["member"], i["expires"]) for i in waiting])
     emit_table(
-        ("run", "status", "merges", "base", "nodes", "waits for"),
+        ("run", "status", "merges", "state", "nodes", "waits for"),
         [
             (
                 r["run"],

@@ -28,7 +28,7 @@ def demo(
     corpora: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with one sub-folder a member, each with train.* and valid.* (.txt or .jsonl)."
+            help="Folder with one sub-folder a member, each with train.* and valid.* (.txt, .jsonl, …)."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("tapestry-demo"),

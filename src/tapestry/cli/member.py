@@ -45,7 +45,8 @@ def init(
 def rotate(home: NodeHome, member: MemberFolder, as_json: Json = False) -> None:
     """Give a node a new key and revoke the old one. May be called while the node runs.
 
-    A call that was cut short is finished by the next one; the node always holds a key the core knows.
+    A call that was cut short is finished by the next one; the node always holds a key the core knows. This
+    also brings back a node whose key is expired or revoked.
 
     Example: tapestry member key rotate ./node --member ./acme
     """
@@ -80,7 +81,7 @@ def revoke(
         emit_json({"key_id": key_id, "reason": reason})
         return
     emit_line(key_id)
-    note(f"key {short(key_id)} of the node in {home} is revoked; the node can do nothing any more")
+    note(f"key {short(key_id)} of the node in {home} is revoked; `member key rotate` brings the node back")
 
 
 @key_app.command("list")

@@ -30,7 +30,7 @@ def init(
     home: NodeHome,
     member: MemberFolder,
     name: Annotated[str, typer.Option(help="Name of the node, unique in the consortium.")],
-    corpus: Annotated[Path, typer.Option(help="Folder with train.* and valid.* (.txt or .jsonl).")],
+    corpus: Annotated[Path, typer.Option(help="Folder with train.* and valid.* (.txt, .jsonl, .parquet).")],
     publish: Annotated[str, typer.Option(help="What the node tells of itself: all, scores or none.")] = "all",
     runs: Annotated[
         list[str] | None, typer.Option(help="Runs to take part in, as patterns; * is all.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ def note(text: str) -> None:
     """One line on stderr."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr for work in pieces; gives what takes how many of how many are done."""
+    from rich.progress import Progress
+
+    with Progress(console=messages(), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(what)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def emit_pairs(pairs: Iterable[tuple[str, Any]]) -> None:

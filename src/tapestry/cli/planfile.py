@@ -5,7 +5,8 @@
     sync = "replay"
 
     [run]         name, title
-    [model]       tokenizer, seed, shard_bytes, and [model.config] in the words of Hugging Face's Llama
+    [model]       tokenizer, seed, shard_bytes, and [model.config] in the words of Hugging Face's config.json;
+                  or adopt, the folder of a trained model, and licence
     [rounds] [inner] [merge] [evaluation] [retention]     as in the plan itself
 
 The tables of the plan are those of `tapestry.protocol.plan`, so a field is described in one place.
@@ -46,12 +47,27 @@ class ModelTable(Part):
     """`byte`, or the folder of a tokenizer in Hugging Face's format, relative to the plan file."""
     seed: Annotated[int, Field(ge=0, le=(1 << 53) - 1)] = 0
     shard_bytes: Annotated[int, Field(ge=MIN_SHARD_BYTES, le=MAX_SHARD_BYTES)] = DEFAULT_SHARD_BYTES
-    config: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], Any]
+    adopt: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
+    """Folder of a trained model in Hugging Face's format, relative to the plan file, to start from instead of
+    from `config`, `tokenizer` and `seed`."""
+    licence: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    """Of the adopted model; where its README.md says it, this may be left out."""
+    config: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelTable:
+        if (self.adopt is None) == (self.config is None):
+            raise ValueError("either model.config or model.adopt is needed, and not both")
+        if self.adopt is not None and self.model_fields_set & {"tokenizer", "seed"}:
+            raise ValueError("an adopted model has its own tokenizer and needs no seed")
+        if self.adopt is None and self.licence is not None:
+            raise ValueError("licence is of an adopted model")
+        return self
 
     @field_validator("config")
     @classmethod
-    def _plain(cls, config: dict[str, Any]) -> dict[str, Any]:
-        for name, value in config.items():
+    def _plain(cls, config: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name, value in (config or {}).items():
             if isinstance(value, datetime.date | datetime.time):
                 raise ValueError(f"{name} is a date or time, which no model has")
         return config
@@ -196,17 +212,18 @@ def parse(data: bytes, *, what: str) -> PlanFile:
 
 
 def load(path: Path) -> PlanFile:
-    """Read and validate a plan file; a tokenizer's folder becomes an absolute path."""
+    """Read and validate a plan file; the folder of a tokenizer or model becomes an absolute path."""
     try:
         data = path.read_bytes()
     except OSError as e:
         raise PlanError(f"cannot read {path}: {e.strerror}", hint="give the path of a plan file") from e
     file = parse(data, what=str(path))
-    if file.model.tokenizer == "byte":
+    field = "adopt" if file.model.adopt is not None else "tokenizer"
+    given = getattr(file.model, field)
+    if field == "tokenizer" and given == "byte":
         return file
-    folder = (path.parent / file.model.tokenizer).resolve()
+    folder = (path.parent / given).resolve()
     if not folder.is_dir():
-        raise PlanError(
-            f"{path}: model.tokenizer: {folder} is not a folder", hint='take "byte", or a tokenizer\'s folder'
-        )
-    return file.model_copy(update={"model": file.model.model_copy(update={"tokenizer": str(folder)})})
+        wanted = "a model's folder" if field == "adopt" else '"byte", or a tokenizer\'s folder'
+        raise PlanError(f"{path}: model.{field}: {folder} is not a folder", hint=f"take {wanted}")
+    return file.model_copy(update={"model": file.model.model_copy(update={field: str(folder)})})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Literal
 from tapestry.errors import NotFound
 from tapestry.identity.envelope import Envelope
 from tapestry.protocol import canonical
-from tapestry.protocol.artifact import Artifact, State
 from tapestry.protocol.layout import Layout
 from tapestry.protocol.messages import Contribution
 from tapestry.protocol.plan import Plan
@@ -44,21 +43,6 @@ class Recomputed:
     verdict: Verdict
     seconds: float
     note: str = ""
-
-
-def inputs(store: BlobStore, before: BlobStore, record: RoundRecord, plan: Plan) -> Iterator[str]:
-    """Every blob a merge reads, the state it starts from in `before`.
-
-    Raises `NotFound` where one that names others is not there.
-    """
-    yield from (plan.layout, plan.model, record.before)
-    state = State.from_bytes(before.read(record.before, State.MAX_BYTES))
-    artifacts = [(before, each) for each in (state.base, state.outer) if each]
-    artifacts += [(store, merged.delta) for merged in record.merged]
-    for holder, digest in artifacts:
-        yield digest
-        artifact = Artifact.from_bytes(holder.read(digest, Artifact.MAX_BYTES))
-        yield from (blob.sha256 for blob in artifact.shards)
 
 
 def check_envelopes(record: RoundRecord) -> None:
@@ -98,12 +82,15 @@ def _link(store: BlobStore, scratch: BlobStore, digests: Iterable[str]) -> None:
     for digest in digests:
         if scratch.has(digest):
             continue
-        if not store.has(digest):
-            raise NotFound(f"blob {digest[:12]} is not kept any more")
-        scratch.adopt(store.path(digest), digest, durable=False)
+        try:
+            path = store.fetch(digest)
+        except NotFound as e:
+            raise NotFound(f"blob {digest[:12]} is not kept any more") from e
+        scratch.adopt(path, digest, durable=False)
 
 
 def _repeat(store: BlobStore, scratch: BlobStore, replayer: Replayer, record: RoundRecord) -> Recomputed:
+    from tapestry.replay.inputs import merge_blobs
     from tapestry.replay.job import MergeJob
 
     began = time.monotonic()
@@ -126,11 +113,7 @@ def _repeat(store: BlobStore, scratch: BlobStore, replayer: Replayer, record: Ro
             return result("differs", None, fault)
         Layout.from_bytes(store.read(plan.layout, Layout.MAX_BYTES))
         before = scratch if scratch.has(record.before) else store  # computed here a moment ago
-        _link(store, scratch, inputs(store, before, record, plan))
-    except NotFound as e:
-        return result("gone", None, e.message)
-    done = replayer.merge(
-        MergeJob(
+        job = MergeJob(
             run=record.run,
             model=plan.model,
             layout=plan.layout,
@@ -139,7 +122,10 @@ def _repeat(store: BlobStore, scratch: BlobStore, replayer: Replayer, record: Ro
             contributions=record.merged,
             durable=False,
         )
-    )
+        _link(store, scratch, merge_blobs(job, store, before))
+    except NotFound as e:
+        return result("gone", None, e.message)
+    done = replayer.merge(job)
     return result("same" if done.state == record.after else "differs", done.state)
 
 

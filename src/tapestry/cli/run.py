@@ -51,16 +51,19 @@ def record_plan(read: PlanFile, core: Path) -> tuple[Any, Any]:
     from tapestry.core.service import Core
 
     with Core.open(core) as opened:
-        from tapestry.training.model import initial_state  # loads torch, which a wrong HOME need not wait for
+        # These load torch, which a wrong HOME need not wait for.
+        from tapestry.training.adopt import adopt
+        from tapestry.training.model import initial_state
 
-        model, layout, state, parameters = initial_state(
-            read.run.name,
-            read.model.config,
-            read.model.tokenizer,
-            read.model.seed,
-            read.model.shard_bytes,
-            opened.store,
-        )
+        name, table, store = read.run.name, read.model, opened.store
+        if table.adopt is not None:
+            model, layout, state, parameters = adopt(
+                name, Path(table.adopt), table.shard_bytes, store, licence=table.licence
+            )
+        else:
+            model, layout, state, parameters = initial_state(
+                name, table.config or {}, table.tokenizer, table.seed, table.shard_bytes, store
+            )
     made = read.plan(
         model=model.digest, layout=layout.digest, initial_state=state.digest, parameters=parameters
     )
@@ -110,8 +113,8 @@ def status(core: CoreOption, run: RunName = None, as_json: Json = False) -> None
 def revise(file: PlanPath, core: CoreOption, as_json: Json = False) -> None:
     """Give a run a new revision of its plan; in force when the next round opens.
 
-    The tables [rounds], [inner], [merge], [evaluation], [retention], sync and the title may change;
-    [model] is what the run began with and is not read again.
+    The tables rounds, inner, merge, evaluation, retention, sync and the title may change; the table
+    model is what the run began with and is not read again.
 
     Example: tapestry run revise plan.toml --core ./core
     """

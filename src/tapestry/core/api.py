@@ -14,9 +14,9 @@ from tapestry.core.coordinator import Coordinator
 from tapestry.core.deltas import Lacking
 from tapestry.core.quota import Quota
 from tapestry.core.service import Core
-from tapestry.core.views import round_record, run_view
+from tapestry.core.views import round_record, run_view, trouble_of
 from tapestry.core.watch import Watch
-from tapestry.errors import Conflict, FormatError, NotFound, TooLarge
+from tapestry.errors import Conflict, DiskFull, FormatError, NotFound, TooLarge
 from tapestry.host import failpoints
 from tapestry.identity.envelope import Envelope
 from tapestry.identity.keyring import Signer
@@ -202,7 +202,7 @@ class Api:
     def _view(self, run: str) -> RunView:
         standing = self._core.runs.standing(run)
         progress = self._progress.get(run, {})
-        trouble = self._coordinator.trouble.get(run)
+        trouble = trouble_of(run, self._coordinator.trouble)
         return run_view(standing, self._core.journal.now_ms(), dict(progress), trouble)
 
     async def round(self, request: Request, run: str, round: str, call: Signed) -> Response:
@@ -254,7 +254,7 @@ class Api:
         store = self._core.store
 
         def look() -> dict[str, int]:
-            return {sha: store.partial(sha) for sha in asked if not store.has(sha)}
+            return {sha: store.partial(sha) for sha in store.lacking(asked)}
 
         return server.answer({"missing": await asyncio.to_thread(look)})
 
@@ -292,6 +292,10 @@ class Api:
                 await asyncio.to_thread(receiver.write, piece)
             if receiver.offset == receiver.expected.bytes:
                 await asyncio.to_thread(receiver.finish)
+            self._coordinator.taking_in(None)
+        except DiskFull as error:
+            self._coordinator.taking_in(error)
+            raise
         finally:
             self._quota.charge(node, receiver.offset - before)
 

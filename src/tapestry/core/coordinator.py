@@ -18,7 +18,15 @@ from tapestry.core.quota import Quota
 from tapestry.core.retention import Retention
 from tapestry.core.runs import Runs
 from tapestry.core.watch import Watch
-from tapestry.errors import ArtifactError, Diverged, HashMismatch, IntegrityError, NotFound, TapestryError
+from tapestry.errors import (
+    ArtifactError,
+    DiskFull,
+    Diverged,
+    HashMismatch,
+    IntegrityError,
+    NotFound,
+    TapestryError,
+)
 from tapestry.host import failpoints
 from tapestry.host.processes import Backoff
 from tapestry.ledger.entries import CONSORTIUM
@@ -28,8 +36,8 @@ from tapestry.rounds import machine
 from tapestry.rounds.state import Round, RunState, Submission
 
 T = TypeVar("T")
-POLL_S: Final = 0.2
-"""How often the log is looked at for what the operator's commands wrote."""
+POLL_S: Final = 0.1
+"""How often new runs are looked for."""
 LONGEST_WAIT_S: Final = 30.0
 THREADS: Final = 8
 
@@ -67,7 +75,7 @@ class Coordinator:
         trouble_changed: Callable[[Mapping[str, str]], None],
     ) -> None:
         self.trouble: dict[str, str] = {}
-        """Why the core cannot do its part, per run, in words."""
+        """Why the core cannot do its part, in words: per run, and under `CONSORTIUM` for all of them."""
         self._runs = runs
         self._replay = replay
         self._watch = watch
@@ -75,34 +83,26 @@ class Coordinator:
         self._quota = quota
         self._tell = tell
         self._trouble_changed = trouble_changed
-        self._threads = ThreadPoolExecutor(THREADS, "coordinator")
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._threads: ThreadPoolExecutor | None = None
 
     async def run(self) -> None:
-        """Until cancelled: notice new events, and see that each run has its task."""
-        backoff = Backoff()
+        """Until cancelled: see that each run has its task."""
+        tasks: dict[str, asyncio.Task[None]] = {}
+        self._threads = ThreadPoolExecutor(THREADS, "coordinator")
         try:
             while True:
-                try:
-                    sequences = await self._thread(self._runs.journal.sequences)
-                except TapestryError as error:
-                    self._tell("log-unreadable", {"code": error.code, "error": error.message})
-                    await asyncio.sleep(backoff.after(0))
-                    continue
-                backoff = Backoff()
-                for scope, sequence in sequences.items():
-                    self._watch.tell(scope, sequence)
-                    if scope != CONSORTIUM and scope not in self._tasks:
-                        self._tasks[scope] = asyncio.create_task(self._tend(scope), name=f"run {scope}")
-                for task in self._tasks.values():
+                for scope in self._watch.scopes - tasks.keys() - {CONSORTIUM}:
+                    tasks[scope] = asyncio.create_task(self._tend(scope), name=f"run {scope}")
+                for task in tasks.values():
                     if task.done():
                         task.result()  # a fault of ours: end loudly
                 await asyncio.sleep(POLL_S)
         finally:
-            for task in self._tasks.values():
+            for task in tasks.values():
                 task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
             self._threads.shutdown(wait=False, cancel_futures=True)
+            self.trouble.clear()
 
     async def _tend(self, run: str) -> None:
         """One run, for ever."""
@@ -112,7 +112,7 @@ class Coordinator:
                 seen, wait_s = await self._thread(self._once, run)
             except TapestryError as error:
                 wait_s = backoff.after(0)
-                self._trouble(run, f"the core: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+                self._trouble(run, _words(error))
                 self._tell(
                     "trouble", {"run": run, "code": error.code, "retry_s": wait_s, "error": error.message}
                 )
@@ -121,6 +121,10 @@ class Coordinator:
             backoff = Backoff()
             self._trouble(run, None)
             await self._watch.newer(seen, wait_s)
+
+    def taking_in(self, error: DiskFull | None) -> None:
+        """A node's bytes could (None) or could not be taken in: without them, no run goes on."""
+        self._trouble(CONSORTIUM, None if error is None else _words(error))
 
     def _trouble(self, run: str, text: str | None) -> None:
         before = self.trouble.get(run)
@@ -235,6 +239,10 @@ class Coordinator:
         erased = self._retention.erase(state.run)
         if erased:
             self._tell("erased", {"run": state.run, "blobs": erased})
+
+
+def _words(error: TapestryError) -> str:
+    return f"the core: {error.message}" + (f" ({error.hint})" if error.hint else "")
 
 
 def reason_of(error: TapestryError) -> str:

@@ -23,6 +23,16 @@ class Home:
         return self.root / "keys" / "core.key"
 
     @property
+    def database_password(self) -> Path:
+        """Where the database has one; mode 0600."""
+        return self.root / "keys" / "database.password"
+
+    @property
+    def object_store(self) -> Path:
+        """Credentials, where the blobs are in an object store; mode 0600."""
+        return self.root / "keys" / "object_store.toml"
+
+    @property
     def status(self) -> Path:
         """`{"pid", "url"}` while the core listens."""
         return self.root / "status" / "core.json"

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from tapestry.core import settings as settings_file
 from tapestry.core.clock import time_text
-from tapestry.core.consortium import found
+from tapestry.core.consortium import Consortium, found
 from tapestry.core.home import Home
 from tapestry.core.journal import Journal
-from tapestry.core.service import Core, load_key
+from tapestry.core.service import Core, load_key, open_database, open_store
 from tapestry.core.settings import CoreSettings
-from tapestry.core.views import run_view
+from tapestry.core.views import run_view, trouble_of
 from tapestry.errors import InputError, SettingsError, TapestryError
 from tapestry.host import files
 from tapestry.host.processes import pid_alive
@@ -28,7 +28,6 @@ from tapestry.protocol.views import RunView
 from tapestry.rounds import machine
 from tapestry.storage import invitations
 from tapestry.storage.blobs import BlobStore
-from tapestry.storage.database import Database
 
 DAY_MS: Final = 86_400_000
 MAX_STATUS_BYTES: Final = 256 << 10
@@ -44,6 +43,7 @@ def init(root: Path, settings: CoreSettings, *, title: str = "") -> str:
 
     Raises:
         SettingsError: there is a core in `root` already.
+        AuthError: the database holds a consortium of another core.
     """
     home = Home(root)
     if home.settings.exists():
@@ -57,12 +57,12 @@ def init(root: Path, settings: CoreSettings, *, title: str = "") -> str:
     if not home.key.exists():
         files.private_write(home.key, KeyPair.generate().to_pem())
     key = load_key(home)
-    BlobStore.open(settings.blobs_path(home))
-    database = Database.open(settings.database_path(home), create=True)
+    open_store(home, settings).check()
+    database = open_database(home, settings, create=True)
     try:
         journal = Journal(database)
         found(journal, title=title, core_key=key.public_key, nonce=secrets.token_hex(16))
-        consortium = journal.genesis().digest
+        consortium = Consortium(journal, key).id
     finally:
         database.close()
     files.write_atomic(home.settings, settings_file.render(settings).encode())
@@ -177,5 +177,5 @@ def serving_url(root: Path) -> str | None:
 
 def _view(core: Core, run: str) -> RunView:
     told = (serving(core.home.root) or {}).get("trouble")
-    trouble = told.get(run) if isinstance(told, dict) else None
+    trouble = trouble_of(run, told) if isinstance(told, dict) else None
     return run_view(core.runs.standing(run), core.journal.now_ms(), {}, trouble)

@@ -36,12 +36,11 @@ class Retention:
         if upto <= done:
             return 0
         found = self._shards(self._deltas(run, range(done + 1, upto + 1)))
-        old = {sha for sha in found if self._store.has(sha)}
+        old = found - set(self._store.lacking(found))
         if old:
             for name in self._runs.names():
                 old -= self._kept(self._runs.standing(name).state)
-        for sha in old:
-            self._store.delete(sha)
+        self._store.delete_all(old)
         self._upto[run] = upto
         return len(old)
 

@@ -22,12 +22,14 @@ import uvloop
 from tapestry.core.api import Api
 from tapestry.core.coordinator import Coordinator
 from tapestry.core.home import Home
+from tapestry.core.lead import lead
 from tapestry.core.logs import CoreLog
 from tapestry.core.quota import Quota
 from tapestry.core.service import Core
 from tapestry.core.settings import CoreSettings
+from tapestry.core.staging import staged
 from tapestry.core.watch import Watch
-from tapestry.errors import PortInUse, ResourceError, SettingsError
+from tapestry.errors import DiskFull, PortInUse, ResourceError, SettingsError, TapestryError
 from tapestry.host import files, processes
 from tapestry.replay.client import Replayer
 from tapestry.transport.server import Shell
@@ -37,6 +39,8 @@ GRACE_S: Final = 5
 """Requests in flight get so long when the core is told to stop."""
 PARTIAL_KEPT_S: Final = 7 * 86_400.0
 """A half-sent blob that nobody went on with for so long is removed at the next start."""
+STATUS_BYTES: Final = 16 << 10
+"""The status file is padded to this size, so that a full disk has room for the next one in its place."""
 MAX_HEADER_BYTES: Final = 32 << 10
 BACKLOG: Final = 512
 
@@ -58,6 +62,7 @@ def serve(root: Path, *, ready: Callable[[str], None] | None = None) -> None:
     home = Home(root)
     home.check()
     with files.Lock(root), Core.open(root) as core, contextlib.ExitStack() as stack:
+        core.store.check()
         core.store.clean(older_than_s=PARTIAL_KEPT_S)
         sock = listen(core.settings)
         stack.callback(sock.close)
@@ -125,7 +130,7 @@ class _Serving:
         quota = Quota(self._core.settings.limits.pending_bytes)
         coordinator = Coordinator(
             self._core.runs,
-            self._replayer,
+            staged(self._replayer, self._core.store),
             watch,
             quota=quota,
             tell=self._log.tell,
@@ -135,13 +140,16 @@ class _Serving:
         server = _Server(self._config(api))
         self._log.take_over("uvicorn", "uvicorn.error", "uvicorn.asgi", "asyncio")
         stop = asyncio.Event()
-        with _signals(stop.set):
-            work = asyncio.create_task(coordinator.run(), name="coordinator")
+        with _signals(stop.set), self._core.database.leading() as leadership:
+            follow = asyncio.create_task(
+                watch.follow(self._core.journal.sequences, self._unreadable), name="watch"
+            )
+            work = asyncio.create_task(lead(leadership, coordinator, self._log.tell), name="lead")
             http = asyncio.create_task(server.serve(sockets=[self._sock]), name="http")
             stopped = asyncio.create_task(stop.wait(), name="stop")
             try:
                 await self._announce(server, http, ready)
-                await asyncio.wait({work, http, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({work, follow, http, stopped}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 watch.close()
                 server.should_exit = True
@@ -150,12 +158,16 @@ class _Serving:
                 await asyncio.to_thread(self._replayer.close)
                 self._core.journal.listener = None
                 work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
+                follow.cancel()
+                await asyncio.gather(work, follow, return_exceptions=True)
                 self._core.home.status.unlink(missing_ok=True)
                 self._log.tell("stopped", {})
-        for task in (http, work):
+        for task in (http, work, follow):
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
+
+    def _unreadable(self, error: TapestryError) -> None:
+        self._log.tell("log-unreadable", {"code": error.code, "error": error.message})
 
     async def _announce(
         self, server: uvicorn.Server, http: asyncio.Task[None], ready: Callable[[str], None]
@@ -169,10 +181,14 @@ class _Serving:
 
     def _write_status(self, trouble: Mapping[str, str]) -> None:
         value = {"pid": os.getpid(), "url": self._url, "trouble": dict(trouble)}
+        data = json.dumps(value).encode().ljust(STATUS_BYTES) + b"\n"
         path = self._core.home.status
         with contextlib.suppress(OSError, ResourceError):
             path.parent.mkdir(exist_ok=True)
-            files.write_atomic(path, json.dumps(value).encode() + b"\n", durable=False)
+            try:
+                files.write_atomic(path, data, durable=False)
+            except DiskFull:  # which is just what has to be told
+                files.overwrite(path, data)
 
     def _config(self, api: Api) -> uvicorn.Config:
         tls = self._core.settings.tls

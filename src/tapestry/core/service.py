@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -16,9 +18,12 @@ from tapestry.errors import SettingsError
 from tapestry.host import files
 from tapestry.identity.keys import KeyPair
 from tapestry.storage.blobs import BlobStore
+from tapestry.storage.bucket import Bucket, Place, is_bucket
 from tapestry.storage.database import Database
+from tapestry.storage.tiered import TieredStore
 
 MAX_KEY_BYTES: Final = 16 << 10
+PASSWORD_VARIABLE: Final = "TAPESTRY_DATABASE_PASSWORD"  # noqa: S105 - a name, not a password
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +50,10 @@ class Core:
         home = Home(root)
         settings = load(home)
         key = load_key(home)
-        database = Database.open(settings.database_path(home))
+        database = open_database(home, settings)
         try:
             journal = Journal(database, clock=clock)
-            store = BlobStore.open(settings.blobs_path(home))
+            store = open_store(home, settings)
             consortium = Consortium(journal, key)
         except BaseException:
             database.close()
@@ -71,6 +76,60 @@ class Core:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def open_database(home: Home, settings: CoreSettings, *, create: bool = False) -> Database:
+    """The database that the settings name. Raises as `Database.open`, and `SettingsError`."""
+    return Database.open(settings.database_at(home), create=create, password=_database_password(home))
+
+
+def _database_password(home: Home) -> str | None:
+    given = os.environ.get(PASSWORD_VARIABLE)
+    path = home.database_password
+    if given is not None or not path.exists():
+        return given
+    return _private_text(path, "the database's password").rstrip("\r\n")
+
+
+def open_store(home: Home, settings: CoreSettings) -> BlobStore:
+    """The blob store that the settings name; no request is made to an object store yet.
+
+    Raises:
+        SettingsError: it is none, or its credentials cannot be read.
+        StoreError: its folder cannot be used.
+    """
+    where = settings.blobs_at(home)
+    if not isinstance(where, str) or not is_bucket(where):
+        return BlobStore.open(where)
+    section = settings.object_store
+    place = Place(
+        url=where,
+        endpoint=section.endpoint,
+        region=section.region,
+        credentials=_object_store_credentials(home),
+    )
+    return TieredStore(Bucket(place), home.root / section.cache, cache_bytes=section.cache_bytes)
+
+
+def _object_store_credentials(home: Home) -> dict[str, str]:
+    path = home.object_store
+    text = _private_text(path, "the object store's credentials") if path.exists() else ""
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:  # its text may quote a secret
+        raise SettingsError(f"{path} is not valid TOML", hint='write NAME = "value", a line each') from None
+    if not all(isinstance(value, str) for value in found.values()):
+        raise SettingsError(f"{path}: every value must be a string", hint='write NAME = "value"')
+    return found
+
+
+def _private_text(path: Path, what: str) -> str:
+    try:
+        if path.stat().st_mode & 0o077:
+            raise SettingsError(f"others may read {path}", hint=f"run: chmod 600 {path}")
+        return files.read_limited(path, MAX_KEY_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise SettingsError(f"{what} {path} cannot be read: {e}") from e
 
 
 def load_key(home: Home) -> KeyPair:

@@ -41,6 +41,19 @@ class LimitsSection(_Section):
     """Connections at once."""
 
 
+class ObjectStoreSection(_Section):
+    """Used where `blobs` is an object store."""
+
+    endpoint: Annotated[str, StringConstraints(pattern=r"^https?://\S+$", max_length=1024)] | None = None
+    """URL of the service, where it is not the provider's own."""
+    region: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    """Of S3."""
+    cache: FilePath = "cache"
+    """Folder where blobs lie while they are worked with."""
+    cache_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 53)] = 64 << 30
+    """What the cache may hold."""
+
+
 class CoreSettings(_Section):
     """All of core.toml."""
 
@@ -48,16 +61,20 @@ class CoreSettings(_Section):
     port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
     """0: whichever is free; status/core.json says which."""
     database: FilePath = "core.sqlite"
+    """A file, or `postgresql://USER@HOST/DATABASE` (see `storage.postgresql`)."""
     blobs: FilePath = "blobs"
-    """A folder."""
+    """A folder, or an object store: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`."""
     tls: TlsSection | None = None
     limits: LimitsSection = LimitsSection()
+    object_store: ObjectStoreSection = ObjectStoreSection()
 
-    def database_path(self, home: Home) -> Path:
-        return home.root / self.database
+    def database_at(self, home: Home) -> Path | str:
+        """Path or URL."""
+        return self.database if "://" in self.database else home.root / self.database
 
-    def blobs_path(self, home: Home) -> Path:
-        return home.root / self.blobs
+    def blobs_at(self, home: Home) -> Path | str:
+        """Path or URL."""
+        return self.blobs if "://" in self.blobs else home.root / self.blobs
 
 
 def make(**fields: object) -> CoreSettings:
@@ -97,8 +114,11 @@ def render(settings: CoreSettings) -> str:
 host = {json.dumps(settings.host)}
 # 0 takes whichever port is free; status/core.json says which.
 port = {settings.port}
-# Relative paths lie below this folder.
+# Relative paths lie below this folder. A PostgreSQL database: "postgresql://USER@HOST/DATABASE", its
+# password in keys/database.password or the variable TAPESTRY_DATABASE_PASSWORD.
 database = {json.dumps(settings.database)}
+# Or an object store: "s3://BUCKET/PREFIX", with [object_store] below; its credentials in
+# keys/object_store.toml or the environment.
 blobs = {json.dumps(settings.blobs)}
 
 [limits]
@@ -114,4 +134,8 @@ connections = {limits.connections}
 certificate = {json.dumps(settings.tls.certificate)}
 key = {json.dumps(settings.tls.key)}
 """
+    if settings.object_store != ObjectStoreSection():
+        given = settings.object_store.model_dump(exclude_none=True)
+        lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in given.items())
+        text += f"\n[object_store]\n{lines}"
     return text

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tapestry.core.clock import time_text
 from tapestry.core.journal import Journal, Standing
 from tapestry.errors import NotFound
-from tapestry.ledger.entries import Entry
+from tapestry.ledger.entries import CONSORTIUM, Entry
 from tapestry.protocol.messages import Progress
 from tapestry.protocol.views import Head, NodeStanding, OpenRound, RoundRecord, RunView
 from tapestry.rounds import events as ev
@@ -39,6 +39,11 @@ def run_view(
         current=None if current is None else _open_round(state, current, progress),
         enrolled=tuple(sorted(state.enrolled)),
     )
+
+
+def trouble_of(run: str, trouble: Mapping[str, str]) -> str | None:
+    """What of a coordinator's `trouble` keeps this run."""
+    return trouble.get(run) or trouble.get(CONSORTIUM)
 
 
 def _open_round(state: RunState, at: Round, progress: Mapping[str, Progress]) -> OpenRound:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from tapestry.errors import TapestryError
+from tapestry.host.processes import Backoff
+
+POLL_S: Final = 0.2
+"""How often the log is looked at for what other processes wrote."""
 
 
 class Watch:
@@ -47,6 +54,28 @@ class Watch:
         finally:
             for scope in seen:
                 self._waiting.get(scope, set()).discard(future)
+
+    async def follow(
+        self, sequences: Callable[[], Mapping[str, int]], unreadable: Callable[[TapestryError], None]
+    ) -> None:
+        """Until cancelled: look at the log for what other processes wrote.
+
+        Args:
+            sequences: newest sequence of every scope; called in a thread.
+            unreadable: told why the log could not be read.
+        """
+        backoff = Backoff()
+        while True:
+            try:
+                found = await asyncio.to_thread(sequences)
+            except TapestryError as error:
+                unreadable(error)
+                await asyncio.sleep(backoff.after(0))
+                continue
+            backoff = Backoff()
+            for scope, sequence in found.items():
+                self.tell(scope, sequence)
+            await asyncio.sleep(POLL_S)
 
     def close(self) -> None:
         """Nobody waits any more."""

@@ -72,6 +72,16 @@ def write_atomic(
             fsync_dir(path.parent)
 
 
+def overwrite(path: Path | str, data: bytes) -> None:
+    """Put `data` in the place of a file's content where that has the same size; else nothing happens.
+
+    For a full disk: most file systems need no new space for it. A reader may see old and new mixed.
+    """
+    with full_disk(path), Path(path).open("r+b", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size == len(data):
+            file.write(data)
+
+
 def private_write(path: Path | str, data: bytes, *, replace: bool = False) -> None:
     """Put a secret at `path`, durably, readable by its owner alone (0600) from its first byte on.
 

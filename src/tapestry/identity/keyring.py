@@ -223,7 +223,7 @@ class KeyRing(Part):
     def _refuse_invalid(self, entry: Certified, signer: Signer, at: str, sequence: int | None) -> None:
         what = f"key {signer.key_id[:16]} of {_holder(signer)}"
         certificate = entry.certificate
-        renew = "make a new key, sign its certificate with the member's root key and register it"
+        renew = "give the node a new key: tapestry member key rotate NODE_HOME --member FOLDER"
         if sequence is not None and sequence <= entry.sequence:
             raise KeyRefused(f"{what} was not certified yet", hint="register its certificate first")
         if entry.revoked is not None and (sequence is None or sequence > entry.revoked):
@@ -267,7 +267,8 @@ class KeyRing(Part):
         name = key_id(public_key)
         if name in self.keys or self._root(name) is not None:
             raise KeyRefused(
-                f"key {name[:16]} was used before", hint="make a new key; each has one holder and one purpose"
+                f"key {name[:16]} was used before",
+                hint="each has one holder and one purpose; make another: tapestry member key rotate",
             )
 
 

@@ -31,6 +31,7 @@ from tapestry.host import files
 from tapestry.node import child, keys, settings, setup
 from tapestry.node.home import Home
 from tapestry.node.memory import Memory
+from tapestry.node.mend import Mender
 from tapestry.node.outbox import Outbox
 from tapestry.node.people import People
 from tapestry.node.prune import Pruner
@@ -97,6 +98,7 @@ class Agent:
             ),
             tell=self._tell,
         )
+        self._mender = Mender(home, library)
         self._pruner = Pruner(home, store, self._memory)
         self._sessions: dict[str, Session] = {}
         self._watchers: dict[str, RunWatcher] = {}
@@ -137,6 +139,7 @@ class Agent:
             self._wait()
             self._take_news()
             self._look_at_files()
+            self._mend()
             self._give_job()
         self._say_status(now=True)
 
@@ -261,6 +264,15 @@ class Agent:
                 self._given = None
         except TapestryError as error:
             self._again(session.run, error)
+
+    def _mend(self) -> None:
+        given = self._given
+        if given is None or given.job.run in self._retry:
+            return
+        try:
+            self._mender.look(given.job)
+        except TapestryError as error:
+            self._again(given.job.run, error)
 
     def _give_job(self) -> None:
         """The trainer has one job: the one it has while that is still wanted, else the next in line."""

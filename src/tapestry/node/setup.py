@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tapestry.errors import Conflict, InputError, SettingsError, TapestryError
+from tapestry.errors import Conflict, InputError, KeyRefused, SettingsError, TapestryError
 from tapestry.host import files
-from tapestry.identity.invitations import check_token
+from tapestry.identity.invitations import check_token, make_token
 from tapestry.identity.keyring import make_join, make_revocation
 from tapestry.identity.keys import KeyPair
 from tapestry.node import keys, settings
@@ -161,10 +162,7 @@ def join(home: Path, core_url: str, token: str, ca: Path | None = None, *, membe
             _valid(at, member, keys.load(at, role), node=given.node.name, role=role, now=hello.time)
             for role in keys.KEY_ROLES
         ]
-        request = make_join(member.root, consortium=hello.consortium, invitation=token, member=member.name)
-        client.join(
-            request.model_dump(mode="json"), [key.certificate.model_dump(mode="json") for key in certificates]
-        )
+        _admit(client, member, hello.consortium, token, certificates)
     joined = Consortium(
         core_url=client.base_url,
         consortium=hello.consortium,
@@ -174,6 +172,11 @@ def join(home: Path, core_url: str, token: str, ca: Path | None = None, *, membe
     )
     files.write_atomic(at.consortium, joined.to_bytes())
     return joined
+
+
+def _admit(client: CoreClient, member: Member, consortium: str, token: str, made: Sequence[NodeKey]) -> None:
+    request = make_join(member.root, consortium=consortium, invitation=token, member=member.name)
+    client.join(request.model_dump(mode="json"), [key.certificate.model_dump(mode="json") for key in made])
 
 
 def _valid(home: Home, member: Member, key: NodeKey, *, node: str, role: keys.KeyRole, now: str) -> NodeKey:
@@ -203,7 +206,8 @@ def _keep_ca(home: Home, ca: Path | None) -> str | None:
 def rotate(home: Path, member_dir: Path) -> str:
     """Give the node a new key and revoke the old one; goes on with a rotation that was cut short.
 
-    A running node notices by itself. Returns the id of the new key.
+    A running node notices by itself. Where the old key is expired or revoked, this brings the node back.
+    Returns the id of the new key.
     """
     at = Home(home)
     member, given = _owner(at, member_dir)
@@ -213,7 +217,10 @@ def rotate(home: Path, member_dir: Path) -> str:
     if keys.load_pair(at).key_id == begun.old_key:
         new = keys.load(at, suffix=NEXT)
         with connect(at) as client:
-            client.post_certificate(new.certificate.model_dump(mode="json"))
+            try:
+                client.post_certificate(new.certificate.model_dump(mode="json"))
+            except KeyRefused:  # the old key is; the root key alone lets in keys of a member that is admitted
+                _admit(client, member, load_consortium(at).consortium, make_token(), [new])
         files.write_atomic(at.keys / "node.cert.json", new.certificate.to_bytes())
         files.private_write(at.keys / "node.key", new.pair.to_pem(), replace=True)
     with connect(at) as client:
@@ -227,7 +234,7 @@ def rotate(home: Path, member_dir: Path) -> str:
 
 
 def revoke(home: Path, member_dir: Path, reason: RevocationReason = "retired") -> str:
-    """End the node's key; the node can do nothing any more until it is given a new one.
+    """End the node's key; the node can do nothing any more until `rotate` gives it a new one.
 
     Returns the id of the key.
     """

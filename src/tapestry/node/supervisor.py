@@ -19,6 +19,7 @@ from tapestry.errors import ProcessDied, SettingsError
 from tapestry.host import files, processes
 from tapestry.node import child, settings
 from tapestry.node.home import Home, Role, write_status
+from tapestry.node.mend import MENDABLE
 from tapestry.training import launcher
 
 POLL_S: Final = 0.02
@@ -115,9 +116,10 @@ class Supervisor:
         ran_s = time.monotonic() - kept.started
         killed = code < 0 or (kept.role == "trainer" and self._worker_was_killed(kept))
         error = None if killed else child.error_of(self._home, kept.role)
-        if error is not None:
+        waits = kept.role == "trainer" and isinstance(error, MENDABLE)
+        if error is not None and not waits:
             raise error
-        if not killed and code > 0:
+        if not killed and not waits and code > 0:
             kept.crashes = kept.crashes + 1 if ran_s < SOON_S else 1
             if kept.crashes >= MAX_CRASHES:
                 raise ProcessDied(

@@ -92,6 +92,18 @@ class Library:
         self.client.download_blobs([file.blob for file in model.files], self.store)
         return model
 
+    def mend(self, sha: str, plan: Plan) -> None:
+        """Read all that training from a state needs, and fetch again what is lost or damaged."""
+        self.message(plan.layout, Layout)
+        base = self.message(self.message(sha, State).base, Artifact)
+        lacking = []
+        for blob in (*(file.blob for file in self.model(plan).files), *base.shards):
+            try:
+                self.store.read(blob.sha256)
+            except (NotFound, HashMismatch):
+                lacking.append(blob)
+        self.client.download_blobs(lacking, self.store)
+
     def state(self, sha: str, plan: Plan, *, outer: bool) -> State:
         """Have a state here with its base, and with its momentum where `outer`."""
         state = self.message(sha, State)

@@ -102,6 +102,26 @@ def read_inputs(job: MergeJob, store: BlobStore) -> Inputs:
     )
 
 
+def artifact_blobs(store: BlobStore, digest: str) -> Iterator[str]:
+    """An artifact's manifest and shards. Raises `NotFound` or `FormatError` where the manifest is none."""
+    yield digest
+    yield from (blob.sha256 for blob in read_message(store, digest, Artifact).shards)
+
+
+def merge_blobs(job: MergeJob, store: BlobStore, before: BlobStore | None = None) -> Iterator[str]:
+    """Every blob a merge reads; the state it starts from is looked up in `before`, if given.
+
+    Raises `NotFound` where one that names others is not there.
+    """
+    before = before or store
+    yield from (job.layout, job.model, job.state)
+    state = read_message(before, job.state, State)
+    for each in filter(None, (state.base, state.outer)):
+        yield from artifact_blobs(before, each)
+    for merged in job.contributions:
+        yield from artifact_blobs(store, merged.delta)
+
+
 @contextmanager
 def naming(name: str) -> Iterator[None]:
     """Errors about one input say which."""

@@ -138,9 +138,11 @@ def waiting_for(state: RunState, now_ms: int) -> str | None:
     missing = [n for n in at.nodes if n not in at.submissions]
     if now_ms < at.deadline_ms:
         return f"contributions of {', '.join(missing[:8])}{_abandoned(state, at)}" if missing else None
-    accepted = len(at.with_status("accepted"))
-    if accepted < rules.quorum:
-        return f"a quorum: {accepted} of {rules.quorum} contributions accepted, deadline passed"
+    accepted = at.with_status("accepted")
+    if len(accepted) < rules.quorum:
+        return f"a quorum: {len(accepted)} of {rules.quorum} contributions accepted, deadline passed"
+    if len({s.member for s in accepted}) * state.plan.merge.influence_cap >= 1 - 1e-9:
+        return None
     return "more members: the influence cap cannot be met by those accepted so far"
 
 

@@ -5,8 +5,8 @@ fsynced (where `durable`), and renamed. Whatever is read is hashed again, so a t
 bit is found, the bad blob removed and `HashMismatch` raised.
 
 Looking up, listing, reading and deleting go through obstore. It neither fsyncs nor resumes, so
-writing is done here; an object store would stage in `incoming/` as well and upload where `publish`
-renames.
+writing is done here. Where the blobs live in an object store, such a folder is the stage and cache
+before it: see `tiered`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ class BlobStore:
         store.clean(older_than_s=ABANDONED_S, suffix=".tmp")
         return store
 
+    def check(self) -> None:
+        """Raise `StoreError` or `DiskFull` where it cannot be used; for a folder `open` has seen to that."""
+
     # -- looking up ---------------------------------------------------------------------------
 
     def has(self, sha: str) -> bool:
@@ -72,12 +75,26 @@ class BlobStore:
 
     def size(self, sha: str) -> int:
         """Bytes of a blob. Raises `NotFound`."""
+        return self._size_here(sha)
+
+    def _size_here(self, sha: str) -> int:
         with guard(f"blob {sha}"):
-            return int(self._objects.head(_name(sha))["size"])
+            return int(self._objects.head(blob_name(sha))["size"])
 
     def path(self, sha: str) -> Path:
         """Where the blob lies, or would lie."""
-        return self.root / _name(sha)
+        return self.root / blob_name(sha)
+
+    def fetch(self, sha: str) -> Path:
+        """Where the blob lies, in the folder for certain. Raises `NotFound`."""
+        path = self.path(sha)
+        with guard(f"blob {sha}"):
+            path.stat()
+        return path
+
+    def lacking(self, shas: Iterable[str]) -> list[str]:
+        """Those that are not here."""
+        return [sha for sha in shas if not self.has(sha)]
 
     def iterate(self) -> Iterator[Blob]:
         """Every whole blob, in no order."""
@@ -102,7 +119,7 @@ class BlobStore:
         if size > max_bytes:
             raise TooLarge(f"blob {sha} has {size} bytes; at most {max_bytes} are expected")
         with guard(f"blob {sha}"):
-            data = self._objects.get(_name(sha)).bytes().to_bytes()
+            data = self._objects.get(blob_name(sha)).bytes().to_bytes()
         self._check(sha, hashlib.sha256(data).hexdigest())
         return data
 
@@ -130,8 +147,12 @@ class BlobStore:
         One with a wrong hash is removed; one that is whole but has another size than `blob` claims is
         not. What this process received, wrote or verified before is not hashed again.
         """
+        return self._holds(blob)
+
+    def _holds(self, blob: Blob) -> bool:
+        """`verify`, of what lies in the folder."""
         try:
-            size = self.size(blob.sha256)
+            size = self._size_here(blob.sha256)
             if bytes.fromhex(blob.sha256) not in self._verified or size != blob.bytes:
                 self._check(blob.sha256, self._hash(self.path(blob.sha256)))
         except (NotFound, HashMismatch):
@@ -144,7 +165,7 @@ class BlobStore:
 
     def _check(self, sha: str, actual: str) -> None:
         if actual != sha:
-            self.delete(sha)
+            self._drop(sha)
             raise HashMismatch(
                 f"blob {sha} holds other bytes (SHA-256 {actual}) and was removed",
                 hint="it is fetched or computed again; if this repeats, check the disk",
@@ -165,7 +186,7 @@ class BlobStore:
         if len(view) > MAX_BLOB_BYTES:
             raise TooLarge(f"a blob has at most {MAX_BLOB_BYTES} bytes, not {len(view)}")
         sha = hashlib.sha256(view).hexdigest()
-        if self.verify(Blob(sha256=sha, bytes=len(view))):
+        if self._holds(Blob(sha256=sha, bytes=len(view))):
             if durable:
                 self.sync([sha])
             return sha
@@ -186,7 +207,7 @@ class BlobStore:
             size = path.stat().st_size
         if size > MAX_BLOB_BYTES:
             raise TooLarge(f"a blob has at most {MAX_BLOB_BYTES} bytes, not {size}")
-        if not self.verify(Blob(sha256=sha, bytes=size)):
+        if not self._holds(Blob(sha256=sha, bytes=size)):
             with self._temporary() as temporary:
                 with guard(f"file {path.name}"):
                     try:
@@ -244,10 +265,18 @@ class BlobStore:
 
     def delete(self, sha: str) -> None:
         """Remove a blob; nothing happens if it is not here."""
+        self._drop(sha)
+
+    def delete_all(self, shas: Iterable[str]) -> None:
+        for sha in shas:
+            self.delete(sha)
+
+    def _drop(self, sha: str) -> None:
+        """Remove the folder's copy."""
         with self._lock:
             self._verified.pop(bytes.fromhex(sha), None)
         with contextlib.suppress(NotFound), guard(f"blob {sha}"):
-            self._objects.delete(_name(sha))
+            self._objects.delete(blob_name(sha))
 
     def clean(self, *, older_than_s: float, suffix: str = ".part") -> int:
         """Remove half-received (`.part`) or temporary (`.tmp`) files that nobody wrote to for so long.
@@ -267,7 +296,7 @@ class BlobStore:
 
     def part_path(self, sha: str) -> Path:
         """Where a half-received blob lies. For `Receiver`, as are `publish` and `forget`."""
-        _name(sha)
+        blob_name(sha)
         return self.root / INCOMING / f"{sha}.part"
 
     @contextlib.contextmanager
@@ -304,7 +333,8 @@ def _local_folder(where: str | Path) -> Path:
     return Path(where)
 
 
-def _name(sha: str) -> str:
+def blob_name(sha: str) -> str:
+    """`<aa>/<sha256>`. Raises `NotFound` for what is no address."""
     if not is_sha256(sha):
         raise NotFound(f"{sha[:80]!r} is not the address of a blob")
     return f"{sha[:2]}/{sha}"

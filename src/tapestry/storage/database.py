@@ -1,4 +1,4 @@
-"""The core's database: SQLite in WAL mode with full sync; writers take turns from their first word on.
+"""The core's database: SQLite by default, or PostgreSQL; the same tables and transactions on both.
 
 One transaction holds a state change and its events. Opening runs the migrations that are missing; a
 database that a newer release wrote is refused.
@@ -6,38 +6,35 @@ database that a newer release wrote is refused.
 
 from __future__ import annotations
 
-import errno
 import logging
-import shutil
-import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Self
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
-from tapestry.errors import DiskFull, StoreError, TapestryError, VersionError
+from tapestry.errors import VersionError
+from tapestry.storage.backend import Backend, Leadership
 
-BUSY_MS: Final = 10_000
-PAGE_BYTES: Final = 64 << 10
-_IMMEDIATE: Final = "tapestry_immediate"
+# SQLite's INTEGER has 64 bits, PostgreSQL's has 32.
+_Integer = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 metadata = sa.MetaData()
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("sequence", _Integer, primary_key=True, autoincrement=False),
     sa.Column("at", sa.String, nullable=False),
     sa.Column("scope", sa.String, nullable=False),
     sa.Column("type", sa.String, nullable=False),
-    sa.Column("round", sa.Integer),
+    sa.Column("round", _Integer),
     sa.Column("digest", sa.String, nullable=False),
     sa.Column("entry", sa.LargeBinary, nullable=False),
 )
@@ -45,7 +42,7 @@ snapshots = sa.Table(
     "snapshots",
     metadata,
     sa.Column("scope", sa.String, primary_key=True),
-    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("sequence", _Integer, nullable=False),
     sa.Column("state", sa.LargeBinary, nullable=False),
 )
 invitations = sa.Table(
@@ -59,31 +56,32 @@ invitations = sa.Table(
 
 
 class Database:
-    """Safe to use from several threads, and while another process uses the same file."""
+    """Safe to use from several threads, and while other processes use the same database."""
 
-    def __init__(self, path: Path, engine: Engine) -> None:
-        self.path = path
-        self._engine = engine
+    def __init__(self, backend: Backend) -> None:
+        self.name = backend.name
+        self._backend = backend
         self._writing = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False) -> Self:
-        """Open the database file and bring its schema up to date.
+    def open(cls, where: Path | str, *, create: bool = False, password: str | None = None) -> Self:
+        """Open a database and bring its schema up to date.
 
         Args:
-            path: the file.
-            create: make it where it is missing.
+            where: path of an SQLite file, or URL of a PostgreSQL database (see `PostgreSql`).
+            create: make the file where it is missing. A PostgreSQL database must be there, and may be empty.
+            password: for PostgreSQL.
 
         Raises:
             VersionError: a newer release wrote it.
-            StoreError: it is missing (without `create`), cannot be read, or is no database.
+            StoreError: it is missing (without `create`), cannot be reached or read, or is no database.
+            AuthError: the server does not let this user in.
+            SettingsError: as of `PostgreSql`.
         """
-        if not create and not path.is_file():
-            raise StoreError(f"database {path} does not exist", hint="run: tapestry core init")
-        database = cls(path, _engine(path))
+        database = cls(_backend(where, create=create, password=password))
         try:
             with database.transaction() as connection:
-                _migrate(connection, path)
+                _migrate(connection, database.name)
         except BaseException:
             database.close()
             raise
@@ -91,94 +89,49 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A write transaction (BEGIN IMMEDIATE): all of it is on disk afterwards, or nothing."""
-        with self._writing, self._begin(immediate=True) as connection:
+        """A write transaction: all of it is on disk afterwards, or nothing. Others wait their turn."""
+        with self._writing, self._begin(writing=True) as connection:
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A read transaction: one consistent view, never waiting for a writer."""
-        with self._begin(immediate=False) as connection:
+        with self._begin(writing=False) as connection:
             yield connection
 
     @contextmanager
-    def _begin(self, *, immediate: bool) -> Iterator[Connection]:
-        with wrapped(self.path):
-            connection = self._engine.connect().execution_options(**{_IMMEDIATE: immediate})
-            try:
-                with connection.begin():
-                    yield connection
-            finally:
-                connection.close()
+    def _begin(self, *, writing: bool) -> Iterator[Connection]:
+        with self._wrapped(), self._backend.engine.connect() as connection, connection.begin():
+            self._backend.start(connection, writing=writing)
+            yield connection
+
+    def leading(self) -> AbstractContextManager[Leadership]:
+        """A candidate for being the one process that coordinates; see `Leadership`."""
+        return self._backend.leading()
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._backend.engine.dispose()
+
+    @contextmanager
+    def _wrapped(self) -> Iterator[None]:
+        """Errors of SQLAlchemy and of drivers leave as ours."""
+        try:
+            yield
+        except (sa.exc.SQLAlchemyError, ConnectionError, TimeoutError) as e:
+            raise self._backend.translate(getattr(e, "orig", None) or e) from e
 
 
-@contextmanager
-def wrapped(path: Path) -> Iterator[None]:
-    """Errors of SQLAlchemy and SQLite leave as `DiskFull` or `StoreError`."""
-    try:
-        yield
-    except sa.exc.SQLAlchemyError as e:
-        cause = getattr(e, "orig", None) or e
-        raise _translate(cause, path) from e
-    except sqlite3.Error as e:
-        raise _translate(e, path) from e
+def _backend(where: Path | str, *, create: bool, password: str | None) -> Backend:
+    if isinstance(where, str) and "://" in where:
+        from tapestry.storage.postgresql import PostgreSql
+
+        return PostgreSql(where, password=password)
+    from tapestry.storage.sqlite import Sqlite
+
+    return Sqlite(Path(where), create=create)
 
 
-def _translate(cause: BaseException, path: Path) -> TapestryError:
-    code = getattr(cause, "sqlite_errorcode", None)
-    full = code is not None and code & 0xFF == sqlite3.SQLITE_FULL
-    # its shared-memory file cannot grow on a full disk, which SQLite calls an I/O error
-    full = full or (code is not None and code & 0xFF == sqlite3.SQLITE_IOERR and _no_space(path))
-    if full or getattr(cause, "errno", None) == errno.ENOSPC:
-        return DiskFull(f"no space left for database {path.name}", hint="free some space; nothing was lost")
-    text = (str(cause).splitlines() or [type(cause).__name__])[0][:300]
-    return StoreError(f"database {path.name}: {text}")
-
-
-def _no_space(path: Path) -> bool:
-    try:
-        return shutil.disk_usage(path.parent).free < PAGE_BYTES
-    except OSError:
-        return False
-
-
-def _engine(path: Path) -> Engine:
-    engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)),
-        connect_args={"timeout": BUSY_MS / 1000, "check_same_thread": False, "isolation_level": None},
-        poolclass=sa.pool.QueuePool,
-        pool_size=8,
-        max_overflow=32,
-    )
-    sa.event.listen(engine, "connect", _prepare)
-    sa.event.listen(engine, "begin", _start)
-    return engine
-
-
-def _prepare(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions begin where `_start` says so
-    cursor = connection.cursor()
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        f"busy_timeout={BUSY_MS}",
-        "trusted_schema=OFF",
-        "cache_size=-2000",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _start(connection: Connection) -> None:
-    immediate = connection.get_execution_options().get(_IMMEDIATE, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-
-def _migrate(connection: Connection, path: Path) -> None:
+def _migrate(connection: Connection, name: str) -> None:
     current = MigrationContext.configure(connection).get_current_revision()
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
@@ -188,7 +141,7 @@ def _migrate(connection: Connection, path: Path) -> None:
         return
     if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
         raise VersionError(
-            f"database {path.name} has schema {current}, newer than {head} of this release",
+            f"database {name} has schema {current}, newer than {head} of this release",
             hint="upgrade Tapestry to the release that wrote it",
         )
     log = logging.getLogger("alembic")

@@ -36,7 +36,7 @@ from tapestry.training.optim import InnerOptimizer, learning_rate
 from tapestry.training.task import CausalLM
 from tapestry.training.tokenizer import Tokenizer
 
-RATES = (0.5, 1.0, 2.0)
+RATES = (0.25, 0.5, 1.0, 2.0)
 TUNING_SHARE = 0.1
 MIN_TUNING_STEPS = 10
 

@@ -1,21 +1,18 @@
 """A node's text: found, read as a stream, tokenized once into memory-mapped files in the node's cache.
 
-A corpus is a folder with a train and a valid split, each of `.txt` files (one document each) and
-`.jsonl` files (one document a line, field `text`). See docs/guides/corpora.md.
+A corpus is a folder with a train and a valid split, each of files that `documents` reads. See
+docs/guides/corpora.md.
 
 A split's tokens are its documents in order of file path, each closed by the end-of-text token.
 """
 
 from __future__ import annotations
 
-import codecs
 import hashlib
-import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +21,11 @@ from tapestry.errors import Conflict, CorpusError
 from tapestry.host import files
 from tapestry.protocol import canonical
 from tapestry.training.batches import sequences
+from tapestry.training.documents import documents, format_of
 from tapestry.training.tokenizer import Tokenizer
 
 Split = Literal["train", "valid"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "valid")
-ENDINGS: Final = (".txt", ".jsonl")
-MAX_LINE_BYTES: Final = 64 << 20
-CHUNK_CHARACTERS: Final = 1 << 20
 _READ_BYTES: Final = 1 << 20
 _HINT: Final = "a corpus folder holds train.txt or train.jsonl, and valid.txt or valid.jsonl"
 
@@ -104,7 +99,7 @@ def find_files(folder: Path) -> list[TextFile]:
         if any(part.startswith(".") for part in relative.parts) or not path.is_file():
             continue
         split = _split_of(relative)
-        if split is None or path.suffix.lower() not in ENDINGS:
+        if split is None or format_of(path) is None:
             ignored += 1
             continue
         found.append(TextFile(split, path, relative.as_posix()))
@@ -112,8 +107,8 @@ def find_files(folder: Path) -> list[TextFile]:
         if not any(file.split == split for file in found):
             also = f"; {ignored} other files are ignored" if ignored else ""
             raise CorpusError(
-                f"corpus {folder} has no {split} text: no {split}*.txt, {split}*.jsonl or {split}/ folder "
-                f"with such files{also}",
+                f"corpus {folder} has no {split} text: no {split}*.txt, {split}*.jsonl, {split}*.parquet or "
+                f"{split}/ folder with such files{also}",
                 hint=_HINT if split == "train" else "set some documents apart as valid.txt or valid.jsonl",
             )
     return found
@@ -125,70 +120,6 @@ def _split_of(relative: Path) -> Split | None:
         if first == split if len(relative.parts) > 1 else first.lower().startswith(split):
             return split
     return None
-
-
-def documents(path: Path) -> Iterator[Iterator[str]]:
-    """Documents of a file, each as a stream of pieces of text.
-
-    Raises:
-        CorpusError: names file and line of what is not UTF-8, not JSON, or has no `text`.
-    """
-    with path.open("rb") as file:
-        if path.suffix.lower() == ".jsonl":
-            for text in _json_lines(file, path):
-                yield iter((text,))
-        else:
-            yield _pieces(file, path)
-
-
-def _pieces(file: BinaryIO, path: Path) -> Iterator[str]:
-    """Text in pieces of about a million characters that end at the end of a line where there is one."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    line, held = 1, ""
-    while True:
-        data = file.read(_READ_BYTES)
-        try:
-            text = decoder.decode(data, final=not data)
-        except UnicodeDecodeError as e:
-            bad = line + e.object[: e.start].count(b"\n")
-            raise CorpusError(f"{path}, line {bad}: not UTF-8", hint="convert the file to UTF-8") from e
-        line += text.count("\n")
-        held += text
-        if not data:
-            break
-        if len(held) >= CHUNK_CHARACTERS:
-            cut = held.rfind("\n") + 1 or len(held)
-            yield held[:cut]
-            held = held[cut:]
-    if held:
-        yield held
-
-
-def _json_lines(file: BinaryIO, path: Path) -> Iterator[str]:
-    number = 0
-    while data := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        where = f"{path}, line {number}"
-        if len(data) > MAX_LINE_BYTES:
-            raise CorpusError(f"{where}: longer than {MAX_LINE_BYTES} bytes", hint="split the document")
-        try:
-            line = data.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as e:
-            raise CorpusError(f"{where}: not UTF-8", hint="convert the file to UTF-8") from e
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            raise CorpusError(f"{where}: not JSON", hint="each line is one JSON object") from e
-        if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-            raise CorpusError(f"{where}: no field `text` with a string", hint='write {"text": "..."}')
-        text: str = value["text"]
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as e:
-            raise CorpusError(f"{where}: `text` holds half a surrogate pair") from e
-        yield text
 
 
 def manifest_of(found: list[TextFile]) -> bytes:

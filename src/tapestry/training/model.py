@@ -8,59 +8,31 @@ tensors count once, buffers are computed anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tapestry.errors import ArtifactError, ModelError
 from tapestry.protocol.artifact import Artifact, Blob, Model, ModelFile, State
 from tapestry.protocol.canonical import Sha256
 from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout, Tensor
 from tapestry.tensors import flat, shards
+from tapestry.training.architectures import Architecture
 from tapestry.training.blobs import BlobSink, BlobSource
 from tapestry.training.tokenizer import Tokenizer
 
 CONFIG: Final = "config.json"
 GENERATION: Final = "generation_config.json"
 TOKENIZER: Final = "tokenizer.json"
+DEFAULT_LICENCE: Final = "Apache-2.0"
+"""Of a model that a run makes from scratch."""
 _OWN_KEYS: Final = frozenset({"model_type", "architectures", "dtype", "torch_dtype"})
-_LEFT_OUT: Final = frozenset({"transformers_version", "_name_or_path", "torch_dtype"})
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One entry of the closed list."""
-
-    config: type[Any]
-    model: type[Any]
-    restore_buffers: Callable[[Any, Any], None]
-    """Computes the buffers of a model that was made without memory."""
-
-
-def _llama_buffers(model: Any, config: Any) -> None:
-    model.model.rotary_emb = LlamaRotaryEmbedding(config=config)
-
-
-ARCHITECTURES: Final[dict[str, Architecture]] = {
-    "llama": Architecture(LlamaConfig, LlamaForCausalLM, _llama_buffers),
-}
-
-
-def _architecture(config: dict[str, Any]) -> Architecture:
-    name = config.get("model_type", "llama")
-    known = ARCHITECTURES.get(name) if isinstance(name, str) else None
-    if known is None:
-        raise ModelError(
-            f"model_type {str(name)[:64]!r} is not one this release trains",
-            hint="it trains: " + ", ".join(sorted(ARCHITECTURES)),
-        )
-    return known
+LEFT_OUT: Final = frozenset({"transformers_version", "_name_or_path", "torch_dtype", "auto_map"})
+"""Keys of a `config.json` that a run does not keep."""
 
 
 def complete_config(given: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
@@ -71,7 +43,7 @@ def complete_config(given: dict[str, Any], tokenizer: Tokenizer) -> dict[str, An
     Raises:
         ModelError: an unknown key or architecture, a bad value, a vocabulary smaller than the tokenizer's.
     """
-    architecture = _architecture(given)
+    architecture = Architecture.of(given)
     known = set(architecture.config().to_dict()) | _OWN_KEYS
     unknown = sorted(set(given) - known)
     if unknown:
@@ -91,7 +63,7 @@ def complete_config(given: dict[str, Any], tokenizer: Tokenizer) -> dict[str, An
             f"vocab_size {config.vocab_size} is smaller than the tokenizer's {tokenizer.size}",
             hint="leave vocab_size out; it is taken from the tokenizer",
         )
-    found = {key: value for key, value in config.to_dict().items() if key not in _LEFT_OUT}
+    found = {key: value for key, value in config.to_dict().items() if key not in LEFT_OUT}
     found |= {"architectures": [architecture.model.__name__], "dtype": "float32"}
     return found
 
@@ -116,31 +88,24 @@ def empty(config: dict[str, Any]) -> nn.Module:
     Raises:
         ModelError: see `complete_config`.
     """
-    architecture = _architecture(config)
+    architecture = Architecture.of(config)
     settings = _config(architecture, {key: v for key, v in config.items() if key not in _OWN_KEYS})
     try:
-        with torch.device("meta"):
-            model = architecture.model._from_config(settings, dtype=torch.float32)
-        model.to_empty(device="cpu")
+        return architecture.empty(settings)
     except Exception as e:
         raise ModelError(f"no model can be built from the configuration: {_first_line(e)}") from e
-    architecture.restore_buffers(model, settings)
-    model.tie_weights()
-    module: nn.Module = model
-    return module
 
 
 def fresh(config: dict[str, Any], seed: int) -> nn.Module:
     """The model of a configuration with random parameters, the architecture's own way."""
-    architecture = _architecture(config)
+    architecture = Architecture.of(config)
     settings = _config(architecture, {key: v for key, v in config.items() if key not in _OWN_KEYS})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            module: nn.Module = architecture.model._from_config(settings, dtype=torch.float32)
+            return architecture.make(settings)
         except Exception as e:
             raise ModelError(f"no model can be built from the configuration: {_first_line(e)}") from e
-    return module
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -202,17 +167,29 @@ def initial_state(
     module = fresh(config, seed)
     layout = layout_of(module, shard_bytes)
     parameters = trained(module)
-    blobs = []
-    for shard in layout.shards:
-        data = bytes(shards.pack(shard, parameters))
-        blobs.append(Blob(sha256=store.put(data), bytes=len(data)))
+    packed = (bytes(shards.pack(shard, parameters)) for shard in layout.shards)
+    return record(run, layout, packed, config, words, store, licence=DEFAULT_LICENCE)
+
+
+def record(
+    run: str,
+    layout: Layout,
+    base_shards: Iterable[bytes],
+    config: dict[str, Any],
+    words: Tokenizer,
+    store: BlobSink,
+    *,
+    licence: str,
+) -> tuple[Model, Layout, State, int]:
+    """Put an initial state into `store`: its shards, one at a time, manifests and model files."""
+    blobs = [Blob(sha256=store.put(data), bytes=len(data)) for data in base_shards]
     base = Artifact(kind="base", layout=layout.digest, shards=tuple(blobs))
     generation = {"bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"]}
     contents = {CONFIG: _json(config), GENERATION: _json(generation), **words.files()}
     files = []
     for name, data in sorted(contents.items()):
         files.append(ModelFile(path=name, blob=Blob(sha256=store.put(data), bytes=len(data))))
-    model = Model(layout=layout.digest, files=tuple(files))
+    model = Model(layout=layout.digest, files=tuple(files), licence=licence)
     state = State(run=run, model=model.digest, merges=0, base=base.digest, outer=None)
     for message in (layout, base, model, state):
         store.put(message.to_bytes())

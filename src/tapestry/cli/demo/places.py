@@ -37,6 +37,16 @@ class Places:
         return self.out / "logs"
 
     @property
+    def cache(self) -> Path:
+        """Tokenized text of the baselines."""
+        return self.out / "cache"
+
+    @property
+    def comparison(self) -> Path:
+        """Requests, logs and figures of the comparison's trainings."""
+        return self.out / "comparison"
+
+    @property
     def export(self) -> Path:
         return self.out / "model"
 

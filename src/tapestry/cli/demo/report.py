@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tapestry.cli.demo.result import Result
 from tapestry.cli.output import console, human_bytes, human_seconds
@@ -25,6 +25,15 @@ COLOURS: Final = (
 """Told apart with any kind of colour vision (Okabe and Ito)."""
 LABEL_GAP: Final = 0.042
 """Least distance of two labels at the plot's right edge, as a part of its height."""
+ALONE_MARKER: Final = "x"
+POOLED_MARKER: Final = "D"
+COMPARED: Final[dict[str, Any]] = {
+    "linestyle": "none",
+    "markersize": 6,
+    "markerfacecolor": "none",
+    "markeredgewidth": 1.6,
+}
+"""How the comparison stands at the end of a curve."""
 
 
 def spread(values: list[float], gap: float) -> list[float]:
@@ -68,6 +77,12 @@ def plot(result: Result, path: Path) -> None:
             axes.axhline(
                 member.bits_per_byte_bigram, color=colour, linestyle=(0, (2, 3)), linewidth=1, alpha=0.8
             )
+        for marker, bits, at in (
+            (ALONE_MARKER, member.bits_per_byte_alone, 0.98),  # beside each other, for they are close
+            (POOLED_MARKER, member.bits_per_byte_pooled, 1.0),
+        ):
+            if bits is not None:
+                axes.plot([merges[-1] * at], [bits], color=colour, clip_on=False, **COMPARED, marker=marker)
         lasts.append(member.scores[merges[-1]])
     low, high = axes.get_ylim()
     gap = (high - low) * LABEL_GAP
@@ -97,6 +112,9 @@ def plot(result: Result, path: Path) -> None:
         axes.plot(
             [], [], color="#444444", linestyle=(0, (2, 3)), linewidth=1, label="byte bigrams of the member"
         )
+    if result.compared:
+        axes.plot([], [], color="#444444", **COMPARED, marker=ALONE_MARKER, label="member alone")
+        axes.plot([], [], color="#444444", **COMPARED, marker=POOLED_MARKER, label="all text in one place")
     axes.legend(frameon=False, loc="upper right", fontsize=9)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     for side in ("top", "right"):
@@ -115,7 +133,7 @@ def print_result(result: Result, out: Console | None = None) -> None:
     from rich.text import Text
 
     out = out or console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("member", no_wrap=True)
     bits = ["start", "bigram"] + (["alone", "pooled"] if result.compared else []) + ["base"]
     for title in (*bits, "tokens", "sent", "received"):
@@ -136,16 +154,16 @@ def print_result(result: Result, out: Console | None = None) -> None:
         Text.assemble(
             (f"One shared base of {result.parameters:,} parameters", "bold"),
             f" from {len(result.members)} members in {result.rounds} rounds, "
-            f"{human_seconds(result.seconds)}.",
+            f"{human_seconds(result.seconds)}{' with the comparison' if result.compared else ''}.",
         )
     )
     out.print(table)
-    lines = ["start, bigram, base: bits per byte on each member's own valid text; lower is better."]
+    # Below 80 characters each, so that no terminal breaks them.
+    lines = ["start to base: bits per byte of the member's own valid text; lower is better."]
     lines.append("bigram: the best table of byte pairs that the member's own text gives.")
     if result.compared:
-        lines.append(
-            "alone: the same steps on the member's own text. pooled: all text in one place, same steps."
-        )
+        lines.append("alone: trained on the member's own text only, as many steps.")
+        lines.append("pooled: trained on all text in one place, as many steps.")
     for line in lines:
         out.print(line, style="dim")
     if result.sample:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tapestry.cli.demo import compare as comparison
 from tapestry.cli.demo import defaults, display, lay, report, settings
 from tapestry.cli.demo import result as results
 from tapestry.cli.demo.children import Children
@@ -219,7 +220,7 @@ def _finish(
             consortium=opened.consortium.id,
         )
         export(head, opened.store, places.export, lineage)
-    figures = _baselines(members, places, opened, compare=compare)
+    bigrams, alone, pooled = _baselines(members, places, opened, compare=compare)
     scores = corehome.scores(opened, defaults.RUN)
     shared = []
     for member in members:
@@ -234,9 +235,9 @@ def _finish(
                 bytes_sent=sent,
                 bytes_received=received,
                 egress=str(places.node(name) / "egress.jsonl"),
-                bits_per_byte_bigram=figures["bigrams"][name]["bits_per_byte"],
-                bits_per_byte_alone=figures["alone"][name]["bits_per_byte"][name] if compare else None,
-                bits_per_byte_pooled=figures["pooled"]["bits_per_byte"][name] if compare else None,
+                bits_per_byte_bigram=bigrams[name],
+                bits_per_byte_alone=alone.get(name),
+                bits_per_byte_pooled=pooled.get(name),
             )
         )
     found = Result(
@@ -256,19 +257,20 @@ def _finish(
     return found
 
 
-def _baselines(members: list[MemberText], places: Places, opened: Core, *, compare: bool) -> dict[str, Any]:
-    """Bigrams of each member's text and, for a comparison, training alone and on pooled text."""
-    from tapestry.training.baselines import Request, measure
+def _baselines(
+    members: list[MemberText], places: Places, opened: Core, *, compare: bool
+) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Bits per byte by member: of byte bigrams and, where asked for, of training alone and pooled."""
+    from tapestry.training import baselines
 
-    if compare:
-        note("comparing: the same model on each member's text alone, and on all text in one place")
     plan = opened.runs.standing(defaults.RUN).state.plan
-    request = Request(
+    request = baselines.Request(
         plan=opened.store.put(plan.to_bytes()),
         blobs=str(opened.store.root),
         members={member.name: str(member.folder) for member in members},
-        cache=str(places.out / "cache"),
-        threads=max(1, os.cpu_count() or 1),
-        what=("bigrams", "alone", "pooled") if compare else ("bigrams",),
+        cache=str(places.cache),
+        what=("bigrams",),
     )
-    return measure(request)
+    found = baselines.measure(request)["bigrams"]
+    bigrams = {name: one["bits_per_byte"] for name, one in found.items()}
+    return bigrams, *(comparison.measure(request, places.comparison) if compare else ({}, {}))

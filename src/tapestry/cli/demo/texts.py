@@ -272,7 +272,7 @@ def from_folder(count: int | None, corpora: Path) -> list[MemberText]:
     if not folders or (count is not None and len(folders) < count):
         raise InputError(
             f"{corpora} has {len(folders)} sub-folders with train.*, {count or 1} are needed",
-            hint="one sub-folder a member, each with train.* and valid.* (.txt or .jsonl)",
+            hint="one sub-folder a member, each with train.* and valid.* (.txt, .jsonl, .parquet)",
         )
     members = []
     for folder in folders[:count]:
