@@ -340,12 +340,8 @@ class Agent:
         if self._trouble:
             return "waiting for the core"
         if self._given is not None:
-            what = "training" if self._given.job.train else "scoring the final base of"
-            return (
-                f"{what} round {self._given.job.round}"
-                if self._given.job.train
-                else f"{what} {self._given.job.run}"
-            )
+            job = self._given.job
+            return f"training round {job.round}" if job.train else f"scoring the final base of {job.run}"
         if self._all_finished():
             return "finished"
         return "waiting" if self._sessions else "waiting for a run"
