@@ -97,7 +97,7 @@ def server(folder: Path) -> Iterator[Server]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     program = shutil.which("moto_server", path=path)
     if program is None:
-        pytest.skip("no S3 service to test with: moto_server is not installed (pip install 'moto[server]')")
+        pytest.skip("no S3 service to test with: moto_server is not installed; make test does it")
     running = Server(program, folder / "moto.log")
     try:
         yield running

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestry.errors import InfeasibleCap
-from tapestry.rounds.weights import UNIT, Share, merge_weights
+from tapestry.rounds.weights import UNIT, Share, cap_can_be_met, merge_weights
 
 
 def shares(*tokens: int) -> list[Share]:
@@ -50,3 +50,17 @@ def test_any_weights_add_up_and_keep_the_cap(tokens: list[int], slack: float) ->
     assert max(weights) <= cap * UNIT
     by_tokens = sorted(zip(tokens, weights, strict=True))
     assert all(a[1] <= b[1] + 1 for a, b in itertools.pairwise(by_tokens))
+
+
+@pytest.mark.parametrize(
+    ("cap", "members", "met"), [(0.3333333333, 3, False), (0.334, 3, True), (1.0, 1, True)]
+)
+def test_plan_and_merge_agree_on_what_a_cap_allows(cap: float, members: int, met: bool) -> None:
+    """A plan whose quorum could never be merged is refused, to the last unit."""
+    shares = [Share(member=f"m{i}", node=f"n{i}", tokens=1) for i in range(members)]
+    assert cap_can_be_met(cap, members) == met
+    if met:
+        assert sum(merge_weights(shares, weighting="tokens", influence_cap=cap)) == UNIT
+        return
+    with pytest.raises(InfeasibleCap):
+        merge_weights(shares, weighting="tokens", influence_cap=cap)

@@ -102,7 +102,9 @@ class Coordinator:
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
             self._threads.shutdown(wait=False, cancel_futures=True)
-            self.trouble.clear()
+            if self.trouble:
+                self.trouble.clear()
+                self._trouble_changed(self.trouble)
 
     async def _tend(self, run: str) -> None:
         """One run, for ever."""

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
-from tapestry.core.coordinator import Coordinator
-from tapestry.errors import StoreError, TapestryError
+from tapestry.core.coordinator import Coordinator, Tell
+from tapestry.errors import ResourceError
 from tapestry.storage.backend import Leadership
 
 ASK_S: Final = 1.0
 """How often a leader makes sure of it, and the others ask whether they may."""
-
-Tell = Callable[[str, Mapping[str, Any]], None]
 
 
 async def lead(leadership: Leadership, coordinator: Coordinator, tell: Tell) -> None:
@@ -48,9 +45,7 @@ async def lead(leadership: Leadership, coordinator: Coordinator, tell: Tell) -> 
 async def _leads(leadership: Leadership, tell: Tell) -> bool:
     try:
         return await asyncio.to_thread(leadership.acquire)
-    except TapestryError as error:
-        if not isinstance(error, StoreError):
-            raise
+    except ResourceError as error:  # cannot be reached, busy, full: ask again
         tell("leadership-unknown", {"code": error.code, "error": error.message})
         return False
 

@@ -29,7 +29,7 @@ from tapestry.rounds.inputs import (
     Withdraw,
 )
 from tapestry.rounds.state import Round, RunState, Submission, evolve
-from tapestry.rounds.weights import Share, merge_weights
+from tapestry.rounds.weights import Share, cap_can_be_met, merge_weights
 
 __all__ = [
     "Contribute",
@@ -81,11 +81,10 @@ def plan_run(plan: Plan) -> Step:
 
 def check_plan(plan: Plan) -> None:
     """Raise `PlanError` for rules that contradict each other."""
-    share = plan.merge.influence_cap * plan.rounds.quorum
-    if share < 1 - 1e-9:
+    cap, quorum = plan.merge.influence_cap, plan.rounds.quorum
+    if not cap_can_be_met(cap, quorum):
         raise PlanError(
-            f"merge.influence_cap {plan.merge.influence_cap} cannot be met by a quorum of "
-            f"{plan.rounds.quorum}: quorum · cap is {share:.4g}, below 1",
+            f"merge.influence_cap {cap} cannot be met by a quorum of {quorum}: quorum · cap is below 1",
             hint="raise rounds.quorum or merge.influence_cap",
         )
 
@@ -141,7 +140,7 @@ def waiting_for(state: RunState, now_ms: int) -> str | None:
     accepted = at.with_status("accepted")
     if len(accepted) < rules.quorum:
         return f"a quorum: {len(accepted)} of {rules.quorum} contributions accepted, deadline passed"
-    if len({s.member for s in accepted}) * state.plan.merge.influence_cap >= 1 - 1e-9:
+    if cap_can_be_met(state.plan.merge.influence_cap, len({s.member for s in accepted})):
         return None
     return "more members: the influence cap cannot be met by those accepted so far"
 

@@ -54,6 +54,16 @@ def _whole_units(parts: Mapping[str, Fraction], total: int, most: int) -> dict[s
     return units
 
 
+def cap_can_be_met(influence_cap: float, members: int) -> bool:
+    """Whether weights of so many members, none above the cap, can add up to 1."""
+    return members * _cap_units(influence_cap) >= UNIT
+
+
+def _cap_units(influence_cap: float) -> int:
+    """Of the decimal the plan states, not of the binary fraction next to it."""
+    return int(Fraction(repr(influence_cap)) * UNIT)
+
+
 def merge_weights(
     shares: Sequence[Share], *, weighting: Literal["tokens", "equal"], influence_cap: float
 ) -> tuple[int, ...]:
@@ -75,9 +85,8 @@ def merge_weights(
     of_member: dict[str, list[Share]] = {}
     for share in shares:
         of_member.setdefault(share.member, []).append(share)
-    # The decimal the plan states, not the binary fraction next to it.
-    cap_units = int(Fraction(repr(influence_cap)) * UNIT)
-    if len(of_member) * cap_units < UNIT:
+    cap_units = _cap_units(influence_cap)
+    if not cap_can_be_met(influence_cap, len(of_member)):
         raise InfeasibleCap(
             f"an influence cap of {influence_cap} cannot be met by {len(of_member)} members",
             hint=f"with {len(of_member)} members the cap must be at least 1/{len(of_member)}; "

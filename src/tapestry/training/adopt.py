@@ -24,7 +24,15 @@ from tapestry.protocol.layout import Layout
 from tapestry.tensors import flat, shards
 from tapestry.training.architectures import Architecture
 from tapestry.training.blobs import BlobSink
-from tapestry.training.model import CONFIG, LEFT_OUT, layout_of, read_tokenizer, record
+from tapestry.training.model import (
+    CONFIG,
+    LEFT_OUT,
+    configured,
+    first_line,
+    layout_of,
+    read_tokenizer,
+    record,
+)
 
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -57,11 +65,11 @@ def adopt(
     given = _json_object(folder / CONFIG)
     licence = licence or _licence(folder / CARD)
     architecture = Architecture.of(given)
+    settings = configured(architecture, {k: v for k, v in given.items() if k not in LEFT_OUT})
     try:
-        settings = architecture.config(**{k: v for k, v in given.items() if k not in LEFT_OUT})
         meta = architecture.without_values(settings)
     except Exception as e:
-        raise ModelError(f"{folder / CONFIG} makes no model: {' '.join(str(e).split())[:300]}") from e
+        raise ModelError(f"{folder / CONFIG} makes no model: {first_line(e)}") from e
     end = settings.eos_token_id
     words = read_tokenizer(folder, end_id=end[0] if isinstance(end, list) and end else end)
     if settings.vocab_size < words.size:

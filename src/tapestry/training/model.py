@@ -57,7 +57,7 @@ def complete_config(given: dict[str, Any], tokenizer: Tokenizer) -> dict[str, An
         "eos_token_id": tokenizer.end_id,
         **{key: value for key, value in given.items() if key not in _OWN_KEYS},
     }
-    config = _config(architecture, values)
+    config = configured(architecture, values)
     if config.vocab_size < tokenizer.size:
         raise ModelError(
             f"vocab_size {config.vocab_size} is smaller than the tokenizer's {tokenizer.size}",
@@ -68,17 +68,19 @@ def complete_config(given: dict[str, Any], tokenizer: Tokenizer) -> dict[str, An
     return found
 
 
-def _config(architecture: Architecture, values: dict[str, Any]) -> Any:
+def configured(architecture: Architecture, values: dict[str, Any]) -> Any:
+    """The architecture's own configuration. Raises `ModelError` for values that it refuses."""
     for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
         if isinstance(value := values.get(key), int) and value < 1:
             raise ModelError(f"model configuration: {key} must be at least 1, not {value}")
     try:
         return architecture.config(**values)
     except Exception as e:
-        raise ModelError(f"model configuration is not valid: {_first_line(e)}") from e
+        raise ModelError(f"model configuration is not valid: {first_line(e)}") from e
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of a foreign error, for a message of ours."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
@@ -89,23 +91,23 @@ def empty(config: dict[str, Any]) -> nn.Module:
         ModelError: see `complete_config`.
     """
     architecture = Architecture.of(config)
-    settings = _config(architecture, {key: v for key, v in config.items() if key not in _OWN_KEYS})
+    settings = configured(architecture, {key: v for key, v in config.items() if key not in _OWN_KEYS})
     try:
         return architecture.empty(settings)
     except Exception as e:
-        raise ModelError(f"no model can be built from the configuration: {_first_line(e)}") from e
+        raise ModelError(f"no model can be built from the configuration: {first_line(e)}") from e
 
 
 def fresh(config: dict[str, Any], seed: int) -> nn.Module:
     """The model of a configuration with random parameters, the architecture's own way."""
     architecture = Architecture.of(config)
-    settings = _config(architecture, {key: v for key, v in config.items() if key not in _OWN_KEYS})
+    settings = configured(architecture, {key: v for key, v in config.items() if key not in _OWN_KEYS})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             return architecture.make(settings)
         except Exception as e:
-            raise ModelError(f"no model can be built from the configuration: {_first_line(e)}") from e
+            raise ModelError(f"no model can be built from the configuration: {first_line(e)}") from e
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -119,7 +121,7 @@ def layout_of(model: nn.Module, shard_bytes: int) -> Layout:
     try:
         return Layout(shard_bytes=shard_bytes, tensors=tensors)
     except ValueError as e:
-        raise ModelError(f"no layout has shards of {shard_bytes} bytes: {_first_line(e)}") from e
+        raise ModelError(f"no layout has shards of {shard_bytes} bytes: {first_line(e)}") from e
 
 
 def read_tokenizer(where: str | Path, *, end_id: int | None = None) -> Tokenizer:
