@@ -6,7 +6,9 @@ A program is a module of this package with `measure(settings: Settings) -> Repor
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
@@ -14,30 +16,61 @@ from benchmarks.report import RESULTS, Settings
 
 PROGRAMS = {
     "cli": "how long the command line takes to answer",
-    "round": "a round without training, and the memory of every process",
+    "round": "a round without training, and the memory of every process; or how other engines compare",
     "merge": "arithmetic, replay engine with reading, hashing and writing, memory of the worker",
     "trainer": "the trainer against a plain torch loop",
+    "island": "tokens a second by ranks, precision and memory options",
+    "transfer": "updates to the core and to other nodes, against plain HTTP",
+    "large": "a whole round of a model of a billion parameters (44 GB of disk, 20 GB of memory)",
+    "replay": "a merge of a large model from a cold disk, against a plain loop (44 GB of disk)",
 }
+WHEN_NAMED = {"replay", "large"}
+"""Not among all, for what they take of the disk."""
 
 
-def main(argv: list[str]) -> int:
+def parser() -> argparse.ArgumentParser:
     names = "\n".join(f"  {name:10} {what}" for name, what in PROGRAMS.items())
-    parser = argparse.ArgumentParser(
+    made = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure and write benchmarks/results/<what>_<hardware>_<date>.md.",
         epilog=f"programs:\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="name", help="programs to run; all if none is named")
-    parser.add_argument("--quick", action="store_true", help="small sizes; prints and writes no file")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
-    parser.add_argument("--note", default="", help="a remark for the result file, e.g. what else was running")
-    arguments = parser.parse_args(argv)
+    without = ", ".join(sorted(WHEN_NAMED))
+    made.add_argument(
+        "names", nargs="*", metavar="name", help=f"programs to run; all but {without} if none is named"
+    )
+    made.add_argument("--quick", action="store_true", help="small sizes; prints and writes no file")
+    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
+    made.add_argument("--note", default="", help="a remark for the result file, e.g. what else was running")
+    made.add_argument("--repeat", type=_count, help="repetitions of transfer and replay")
+    made.add_argument("--mib", type=_count, help="transfer: size of an update (1024)")
+    made.add_argument("--nodes", type=_count, default=2, help="transfer: how many (2)")
+    made.add_argument("--parameters", type=_count, help="replay: of the model (10^9)")
+    made.add_argument("--contributions", type=_count, help="replay: how many (8)")
+    made.add_argument("--momentum", action="store_true", help="replay: read the momentum too, 4 GB more")
+    made.add_argument("--database", choices=["postgresql"], help="round: compare it with SQLite")
+    made.add_argument("--blobs", choices=["s3"], help="round: compare it with a folder")
+    return made
+
+
+def _count(text: str) -> int:
+    digits = text.replace("_", "")
+    if not digits.isdecimal() or int(digits) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count of at least 1")
+    return int(digits)
+
+
+def main(argv: list[str]) -> int:
+    given = parser()
+    arguments = given.parse_args(argv)
     unknown = sorted(set(arguments.names) - PROGRAMS.keys())
     if unknown:
-        parser.error(f"no program is named {', '.join(unknown)}")
-    for name in arguments.names or PROGRAMS:
-        report = import_module(f"benchmarks.{name}").measure(Settings(quick=arguments.quick))
+        given.error(f"no program is named {', '.join(unknown)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clears away as after Ctrl-C
+    settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
+    for name in arguments.names or [name for name in PROGRAMS if name not in WHEN_NAMED]:
+        report = import_module(f"benchmarks.{name}").measure(settings)
         if arguments.note:
             report.note(arguments.note)
         print(report.text())
@@ -47,4 +80,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("stopped")

@@ -9,28 +9,24 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 
+from benchmarks import made
+from benchmarks.machine import peaks, scratch
 from benchmarks.report import Report, Settings, rates, seconds, spread
-from tapestry.host.processes import anonymous_bytes
 from tapestry.merge import kernel
-from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, Model, State
-from tapestry.protocol.layout import Layout, Tensor
-from tapestry.protocol.messages import Merged
-from tapestry.protocol.plan import Merge
+from tapestry.protocol.layout import Layout
 from tapestry.replay.client import Replayer
-from tapestry.replay.job import MergeJob, MergeResult
+from tapestry.replay.job import MergeJob
 from tapestry.rounds.weights import UNIT
 from tapestry.storage.blobs import BlobStore
-from tapestry.tensors.shards import pack
 
 THREADS = 2
 SHARD_ELEMENTS = (8 << 20) // 4
@@ -53,12 +49,9 @@ def measure(settings: Settings) -> Report:
         _arithmetic(report, settings)
     finally:
         torch.set_num_threads(before)
-    folder = Path(tempfile.mkdtemp(prefix="tapestry-bench-", dir=Path.cwd()))
-    try:
+    with scratch() as folder:
         _engine(report, settings, folder / "engine")
         _memory(report, settings, folder / "memory")
-    finally:
-        shutil.rmtree(folder)
     _peers(report)
     return report
 
@@ -171,9 +164,9 @@ def _engine(report: Report, settings: Settings, root: Path) -> None:
     size = (32 if settings.quick else 256) << 20
     repeat = 3 if settings.quick else 7
     store = BlobStore.open(root / "blobs")
-    layout = _layout(size)
-    state = _put_state(store, layout)
-    deltas = [_put_artifact(store, layout, "delta", seed) for seed in range(8)]
+    layout = made.layout(size)
+    state = made.put_state(store, layout, momentum=True)
+    deltas = [made.put_artifact(store, layout, "delta", seed) for seed in range(8)]
     os.sync()
     sha, writes = _sha_rates(repeat), _write_rates(root / "written", layout, repeat)
     report.section(
@@ -187,7 +180,7 @@ def _engine(report: Report, settings: Settings, root: Path) -> None:
     with Replayer(store.root, threads=THREADS) as replayer:
         for durable in (False, True):
             for count in (4, 8):
-                job = _job(store, layout, state, deltas[:count], durable=durable)
+                job = made.job(store, layout, state, deltas[:count], durable=durable)
                 times, read = _merge_times(replayer, store, job, repeat)
                 limit = median(sha[THREADS]) * read / (read + 2 * size)
                 rows.append(
@@ -213,20 +206,10 @@ def _merge_times(replayer: Replayer, store: BlobStore, job: MergeJob, repeat: in
     times = seconds(
         lambda: results.append(replayer.merge(job)),
         repeat=repeat,
-        before=lambda: _forget(store, results[-1]),
+        before=lambda: made.forget(store, results[-1]),
     )
-    _forget(store, results[-1])
+    made.forget(store, results[-1])
     return times, results[-1].input_bytes
-
-
-def _forget(store: BlobStore, result: MergeResult) -> None:
-    """Remove what a merge wrote, so that the next one writes it again."""
-    for sha in (result.base, result.outer):
-        if sha is not None and store.has(sha):
-            for blob in Artifact.from_bytes(store.read(sha)).shards:
-                store.path(blob.sha256).unlink(missing_ok=True)
-            store.delete(sha)
-    store.delete(result.state)
 
 
 def _sha_rates(repeat: int) -> dict[int, list[float]]:
@@ -282,41 +265,23 @@ def _memory(report: Report, settings: Settings, root: Path) -> None:
     for shard_mib in (8, 32):
         for mib in sizes:
             store = BlobStore.open(root / f"{mib}-{shard_mib}")
-            layout = _layout(mib << 20, shard_mib << 20)
-            state = _put_state(store, layout)
-            delta = _put_artifact(store, layout, "delta", 1)
+            layout = made.layout(mib << 20, shard_mib << 20)
+            state = made.put_state(store, layout, momentum=True)
+            delta = made.put_artifact(store, layout, "delta", 1)
             for count in (2, 8, 64):
                 with Replayer(store.root, threads=THREADS) as replayer:
                     replayer.start()
-                    with _peak(replayer) as peak:
-                        idle = peak[0]
-                        replayer.merge(_job(store, layout, state, [delta] * count))
-                rows.append((mib, shard_mib, count, f"{idle / 1e6:.0f}", f"{peak[0] / 1e6:.0f}"))
+                    pid = replayer.pid
+                    assert pid is not None
+                    with peaks(partial(dict[str, int], worker=pid), every_s=0.005) as most:
+                        idle = most["worker"]
+                        replayer.merge(made.job(store, layout, state, [delta] * count, durable=False))
+                rows.append((mib, shard_mib, count, f"{idle / 1e6:.0f}", f"{most['worker'] / 1e6:.0f}"))
             shutil.rmtree(store.root)
     report.table(("model MiB", "shard MiB", "contributions", "idle MB", "most MB"), rows)
 
 
-@contextmanager
-def _peak(replayer: Replayer) -> Iterator[list[int]]:
-    """Keeps the worker's largest anonymous memory in a list of one."""
-    pid = replayer.pid
-    assert pid is not None
-    peak, done = [anonymous_bytes(pid)], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            peak[0] = max(peak[0], anonymous_bytes(pid))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        watcher.join()
-
-
-# -- peers and inputs -------------------------------------------------------------------------------------
+# -- peers ------------------------------------------------------------------------------------------------
 
 
 def _peers(report: Report) -> None:
@@ -332,55 +297,4 @@ def _peers(report: Report) -> None:
             ("peak memory, server side", "8.6 GB + 1.8 GB", "7.9 GB"),
             ("floor per round", "6.9 s", "3 s"),
         ],
-    )
-
-
-def _layout(size: int, shard_bytes: int = 8 << 20) -> Layout:
-    """Matrices of 16 MiB."""
-    rows = 1024
-    tensors = tuple(Tensor(name=f"layer{i:04}", shape=(rows, 4096)) for i in range(size // (rows * 4096 * 4)))
-    return Layout(shard_bytes=shard_bytes, tensors=tensors)
-
-
-def _put_artifact(store: BlobStore, layout: Layout, kind: ArtifactKind, seed: int) -> str:
-    generator = torch.Generator().manual_seed(seed)
-    blobs = []
-    for shard in layout.shards:
-        names = {piece.tensor.name: piece.tensor for piece in shard.pieces}
-        values = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in names.items()}
-        data = pack(shard, values)
-        blobs.append(Blob(sha256=store.put(data, durable=False), bytes=len(data)))
-    return store.put(Artifact(kind=kind, layout=layout.digest, shards=tuple(blobs)).to_bytes(), durable=False)
-
-
-def _put_state(store: BlobStore, layout: Layout) -> str:
-    store.put(layout.to_bytes(), durable=False)
-    state = State(
-        run="bench",
-        model=store.put(Model(layout=layout.digest, files=()).to_bytes(), durable=False),
-        merges=1,
-        base=_put_artifact(store, layout, "base", 100),
-        outer=_put_artifact(store, layout, "outer", 101),
-    )
-    return store.put(state.to_bytes(), durable=False)
-
-
-def _job(
-    store: BlobStore, layout: Layout, state: str, deltas: list[str], *, durable: bool = False
-) -> MergeJob:
-    count = len(deltas)
-    weights = [UNIT // count] * (count - 1)
-    weights.append(UNIT - sum(weights))
-    merged = tuple(
-        Merged(node=f"node{i:03}", member=f"member{i:03}", contribution="0" * 64, delta=delta, weight=w)
-        for i, (delta, w) in enumerate(zip(deltas, weights, strict=True))
-    )
-    return MergeJob(
-        run="bench",
-        model=State.from_bytes(store.read(state)).model,
-        layout=layout.digest,
-        state=state,
-        merge=Merge(),
-        contributions=merged,
-        durable=durable,
     )

@@ -16,8 +16,11 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 RESULTS = Path(__file__).parent / "results"
+DatabaseEngine = Literal["postgresql"]
+BlobEngine = Literal["s3"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,22 @@ class Settings:
 
     quick: bool = False
     """Small sizes and few repetitions, to see that it runs."""
+    repeat: int | None = None
+    """Repetitions of `transfer` and `replay`."""
+    mib: int | None = None
+    """Of an update in `transfer`."""
+    nodes: int = 2
+    """In `transfer`."""
+    parameters: int | None = None
+    """Of the model in `replay`."""
+    contributions: int | None = None
+    """In `replay`."""
+    momentum: bool = False
+    """In `replay`: a later merge, which reads the momentum too."""
+    database: DatabaseEngine | None = None
+    """In `round`: compare this one with SQLite."""
+    blobs: BlobEngine | None = None
+    """In `round`: compare this place with a folder."""
 
 
 def seconds(

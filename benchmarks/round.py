@@ -4,24 +4,30 @@ Training is taken out by laying each node's finished delta ready before the cloc
 from the moment the deltas appear in the spool (gate, signing, upload, screening, merge, every node's
 download and its own repetition of the merge) until every node's trainer has its next job. The same run
 gives the memory of each process.
+
+With `--database postgresql` or `--blobs s3`: how much longer a round takes on those than on SQLite and a
+folder. Blocks of rounds take turns, each with a consortium of its own.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import socket
 import struct
 import sys
-import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
+from benchmarks import engines
+from benchmarks.engines import Engine, Place, Servers
+from benchmarks.machine import children_of, cpu_seconds, say, scratch
 from benchmarks.report import Report, Settings, seconds, spread
 from tapestry.core import operator
 from tapestry.core import settings as core_settings
@@ -49,6 +55,9 @@ WRITTEN: dict[Sync, int] = {
 }
 """Payloads written to disk in a round: uploads, base and momentum at the core; at each node the others'
 updates, base and momentum, or the base alone."""
+FULL_BLOCKS, FULL_ROUNDS = 4, 5
+"""Of each engine, where engines are compared."""
+ENGINE_GOAL = 1.10
 PEERS = {"Flower 1.41": 6.9, "NVFlare 2.9": 3.0}
 """Floor of a round in seconds, two nodes, on a like machine (stock FedAvg, loopback)."""
 
@@ -127,13 +136,14 @@ def _lay_ready(home: Home, job: TrainJob, layout: Layout) -> Path:
 class _Consortium:
     """A core and nodes without trainers, as processes."""
 
-    def __init__(self, root: Path, layout: Layout, rounds: int, sync: Sync) -> None:
+    def __init__(self, root: Path, layout: Layout, rounds: int, sync: Sync, place: Place) -> None:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             port = sock.getsockname()[1]
         self.layout = layout
+        self.place = place
         core = root / "core"
-        operator.init(core, core_settings.make(port=port), title="Benchmark")
+        operator.init(core, core_settings.make(port=port, **place.settings), title="Benchmark")
         operator.plan(core, _plan(root / "seed", layout, rounds, sync), root / "seed")
         operator.start(core, "bench")
         self.children: dict[str, processes.Child] = {}
@@ -175,7 +185,7 @@ class _Consortium:
         for name, child in self.children.items():
             role = name.split()[0]
             most[role] = max(most[role], processes.anonymous_bytes(child.pid))
-            for pid in _children_of(child.pid):
+            for pid in children_of(child.pid):
                 most["replay worker"] = max(most["replay worker"], processes.anonymous_bytes(pid))
         return dict(most)
 
@@ -183,24 +193,16 @@ class _Consortium:
         """Processor seconds so far by role."""
         spent: dict[str, float] = defaultdict(float)
         for name, child in self.children.items():
-            spent[name.split()[0]] += _cpu_seconds(child.pid)
-            for pid in _children_of(child.pid):
-                spent["replay worker"] += _cpu_seconds(pid)
+            spent[name.split()[0]] += cpu_seconds(child.pid)
+            for pid in children_of(child.pid):
+                spent["replay worker"] += cpu_seconds(pid)
+        for name, pid in self.place.pids.items():
+            spent[name] += cpu_seconds(pid)
         return dict(spent)
 
     def stop(self) -> None:
         for child in self.children.values():
             processes.kill_tree(child)
-
-
-def _children_of(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -209,27 +211,39 @@ class Measured:
 
     times: list[float] = field(default_factory=list)
     cpu: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Processor seconds a round by role."""
+    """Processor seconds of all rounds by role."""
     memory: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def cpu_of(self, role: str) -> float:
+        """Processor seconds a round."""
+        return self.cpu.get(role, 0.0) / len(self.times)
 
 
 def measure(settings: Settings) -> Report:
-    rounds = 3 if settings.quick else 15
-    found = {sync: _run(sync, rounds) for sync in SYNCS}
-    return _report(found, {sync: _write_times(WRITTEN[sync], repeat=5) for sync in SYNCS})
+    asked = [Engine(database=settings.database)] if settings.database else []
+    asked += [Engine(blobs=settings.blobs)] if settings.blobs else []
+    with scratch() as root:
+        if asked:
+            return _measure_engines(root, [engines.PLAIN, *asked], quick=settings.quick)
+        rounds = 3 if settings.quick else 15
+        found = {}
+        for sync in SYNCS:
+            found[sync] = Measured()
+            _run(root / sync, sync, rounds, Place(), found[sync])
+        return _report(found, {sync: _write_times(root, WRITTEN[sync], repeat=5) for sync in SYNCS})
 
 
-def _write_times(payloads: int, *, repeat: int) -> list[float]:
+def _write_times(root: Path, payloads: int, *, repeat: int) -> list[float]:
     """Seconds in which two threads write so many payloads to new files, as a round does; nothing synced."""
-    folder = Path(tempfile.mkdtemp(prefix=".bench-", dir=Path.cwd()))
+    folder = root / "written"
+    folder.mkdir()
     data = memoryview(secrets.token_bytes(PAYLOAD_MIB << 20))
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            return seconds(
-                lambda: list(pool.map(lambda _: _write(folder, data), range(payloads))), repeat=repeat
-            )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with ThreadPoolExecutor(2) as pool:
+        times = seconds(
+            lambda: list(pool.map(lambda _: _write(folder, data), range(payloads))), repeat=repeat
+        )
+    shutil.rmtree(folder)
+    return times
 
 
 def _write(folder: Path, data: memoryview) -> None:
@@ -238,35 +252,64 @@ def _write(folder: Path, data: memoryview) -> None:
             file.write(data[start : start + (256 << 10)])
 
 
-def _run(sync: Sync, rounds: int) -> Measured:
+def _run(root: Path, sync: Sync, rounds: int, place: Place, into: Measured) -> None:
+    """Rounds of a consortium that is made for them in folder `root`, after one that warms up."""
     layout = _layout()
-    root = Path(tempfile.mkdtemp(prefix=".bench-", dir=Path.cwd()))
-    found = Measured()
+    root.mkdir(exist_ok=True)
+    consortium = _Consortium(root, layout, rounds + 2, sync, place)
     try:
-        consortium = _Consortium(root, layout, rounds + 2, sync)
-        try:
-            jobs = consortium.jobs(1)
-            for number in range(1, rounds + 2):
-                ready = [
-                    _lay_ready(home, job, layout) for home, job in zip(consortium.homes, jobs, strict=True)
-                ]
-                time.sleep(0.5)
-                before = consortium.cpu()
-                start = time.perf_counter()
-                for folder in ready:
-                    folder.rename(folder.with_suffix(""))
-                jobs = consortium.jobs(number + 1)
-                if number > 1:
-                    found.times.append(time.perf_counter() - start)
-                    for role, cpu in consortium.cpu().items():
-                        found.cpu[role] += (cpu - before.get(role, 0.0)) / rounds
-                for role, size in consortium.memory().items():
-                    found.memory[role] = max(found.memory[role], size)
-        finally:
-            consortium.stop()
+        jobs = consortium.jobs(1)
+        for number in range(1, rounds + 2):
+            ready = [_lay_ready(home, job, layout) for home, job in zip(consortium.homes, jobs, strict=True)]
+            time.sleep(0.5)
+            before = consortium.cpu()
+            start = time.perf_counter()
+            for folder in ready:
+                folder.rename(folder.with_suffix(""))
+            jobs = consortium.jobs(number + 1)
+            if number > 1:
+                into.times.append(time.perf_counter() - start)
+                for role, cpu in consortium.cpu().items():
+                    into.cpu[role] += cpu - before.get(role, 0.0)
+            for role, size in consortium.memory().items():
+                into.memory[role] = max(into.memory[role], size)
     finally:
-        shutil.rmtree(root, ignore_errors=True)
-    return found
+        consortium.stop()
+    shutil.rmtree(root)
+
+
+def _measure_engines(root: Path, asked: list[Engine], *, quick: bool) -> Report:
+    blocks, rounds = (1, 3) if quick else (FULL_BLOCKS, FULL_ROUNDS)
+    found: dict[tuple[Sync, Engine], Measured] = defaultdict(Measured)
+    began = time.perf_counter()
+    with Servers(root) as servers:
+        for sync in SYNCS:
+            for block in range(blocks):
+                say(f"round: sync = {sync}, block {block + 1} of {blocks}")
+                for engine in asked if block % 2 == 0 else asked[::-1]:
+                    folder = root / "block"
+                    with servers.place(engine, folder / "core") as place:
+                        _run(folder, sync, rounds, place, found[sync, engine])
+    per_round_s = (time.perf_counter() - began) / (blocks * (rounds + 4))  # a block's start costs about four
+    full_min = per_round_s * FULL_BLOCKS * (FULL_ROUNDS + 4) / 60
+    say(
+        f"round: {FULL_BLOCKS} blocks of {FULL_ROUNDS} rounds on these engines take about {full_min:.0f} "
+        "minutes"
+    )
+    report = _engines_report(found, asked)
+    if any(engine.blobs for engine in asked):
+        _s3_bound(report, root, repeat=3 if quick else 7)
+    return report
+
+
+def _s3_bound(report: Report, root: Path, *, repeat: int) -> None:
+    shard = _layout().shards[0]
+    times = engines.s3_seconds(root, NODES + 2, shard.total_bytes, repeat=repeat)
+    report.section(
+        "Limit of the S3 service",
+        f"To put the {NODES + 2} payloads of a round (updates, base, momentum) into moto as a core does "
+        f"it, four at a time, with nothing else running, takes {spread(times)} s.",
+    )
 
 
 def _report(found: dict[Sync, Measured], writes: dict[Sync, list[float]]) -> Report:
@@ -294,15 +337,59 @@ def _report(found: dict[Sync, Measured], writes: dict[Sync, list[float]]) -> Rep
     ]
     report.table(["sync", "MiB written a round", "seconds to write them", "seconds a round"], rows)
     report.section("Processor time of a round in seconds, all processes of a kind together")
+    _cpu_table(report, {str(sync): m for sync, m in found.items()})
+    _memory_table(report, {str(sync): m for sync, m in found.items()})
+    return report
+
+
+def _cpu_table(report: Report, found: Mapping[str, Measured]) -> None:
     roles = sorted({role for m in found.values() for role in m.cpu})
-    rows = [[role, *(f"{m.cpu.get(role, 0.0):.2f}" for m in found.values())] for role in roles]
-    rows.append(["all", *(f"{sum(m.cpu.values()):.2f}" for m in found.values())])
+    rows = [[role, *(f"{m.cpu_of(role):.2f}" for m in found.values())] for role in roles]
+    rows.append(["all", *(f"{sum(map(m.cpu_of, roles)):.2f}" for m in found.values())])
     report.table(["process", *found], rows)
+
+
+def _memory_table(report: Report, found: Mapping[str, Measured]) -> None:
     report.section("Anonymous memory in MB, largest seen of each kind of process")
     limits = {"core": 150, "agent": 150, "replay worker": 600}
     rows = [
         [role, *(f"{m.memory.get(role, 0) / 1e6:.0f}" for m in found.values()), str(limits.get(role, ""))]
-        for role in roles
+        for role in sorted({role for m in found.values() for role in m.memory})
     ]
     report.table(["process", *found, "goal, at most"], rows)
+
+
+def _engines_report(found: Mapping[tuple[Sync, Engine], Measured], asked: list[Engine]) -> Report:
+    report = Report(
+        what="round-engines",
+        title=f"A round without training on other engines: {NODES} nodes, {PAYLOAD_MIB} MiB each",
+        not_shown=[
+            "The servers share cores and disk with all else; no network lies between them and the core.",
+            "The S3 service is moto's, a simulator in Python that keeps objects in memory: it takes "
+            "processor time from everything else and answers more slowly than a real service nearby. What it "
+            "adds is a bound, not what a real service adds.",
+            "PostgreSQL has its default settings and only this one client.",
+            "The first round of each block is left out: workers import torch in it.",
+        ],
+    )
+    report.section(
+        "Time from the last delta on disk to the next job at every node",
+        "The overhead is the whole of these seconds, since nothing is trained. Blocks of rounds took turns, "
+        "each with a new consortium, database and bucket. Goal: at most "
+        f"{ENGINE_GOAL:.2f} times SQLite and a folder, of medians.",
+    )
+    rows = []
+    for sync in SYNCS:
+        plain = median(found[sync, engines.PLAIN].times)
+        for engine in asked:
+            times = found[sync, engine].times
+            rows.append([sync, str(engine), len(times), spread(times), f"{median(times) / plain:.2f}"])
+    report.table(["sync", "database, blobs", "rounds", "seconds a round", "to SQLite, folder"], rows)
+    named = {f"{sync}: {engine}": found[sync, engine] for sync in SYNCS for engine in asked}
+    report.section(
+        "Processor time of a round in seconds, all processes of a kind together",
+        "Without the database's own processes; moto is the object store's.",
+    )
+    _cpu_table(report, named)
+    _memory_table(report, named)
     return report

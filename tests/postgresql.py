@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import sqlalchemy as sa
 
 
@@ -47,6 +48,14 @@ class Server:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE pid <> pg_backend_pid() AND datname LIKE 't%%'"
         )
+
+    def kill(self) -> None:
+        """SIGKILL to every process of the server, and a new start from what is on its disk."""
+        postmaster = psutil.Process(self._server.get_pid())
+        for process in [postmaster, *postmaster.children(recursive=True)]:
+            process.kill()
+        postmaster.wait(20)
+        self._server.ensure_postgres_running()
 
     def stop(self) -> None:
         self._server.cleanup()

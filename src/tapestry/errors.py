@@ -24,6 +24,7 @@
     ├── MergeMismatch           a repeated merge gave other bytes
     ├── ResourceError           the machine cannot do it
     │   ├── DiskFull            no space left; nothing was lost
+    │   ├── OutOfMemory         a rank of the trainer needs more memory than there is
     │   ├── PortInUse           somebody listens there already
     │   ├── StoreError          the database or blob store failed
     │   └── Busy                another process holds this directory
@@ -31,7 +32,8 @@
     │   ├── Unreachable         no connection; retried with backoff
     │   └── TooLarge            a body over its stated cap, refused before it is read
     ├── TrainingError           the trainer cannot go on
-    │   └── Diverged            loss or weights are not finite
+    │   ├── Diverged            loss or weights are not finite
+    │   └── RankLost            another rank of the island ended; all begin again from the checkpoint
     └── ProcessDied             a child process ended unexpectedly
 
 An error says what happened, to which thing (`message`), and what to do next (`hint`). `code` is
@@ -159,6 +161,10 @@ class DiskFull(ResourceError):
     code = "disk-full"
 
 
+class OutOfMemory(ResourceError):
+    code = "out-of-memory"
+
+
 class PortInUse(ResourceError):
     code = "port-in-use"
 
@@ -191,6 +197,10 @@ class TrainingError(TapestryError):
 
 class Diverged(TrainingError):
     code = "diverged"
+
+
+class RankLost(TrainingError):
+    code = "rank-lost"
 
 
 class ProcessDied(TapestryError):

@@ -24,7 +24,7 @@ def test_the_example_is_a_plan_with_every_field() -> None:
     assert plan.revision == 1
     stated = file.model_dump(exclude_unset=True)
     whole = file.model_dump()
-    del whole["model"]["adopt"], whole["model"]["licence"]
+    del whole["model"]["adopt"], whole["model"]["licence"], whole["model"]["add_tokens"]
     assert stated == whole, "the example leaves a field out"
 
 
@@ -124,3 +124,24 @@ def test_a_tokenizer_lies_beside_the_plan_file(tmp_path: Path) -> None:
         planfile.load(path)
     (tmp_path / "words").mkdir()
     assert planfile.load(path).model.tokenizer == str(tmp_path / "words")
+
+
+@pytest.mark.parametrize("origin", ['adopt = "model"', 'tokenizer = "model"\nconfig = {}', "config = {}"])
+def test_tokens_to_add_lie_beside_the_plan_file(tmp_path: Path, origin: str) -> None:
+    path = tmp_path / "plan.toml"
+    head = 'format = "tapestry.plan-file"\nversion = 1\n[run]\nname = "a"\n'
+    rest = "[rounds]\ntotal = 1\n[inner]\nsteps = 1\n"
+    path.write_text(f'{head}[model]\n{origin}\nadd_tokens = "words.txt"\n{rest}')
+    (tmp_path / "model").mkdir()
+    with pytest.raises(PlanError, match=r"model\.add_tokens: .*words\.txt is not a file"):
+        planfile.load(path)
+    (tmp_path / "words.txt").write_text("word\n")
+    assert planfile.load(path).model.add_tokens == str(tmp_path / "words.txt")
+
+
+@pytest.mark.parametrize("name", ["a\\u0000b", "a" * 4000])
+def test_a_path_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(text().replace('tokenizer = "byte"', f'tokenizer = "{name}"'))
+    with pytest.raises(PlanError, match=r"model\.tokenizer"):
+        planfile.load(path)

@@ -117,7 +117,7 @@ def test_the_commands_are_those_of_the_design() -> None:
             "demo", "doctor", "core init", "core serve", "core status", "core invite", "core backup",
             "core restore",
             "member init", "member key rotate", "member key revoke", "member key list",
-            "node init", "node join", "node run", "node status", "node egress",
+            "node init", "node join", "node run", "node status", "node script", "node egress",
             "run plan", "run start", "run status", "run revise", "run export", "run recompute",
             "run withdraw",
         )

@@ -7,6 +7,7 @@ same command, as an operator or systemd would.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,7 +63,18 @@ History = list[tuple[int, str, tuple[tuple[str, str, int], ...]]]
 class Federation:
     """Core and nodes below one folder; `keep_going` runs them to the end of the run."""
 
-    def __init__(self, root: Path, *, seed_blobs: Path, rounds: int, steps: int, nodes: int = 2) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        seed_blobs: Path,
+        rounds: int,
+        steps: int,
+        nodes: int = 2,
+        where: dict[str, Any] | None = None,
+        ranks: dict[str, int] | None = None,
+    ) -> None:
+        """`where` are settings of the core; `ranks` of each node's trainer, 1 where it is not named."""
         self.root = root
         self.names = sorted(WORDS)[:nodes]
         self.plan = make_plan(seed_blobs, rounds=rounds, steps=steps, nodes=nodes)
@@ -72,13 +84,20 @@ class Federation:
         self.restarts: dict[str, int] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._done: set[str] = set()
-        operator.init(self.core, settings.make(port=self.port), title="Test")
+        self.url = f"http://127.0.0.1:{self.port}"
+        """Where the nodes find the core."""
+        self._cores = {"core": self.core}
+        operator.init(self.core, settings.make(port=self.port, **(where or {})), title="Test")
         operator.plan(self.core, self.plan, seed_blobs)
         operator.start(self.core, self.plan.run)
         for name in self.names:
             member_init(root / "members" / name, name)
             write_text(root / "texts" / name, WORDS[name])
             setup.init(self.node(name), root / "members" / name, name, root / "texts" / name, threads=1)
+            toml = self.node(name) / "node.toml"
+            toml.write_text(
+                toml.read_text().replace("processes = 1", f"processes = {(ranks or {}).get(name, 1)}")
+            )
 
     @property
     def core(self) -> Path:
@@ -92,12 +111,28 @@ class Federation:
 
     def start(self) -> None:
         """Start the core, let the nodes join, start the nodes."""
-        self._spawn("core")
+        for core in self._cores:
+            self._spawn(core)
         for name in self.names:
             token = operator.invite(self.core, name)
             self._join(name, token)
         for name in self.names:
             self._spawn(name)
+
+    def beside(self, name: str) -> int:
+        """Another core process for the same consortium, started with the rest; its port."""
+        home, port = self.root / name, free_port()
+        shutil.copytree(self.core / "keys", home / "keys")
+        text = (self.core / "core.toml").read_text()
+        (home / "core.toml").write_text(text.replace(f"port = {self.port}", f"port = {port}"))
+        for folder in ("status", "logs"):
+            (home / folder).mkdir()
+        self._cores[name] = home
+        return port
+
+    def kill(self, name: str) -> None:
+        """Only the process that was started as `name`; its children see that it is gone."""
+        self._processes[name].kill()
 
     def _join(self, name: str, token: str) -> None:
         """As a person does: the same command again when the core was gone."""
@@ -106,8 +141,7 @@ class Federation:
                 assert self._processes["core"].returncode < 0, self.log("core")
                 self._spawn("core")
             try:
-                url = f"http://127.0.0.1:{self.port}"
-                setup.join(self.node(name), url, token, member_dir=self.root / "members" / name)
+                setup.join(self.node(name), self.url, token, member_dir=self.root / "members" / name)
             except Unreachable:
                 time.sleep(0.1)
             else:
@@ -115,8 +149,8 @@ class Federation:
         raise AssertionError(f"{name} could not join: {self.log('core')}")
 
     def _spawn(self, name: str) -> None:
-        if name == "core":
-            arguments = ["core", "serve", str(self.core)]
+        if name in self._cores:
+            arguments = ["core", "serve", str(self._cores[name])]
         else:
             arguments = ["node", "run", str(self.node(name)), "--once"]
         log = self.root / "logs" / f"{name}.log"
@@ -143,7 +177,7 @@ class Federation:
                 code = process.poll()
                 if code is None or name in self._done:
                     continue
-                if code == 0 and name != "core":
+                if code == 0 and name not in self._cores:
                     self._done.add(name)
                 elif code < 0:
                     self.restarts[name] = self.restarts.get(name, 0) + 1

@@ -62,7 +62,8 @@ def write_output(
         (folder / artifact_name(blob)).write_bytes(blob)
     if delta is not None:
         (folder / "delta.json").write_bytes(delta.to_bytes())
-        (folder / "inner.safetensors").write_bytes(b"stays here")
+        (folder / "inner").mkdir()
+        (folder / "inner" / "state.json").write_bytes(b"stays here")
     (folder / "result.json").write_bytes(result_of(job, delta, **other).to_bytes())
     final = home.output(job.run, job.round)
     files.publish_dir(folder, final)

@@ -85,7 +85,7 @@ def test_a_good_result_passes(home: Home, job: TrainJob) -> None:
     assert kinds(home) == GOOD
     assert {line["sha256"] for line in lines(home)} >= {delta.digest, *(b.sha256 for b in delta.shards)}
     assert sum(line["bytes"] for line in lines(home) if line["kind"] == "delta-shard") == delta.total_bytes
-    assert (folder / "inner.safetensors").exists()
+    assert (folder / "inner").exists()
     assert not any(b"stays here" in p.read_bytes() for p in home.blobs.rglob("*") if p.is_file())
     assert gate.step() == 0
 
@@ -167,7 +167,7 @@ def _extra_shard(home: Home, job: TrainJob) -> None:
 
 
 def _folder_inside(home: Home, job: TrainJob) -> None:
-    (write_output(home, job, shards(5.0)) / "inner.safetensors.d").mkdir()
+    (write_output(home, job, shards(5.0)) / "inner.d").mkdir()
 
 
 def _symlink(name: str) -> Tamper:
@@ -175,8 +175,7 @@ def _symlink(name: str) -> Tamper:
         folder = write_output(home, job, shards(5.0))
         file = folder / (artifact_name(shards(5.0)[2]) if name == "shard" else name)
         secret = home.root / "secret"
-        secret.write_bytes(file.read_bytes())
-        file.unlink()
+        file.rename(secret)
         file.symlink_to(secret)
 
     return tamper
@@ -237,7 +236,7 @@ HOSTILE: dict[str, Tamper] = {
     "symlinked shard": _symlink("shard"),
     "symlinked manifest": _symlink("delta.json"),
     "symlinked result": _symlink("result.json"),
-    "symlinked inner state": _symlink("inner.safetensors"),
+    "symlinked inner state": _symlink("inner"),
     "pipe": _pipe,
     "folder is a link": _folder_is_a_link,
     "score not a number": _edited("result.json", b"3.25", b"NaN"),

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from tapestry.node.supervisor import Start, Supervisor, run_node
 from tests.core.support import CoreUnderTest
 from tests.node.conftest import MakeNode
 from tests.node.support import wait_until
+from tests.training.clusters import fake_slurm
+from tests.training.clusters.conftest import SlurmSite
 
 SLEEP = "import time; time.sleep(600)"
 
@@ -79,10 +81,12 @@ def test_a_killed_child_is_started_again(home: Home) -> None:
         killed.update(pids(home))
         os.kill(killed["gate"], signal.SIGKILL)
         os.kill(killed["trainer"], signal.SIGKILL)
-        wait_until(lambda: len(pids(home)) == 3 and pids(home) != killed)
-        wait_until(
-            lambda: pids(home)["trainer"] != killed["trainer"] and pids(home)["gate"] != killed["gate"]
-        )
+
+        def both_again() -> bool:
+            now = pids(home)
+            return len(now) == 3 and all(now[role] != killed[role] for role in ("trainer", "gate"))
+
+        wait_until(both_again)
         (home.root / "go").touch()
 
     thread = meanwhile(kill)
@@ -264,6 +268,103 @@ def test_status_of_a_node_with_its_real_processes(core: CoreUnderTest, make_node
     after = node_status(node.home.root)
     assert (after["running"], after["level"]) == (False, "none")
     assert not any(each["alive"] for each in after["processes"].values())
+
+
+TRAINER_ONLY = """
+import sys
+from pathlib import Path
+from tapestry.node.home import Home
+from tapestry.node.supervisor import Supervisor, usual_children
+home = Home(Path(sys.argv[1]))
+Supervisor(home, starts={"trainer": usual_children(home, once=False)["trainer"]}, cluster=True).run()
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[SlurmSite]:
+    """A home whose trainer is a job of a Slurm of this machine."""
+    site = SlurmSite(tmp_path)
+    Home(site.home).make_folders()
+    yield site
+    site.close()
+
+
+def supervise(site: SlurmSite) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", TRAINER_ONLY, site.home], env=site.environment())
+    site.watchers.append(process)
+    return process
+
+
+def watcher_of(site: SlurmSite) -> int:
+    """Process id of the trainer's child."""
+    return pids(Home(site.home)).get("trainer", 0)
+
+
+def test_a_job_that_was_preempted_is_submitted_again(site: SlurmSite) -> None:
+    process = supervise(site)
+    wait_until(site.trains)
+    fake_slurm.end(site.slurm, next(iter(site.jobs())), "PREEMPTED")
+    wait_until(lambda: len(site.jobs()) == 2 and len(site.runs()) == 2)
+    wait_until(site.trains)
+    assert sorted(site.jobs().values()) == ["PREEMPTED", "RUNNING"]
+    assert supervised(Home(site.home))["children"]["trainer"]["restarts"] == 1
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert sorted(site.jobs().values()) == ["CANCELLED", "PREEMPTED"], "a job was left behind"
+
+
+def test_a_job_outlives_its_watcher_and_its_supervisor(site: SlurmSite) -> None:
+    process = supervise(site)
+    wait_until(site.trains)
+    first = watcher_of(site)
+    said = site.status()
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: watcher_of(site) not in (0, first))
+    wait_until(lambda: site.status("launcher")["pid"] == watcher_of(site) and site.trains())
+    assert site.status()["worker"] == said["worker"], "what the ranks said was forgotten"
+    second = watcher_of(site)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not processes.pid_alive(second))
+    again = supervise(site)
+    wait_until(lambda: watcher_of(site) not in (0, second))
+    wait_until(lambda: site.status("launcher")["pid"] == watcher_of(site) and site.trains())
+    assert list(site.jobs().values()) == ["RUNNING"] and len(site.runs()) == 1
+    again.send_signal(signal.SIGTERM)
+    assert again.wait(30) == 0
+    assert list(site.jobs().values()) == ["CANCELLED"]
+
+
+def test_what_the_ranks_of_a_job_ended_with_ends_the_node(site: SlurmSite) -> None:
+    (site.home / "behave").write_text("ended")
+    process = subprocess.run(
+        [sys.executable, "-c", TRAINER_ONLY, site.home],
+        env=site.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "CorpusError: there is no text" in process.stderr
+
+
+def test_a_stop_waits_longer_for_a_job_than_for_a_process(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "GRACE_S", 0.2)
+    done = home.root / "done"
+    slow = (
+        "import signal, sys, time\n"
+        f"def stop(*_): time.sleep(1); open({str(done)!r}, 'w'); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, stop); open('{status}', 'w').write('{}'); time.sleep(600)"
+    )
+    agent = f"import os, time\nwhile not os.path.exists({str(home.status('trainer'))!r}): time.sleep(0.02)"
+    programs = starts(home, trainer=slow, agent=agent)
+    assert Supervisor(home, once=True, starts=programs).run() is True
+    assert not done.exists()
+    home.status("trainer").unlink(missing_ok=True)
+    assert Supervisor(home, once=True, starts=programs, cluster=True).run() is True
+    assert done.exists()
 
 
 def test_status_of_nothing(tmp_path: Path) -> None:

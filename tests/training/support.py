@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 from tapestry.protocol.artifact import Artifact, Model, State
 from tapestry.protocol.canonical import sha256
 from tapestry.protocol.layout import Layout
@@ -48,6 +51,14 @@ def write_corpus(folder: Path, *, documents: int = 40) -> Path:
     return folder
 
 
+def inner_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an inner state that one rank wrote, read by nothing of ours."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found.update(load_file(path))
+    return dict(sorted(found.items()))
+
+
 @dataclass
 class Node:
     """A home, its run and what a test wants to do with them."""
@@ -69,7 +80,16 @@ class Node:
         )
         store = BlobStore.open(root / "blobs")
         model, layout, state, parameters = initial_state(RUN, CONFIG, "byte", 7, 1 << 14, store)
-        plan = Plan(
+        plan = cls.make_plan(model, layout, state, parameters, steps=steps, **inner)
+        store.put(plan.to_bytes())
+        store.put(state.to_bytes())
+        return cls(root, store, model, layout, state, plan)
+
+    @staticmethod
+    def make_plan(
+        model: Model, layout: Layout, state: State, parameters: int, *, steps: int = 6, **inner: Any
+    ) -> Plan:
+        return Plan(
             run=RUN,
             model=model.digest,
             layout=layout.digest,
@@ -91,9 +111,6 @@ class Node:
             evaluation=Evaluation(max_tokens=512),
             retention=Retention(inner_rounds=2),
         )
-        store.put(plan.to_bytes())
-        store.put(state.to_bytes())
-        return cls(root, store, model, layout, state, plan)
 
     @property
     def out(self) -> Path:
@@ -147,12 +164,13 @@ class Node:
         return state.model_copy(update={"merges": state.merges + 1, "base": new.digest})
 
     def fingerprints(self, round: int) -> dict[str, str]:
-        """What must be the same bytes each time: everything but times and scores in result.json."""
-        return {
-            path.name: sha256(path.read_bytes())
-            for path in sorted(self.folder(round).iterdir())
-            if path.name != "result.json"
-        }
+        """What must be the same bytes each time: everything but times and scores in result.json. Of the
+        inner state the tensors, since a safetensors file may have its metadata in any order."""
+        folder = self.folder(round)
+        found = {p.name: sha256(p.read_bytes()) for p in sorted(folder.iterdir()) if p.is_file()}
+        del found["result.json"]
+        tensors = inner_tensors(folder / "inner")
+        return found | {name: sha256(value.numpy().tobytes()) for name, value in tensors.items()}
 
     def status(self) -> dict[str, Any]:
         try:

@@ -15,7 +15,7 @@ from tapestry.errors import ModelError
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.adopt import adopt
 from tapestry.training.architectures import MODEL_TYPES, Architecture
-from tapestry.training.model import Loaded
+from tapestry.training.loaded import Loaded
 from tapestry.training.tokenizer import Tokenizer
 
 SMALL = {

@@ -7,7 +7,7 @@ import torch
 
 from tapestry.errors import HashMismatch, InputError, NotFound
 from tapestry.training.export import Lineage, export, sample
-from tapestry.training.model import Loaded
+from tapestry.training.loaded import Loaded
 
 from .support import Node
 

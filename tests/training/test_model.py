@@ -9,7 +9,8 @@ import torch
 from tapestry.errors import HashMismatch, ModelError, NotFound, TooLarge
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.blobs import BlobFolder
-from tapestry.training.model import Loaded, complete_config, fresh, initial_state
+from tapestry.training.loaded import Loaded
+from tapestry.training.model import complete_config, fresh, initial_state
 from tapestry.training.tokenizer import Tokenizer
 
 from .support import CONFIG
@@ -34,7 +35,7 @@ def test_the_initial_base_is_the_model_that_was_drawn(store: BlobStore, tied: bo
     assert ("lm_head.weight" in names) is not tied
     assert parameters == layout.elements == sum(p.numel() for p in loaded.parameters.values())
     assert all(
-        float(torch.frombuffer(d, dtype=torch.uint8)[-4:].sum()) == 0 for d in loaded.deltas(store, base)
+        float(torch.frombuffer(d, dtype=torch.uint8)[-4:].sum()) == 0 for _, d in loaded.deltas(store, base)
     )
     assert (state.merges, state.outer) == (0, None)
 

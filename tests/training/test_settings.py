@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tapestry.errors import SettingsError
 from tapestry.training import launcher
+from tapestry.training.island import ISLAND_OF_ONE
 from tapestry.training.machine import clean, environment
 from tapestry.training.settings import TrainerSettings
 
@@ -26,11 +28,11 @@ def test_settings_are_read_and_paths_count_from_the_home(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "node"),
+        ("", "corpus"),
         ("[node", "cannot be read"),
         ("node = 3", "must be tables"),
         (GOOD.replace("threads = 2", "threads = 0"), "threads"),
-        (GOOD.replace("threads = 2", 'device = "cuda"'), "device"),
+        (GOOD.replace("threads = 2", 'device = "tpu"'), "device"),
         (GOOD.replace("threads = 2", "checkpoint_s = nan"), "checkpoint_s"),
         (GOOD.replace('name = "n"', 'name = "N!"'), "node"),
     ],
@@ -59,6 +61,6 @@ def test_the_command_is_torchrun() -> None:
 
 
 def test_the_environment_fits_its_pattern() -> None:
-    found = environment(2, "netns")
+    found = environment(TrainerSettings.from_table(tomllib.loads(GOOD), "x"), ISLAND_OF_ONE, "netns")
     assert found["isolation"] == "netns" and found["threads"] == "2"
     assert clean("AMD EPYC™ @ 3,2 GHz" + "x" * 99) == ("AMD EPYC 3 2 GHz" + "x" * 99)[:64]

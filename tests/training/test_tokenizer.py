@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Fast
-from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from tapestry.errors import ModelError
 from tapestry.training.model import read_tokenizer
@@ -116,3 +116,40 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
 
 def test_ids_are_64_bit() -> None:
     assert BYTES.encode("abc")[0].dtype == np.int64
+
+
+def test_blanks_at_the_end_of_a_token_are_its_own_bytes() -> None:
+    fast = Fast.from_str(BYTES.data.decode())
+    fast.post_processor = processors.ByteLevel(trim_offsets=True)
+    fast.add_tokens([AddedToken("word ", special=False)])
+    text = "xword y"
+    assert fast.encode(text).offsets[1] == (1, 5)  # what the tokenizer itself says
+    assert Tokenizer.from_json(fast.to_str().encode()).encode(text)[1].tolist() == [1, 5, 1]
+
+
+def test_text_is_neither_cut_nor_filled_as_the_tokenizer_was_last_used(words: Tokenizer) -> None:
+    fast = Fast.from_str(words.data.decode())
+    fast.enable_truncation(4)
+    fast.enable_padding(length=64)
+    saved = Tokenizer.from_json(fast.to_str().encode())
+    for text in TEXTS:
+        assert saved.encode(text)[0].tolist() == words.encode(text)[0].tolist()
+    assert len(fast.encode(TEXTS[2], add_special_tokens=False).ids) == 64
+
+
+def test_added_tokens_are_decoded_where_their_letters_are_names_of_bytes() -> None:
+    spelled = ["Grüße", "Łó", "ñ", "Grü", "naïve", "中", "é."]
+    made = BYTES.with_added([token for token in spelled if token != "ñ"])
+    text = "".join(spelled) + "\ufdd0 \ufdd1"
+    ids = made.encode(text)[0].tolist()
+    assert made.decode(ids) == text
+    plain = json.loads(made.data)
+    plain["decoder"] = json.loads(BYTES.data)["decoder"]
+    assert Tokenizer.from_json(json.dumps(plain).encode()).decode(ids) != text
+
+
+@given(st.lists(st.text(st.characters(codec="latin-1"), min_size=2, max_size=6), min_size=1, unique=True))
+def test_any_words_of_latin_letters_are_decoded(words: list[str]) -> None:
+    made = BYTES.with_added(words)
+    for number, word in enumerate(words, BYTES.size):
+        assert made.decode([120, number, 121]) == f"x{word}y"

@@ -18,6 +18,7 @@ from tapestry.tensors import shards
 from tapestry.training import __main__ as entry
 from tapestry.training import checkpoint, trainer
 from tapestry.training.home import Status, TrainerHome
+from tapestry.training.inner import InnerLoop
 from tapestry.training.settings import TrainerSettings
 from tapestry.training.trainer import Trainer
 
@@ -48,7 +49,7 @@ def test_a_round_leaves_delta_inner_state_and_result(node: Node) -> None:
     delta = Artifact.from_bytes((node.folder(1) / "delta.json").read_bytes())
     assert delta.digest == result.delta
     delta.check_against(node.layout, kind="delta")
-    expected = {"result.json", "delta.json", "inner.safetensors", *(blob.sha256 for blob in delta.shards)}
+    expected = {"result.json", "delta.json", "inner", *(blob.sha256 for blob in delta.shards)}
     assert set(names(node.folder(1))) == expected
     assert (result.steps, result.tokens) == (6, node.plan.round_tokens)
     assert (result.run, result.plan, result.state) == (RUN, node.plan.digest, node.state.digest)
@@ -56,7 +57,7 @@ def test_a_round_leaves_delta_inner_state_and_result(node: Node) -> None:
     assert result.score is not None and result.score.bits_per_byte == pytest.approx(8, abs=0.1)
     manifest = node.root / "cache" / "manifests" / f"{result.data_manifest}.json"
     assert json.loads(manifest.read_bytes())["files"][0]["path"] == "train.jsonl"
-    header = checkpoint.load(node.folder(1) / "inner.safetensors").header
+    header = checkpoint.read_header(node.folder(1) / "inner")
     assert (header.round, header.step, header.position) == (1, 6, 12)
     progress = Progress.from_bytes((node.root / "spool/train/progress.json").read_bytes())
     assert (progress.round, progress.step, progress.steps) == (1, 6, 6)
@@ -84,8 +85,7 @@ def test_rounds_go_on_with_the_inner_state_and_learn(node: Node) -> None:
     assert last.delta is None and last.loss is None and (last.tokens, last.steps) == (0, 0)
     assert names(node.folder(4)) == ["result.json"]
     assert last.score is not None and last.score.bits_per_byte < 6
-    tensors = checkpoint.load(node.folder(3) / "inner.safetensors").tensors
-    assert float(tensors["optimizer.step"]) == 18
+    assert checkpoint.read_header(node.folder(3) / "inner").optimizer_steps == 18
     assert names(node.out) == [f"{RUN}.2", f"{RUN}.3", f"{RUN}.4"], "retention keeps two"
 
 
@@ -103,7 +103,7 @@ def test_a_resident_trainer_and_fresh_ones_give_the_same_bytes(node: Node, tmp_p
 
 def test_a_done_job_is_not_done_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     make_trainer(node).do(node.job(1))
-    monkeypatch.setattr(trainer, "train_step", None)
+    monkeypatch.setattr(InnerLoop, "step", None)
     assert make_trainer(node).do(node.job(1))
 
 
@@ -123,16 +123,16 @@ def test_a_newer_job_takes_over_in_the_middle_of_a_round(node: Node, monkeypatch
     node.give(node.job(1))
     job = one._next_job()
     assert job == node.job(1)
-    real: Callable[..., float] = trainer.train_step
+    real: Callable[..., list[bool]] = InnerLoop.step
 
-    def interrupted(current: Any, loaded: Any) -> float:
+    def interrupted(self: InnerLoop, current: Any, *more: Any) -> list[bool]:
         if current.step == 1:
             node.give(node.job(1))  # written again: nothing new
         if current.step == 3:
             node.give(node.job(2))
-        return real(current, loaded)
+        return real(self, current, *more)
 
-    monkeypatch.setattr(trainer, "train_step", interrupted)
+    monkeypatch.setattr(InnerLoop, "step", interrupted)
     assert not one.do(job)
     assert not node.folder(1).exists()
     assert one._next_job() == node.job(2)
@@ -144,12 +144,12 @@ def test_a_broken_inner_state_falls_back_to_the_older_one(
     one = make_trainer(node)
     one.do(node.job(1))
     one.do(node.job(2))
-    path = node.folder(2) / "inner.safetensors"
+    path = next((node.folder(2) / "inner").glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     one.do(node.job(3))
     assert "corrupt" in capsys.readouterr().err
-    tensors = checkpoint.load(node.folder(3) / "inner.safetensors").tensors
-    assert float(tensors["optimizer.step"]) == 12, "went on from round 1"
+    header = checkpoint.read_header(node.folder(3) / "inner")
+    assert header.optimizer_steps == 12, "went on from round 1"
 
 
 def test_loss_and_delta_must_be_finite(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,11 +167,15 @@ def test_loss_and_delta_must_be_finite(node: Node, monkeypatch: pytest.MonkeyPat
             make_trainer(node).do(node.job(1))
         assert "learning_rate" in (caught.value.hint or "")
 
-    def poison(current: Any, loaded: Any) -> float:
-        next(iter(loaded.parameters.values())).data[0] = float("inf")
-        return 1.0
+    stepped: Callable[..., list[bool]] = InnerLoop.step
 
-    monkeypatch.setattr(trainer, "train_step", poison)
+    def poison(self: InnerLoop, current: Any, loaded: Any, *flags: bool) -> list[bool]:
+        found = stepped(self, current, loaded, *flags)
+        if current.step == current.plan.inner.steps:
+            next(iter(loaded.parameters.values())).data[0] = float("inf")
+        return found
+
+    monkeypatch.setattr(InnerLoop, "step", poison)
     with pytest.raises(Diverged, match="not finite"):
         make_trainer(node).do(node.job(1))
     assert not node.folder(1).exists()
@@ -263,9 +267,10 @@ def test_sigterm_writes_a_checkpoint_and_stops(tmp_path: Path, zygote: Zygote) -
     wait_until(lambda: progress.exists() and Progress.from_bytes(progress.read_bytes()).step > 0)
     assert zygote.end(signal.SIGTERM) == 0
     assert node.status()["phase"] == "stopped"
-    saved = checkpoint.load(node.out / f"{RUN}.1.partial" / "inner.safetensors")
-    assert saved.header.step == len(saved.header.losses) > 0
+    [folder] = (node.out / f"{RUN}.1.partial").iterdir()
+    header = checkpoint.read_header(folder)
+    assert header.step == len(header.losses) == int(folder.name) > 0
     zygote.start(node)
     wait_until(lambda: node.status().get("phase") == "training" and node.status()["pid"] == zygote.pid)
-    assert node.status()["step"] == saved.header.step
+    assert node.status()["step"] == header.step
     zygote.end()

@@ -131,6 +131,28 @@ def status(home: NodeHome, as_json: Json = False) -> None:
 
 
 @app.command()
+def script(home: NodeHome, as_json: Json = False) -> None:
+    """Print the script or manifest that starts the node's ranks, as its node.toml has it. Submits nothing.
+
+    What is printed can be submitted by hand: a node that runs takes up a job of its own that it finds.
+
+    Example: tapestry node script ./node > job.sh
+    """
+    from tapestry.node import settings
+    from tapestry.node.home import Home
+    from tapestry.training.clusters.opening import describe
+
+    at = Home(home)
+    settings.load(at)
+    value = describe(at.root.absolute())
+    if as_json:
+        emit_json(value)
+        return
+    emit_line(value["text"].rstrip("\n"))
+    note(f"submit it with: {value['submit']}")
+
+
+@app.command()
 def egress(home: NodeHome, as_json: Json = False) -> None:
     """Everything that left this node: when, what, how many bytes, which hash.
 

@@ -21,6 +21,7 @@ def print_node(value: dict[str, Any]) -> None:
             ("publishes", value["publish"]),
             ("running", "yes" if value["running"] else "no; start it with: tapestry node run HOME"),
             ("isolation", _level(value)),
+            *([("ranks", _job(value["job"]))] if value["job"]["launcher"] else []),
             ("gate", f"{gate['passed'] or 0} passed, {gate['refused'] or 0} refused"),
             ("sent", _bytes(traffic, "sent_bytes")),
             ("received", _bytes(traffic, "received_bytes")),
@@ -52,6 +53,17 @@ def _level(value: dict[str, Any]) -> str:
         "netns": "netns: trainer and gate have no network",
         "process": "process: only the separation of processes; see tapestry doctor",
     }.get(value["level"], "starting")
+
+
+def _job(job: dict[str, Any]) -> str:
+    """Where the job of a cluster stands."""
+    where, phase = f"{job['launcher']} job {job['job'] or '-'}", job["phase"]
+    said = {
+        "queued": f"waiting in the queue of {job['launcher']} (job {job['job']})",
+        "running": f"{where} runs",
+        "submitting": f"being submitted to {job['launcher']}",
+    }.get(phase, f"{where}: {phase}")
+    return said + "".join(f"; {job[key]}" for key in ("reason", "trouble") if job[key])
 
 
 def _bytes(traffic: dict[str, Any], name: str) -> str | None:

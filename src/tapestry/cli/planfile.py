@@ -6,7 +6,7 @@
 
     [run]         name, title
     [model]       tokenizer, seed, shard_bytes, and [model.config] in the words of Hugging Face's config.json;
-                  or adopt, the folder of a trained model, and licence
+                  or adopt, the folder of a trained model, and licence; add_tokens, a file of tokens to add
     [rounds] [inner] [merge] [evaluation] [retention]     as in the plan itself
 
 The tables of the plan are those of `tapestry.protocol.plan`, so a field is described in one place.
@@ -52,6 +52,8 @@ class ModelTable(Part):
     from `config`, `tokenizer` and `seed`."""
     licence: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     """Of the adopted model; where its README.md says it, this may be left out."""
+    add_tokens: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
+    """File of tokens to add to the tokenizer, one a line or a JSON list, relative to the plan file."""
     config: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], Any] | None = None
 
     @model_validator(mode="after")
@@ -212,18 +214,38 @@ def parse(data: bytes, *, what: str) -> PlanFile:
 
 
 def load(path: Path) -> PlanFile:
-    """Read and validate a plan file; the folder of a tokenizer or model becomes an absolute path."""
+    """Read and validate a plan file; paths of tokenizer, model and tokens to add become absolute."""
     try:
         data = path.read_bytes()
     except OSError as e:
         raise PlanError(f"cannot read {path}: {e.strerror}", hint="give the path of a plan file") from e
     file = parse(data, what=str(path))
-    field = "adopt" if file.model.adopt is not None else "tokenizer"
-    given = getattr(file.model, field)
-    if field == "tokenizer" and given == "byte":
-        return file
-    folder = (path.parent / given).resolve()
-    if not folder.is_dir():
-        wanted = "a model's folder" if field == "adopt" else '"byte", or a tokenizer\'s folder'
-        raise PlanError(f"{path}: model.{field}: {folder} is not a folder", hint=f"take {wanted}")
-    return file.model_copy(update={"model": file.model.model_copy(update={field: str(folder)})})
+    table, found = file.model, {}
+    if table.adopt is not None:
+        found["adopt"] = _beside(path, "adopt", table.adopt)
+    elif table.tokenizer != "byte":
+        found["tokenizer"] = _beside(path, "tokenizer", table.tokenizer)
+    if table.add_tokens is not None:
+        found["add_tokens"] = _beside(path, "add_tokens", table.add_tokens)
+    return file.model_copy(update={"model": table.model_copy(update=found)})
+
+
+_KINDS: Final = {
+    "adopt": ("folder", "a model's folder"),
+    "tokenizer": ("folder", '"byte", or a tokenizer\'s folder'),
+    "add_tokens": ("file", "a file with one token a line"),
+}
+"""Fields of [model] that are paths: of what, and what to take."""
+
+
+def _beside(plan: Path, field: str, given: str) -> str:
+    """Where a path that is relative to the plan file leads. Raises `PlanError`."""
+    kind, wanted = _KINDS[field]
+    try:
+        found = (plan.parent / given).resolve()
+        fits = found.is_dir() if kind == "folder" else found.is_file()
+    except (OSError, ValueError) as e:  # no name that a file can have
+        raise PlanError(f"{plan}: model.{field}: {given[:80]!r} is not a {kind}: {e}") from e
+    if not fits:
+        raise PlanError(f"{plan}: model.{field}: {found} is not a {kind}", hint=f"take {wanted}")
+    return str(found)

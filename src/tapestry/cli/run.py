@@ -54,16 +54,29 @@ def record_plan(read: PlanFile, core: Path) -> tuple[Any, Any]:
         # These load torch, which a wrong HOME need not wait for.
         from tapestry.training.adopt import adopt
         from tapestry.training.model import initial_state
+        from tapestry.training.vocabulary import extended
 
         name, table, store = read.run.name, read.model, opened.store
+        more = None if table.add_tokens is None else Path(table.add_tokens)
         if table.adopt is not None:
             model, layout, state, parameters = adopt(
-                name, Path(table.adopt), table.shard_bytes, store, licence=table.licence
+                name,
+                Path(table.adopt),
+                table.shard_bytes,
+                store,
+                licence=table.licence,
+                add_tokens=more,
+                told=lambda done: note(str(done)),
             )
         else:
-            model, layout, state, parameters = initial_state(
-                name, table.config or {}, table.tokenizer, table.seed, table.shard_bytes, store
-            )
+            config = table.config or {}
+            end_id = config.get("eos_token_id")
+            with extended(
+                table.tokenizer, more, end_id=end_id, told=lambda done: note(str(done))
+            ) as tokenizer:
+                model, layout, state, parameters = initial_state(
+                    name, config, tokenizer, table.seed, table.shard_bytes, store
+                )
     made = read.plan(
         model=model.digest, layout=layout.digest, initial_state=state.digest, parameters=parameters
     )
@@ -97,14 +110,17 @@ def status(core: CoreOption, run: RunName = None, as_json: Json = False) -> None
     from tapestry.cli import core_status, corehome
     from tapestry.core import operator
     from tapestry.core.service import Core
+    from tapestry.core.views import environments
 
     name = _run_of(core, run)
     view = operator.view(core, name)
     with Core.open(core) as opened:
         scores = corehome.scores(opened, name)
-        total = opened.runs.standing(name).state.plan.rounds.total
+        state = opened.runs.standing(name).state
+        total, trained_on = state.plan.rounds.total, environments(opened.store, state)
     if as_json:
-        emit_json({**view.model_dump(mode="json"), "rounds": total, "scores": scores})
+        more = {"rounds": total, "scores": scores, "environments": trained_on}
+        emit_json({**view.model_dump(mode="json"), **more})
         return
     core_status.print_run(view, total, scores)
 

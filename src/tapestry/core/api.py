@@ -12,6 +12,7 @@ from tapestry import __version__
 from tapestry.core.clock import time_text
 from tapestry.core.coordinator import Coordinator
 from tapestry.core.deltas import Lacking
+from tapestry.core.direct import LEAST_BYTES, direct
 from tapestry.core.quota import Quota
 from tapestry.core.service import Core
 from tapestry.core.views import round_record, run_view, trouble_of
@@ -76,6 +77,7 @@ class Api:
         self._watch = watch
         self._quota = quota
         self._coordinator = coordinator
+        self._direct = direct(core.settings, core.store, quota)
         self._progress: dict[str, dict[str, Progress]] = {}
 
     def app(self) -> FastAPI:
@@ -94,6 +96,7 @@ class Api:
             ("POST", "/v1/runs/{run}/progress", self.progress),
             ("POST", "/v1/blobs/missing", self.missing),
             ("PUT", "/v1/blobs/{sha}", self.put_blob),
+            ("POST", "/v1/blobs/{sha}", self.place_blob),
             ("GET", "/v1/blobs/{sha}", self.get_blob),
             ("GET", "/v1/events", self.events),
         ):
@@ -256,7 +259,24 @@ class Api:
         def look() -> dict[str, int]:
             return {sha: store.partial(sha) for sha in store.lacking(asked)}
 
-        return server.answer({"missing": await asyncio.to_thread(look)})
+        offered = {} if self._direct is None else {"direct": LEAST_BYTES}
+        return server.answer({"missing": await asyncio.to_thread(look), **offered})
+
+    async def place_blob(self, request: Request, sha: str, call: SignedBlob) -> Response:
+        """Ask where to put a blob, and ask again when it lies there."""
+        asked = server.query(request, bytes=None)
+        if self._direct is None:
+            raise NotFound("blobs are sent to this core itself")
+        expected = self._expected(sha, asked["bytes"])
+        try:
+            url = await asyncio.to_thread(self._direct.place, str(call.by.node), expected)
+        except DiskFull as error:
+            self._coordinator.taking_in(error)
+            raise
+        if url is None:
+            self._coordinator.taking_in(None)
+            failpoints.reach("core.blob.received")
+        return server.answer({"sha256": sha, "bytes": expected.bytes, "url": url})
 
     async def put_blob(self, request: Request, sha: str, call: SignedBlob) -> Response:
         asked = server.query(request, bytes=None, offset=0)
@@ -264,6 +284,7 @@ class Api:
         most = max(0, expected.bytes - asked["offset"])
         server.stated_size(request, most)
         node = str(call.by.node)
+        self._quota.forget(node, sha)
         self._quota.check(node, most)
         receiver = await asyncio.to_thread(self._core.store.receive, expected)
         with receiver:
@@ -302,6 +323,12 @@ class Api:
     async def get_blob(self, request: Request, sha: str, call: Signed) -> Response:
         server.query(request)
         store = self._core.store
+        if self._direct is not None and wire.DIRECT_HEADER in request.headers:
+            source = await asyncio.to_thread(self._direct.source, sha)
+            if source is not None:
+                answer = server.answer(source)
+                answer.headers.update({wire.DIRECT_HEADER: "1", "Cache-Control": "no-store"})
+                return answer
         size = await asyncio.to_thread(_verified_size, store, sha)
         try:
             part = server.byte_range(request, size)

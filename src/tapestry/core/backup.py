@@ -1,9 +1,10 @@
 """A copy of a core that any later release, on any database, can be set up from.
 
 A backup is a folder: `core.toml`, `keys/`, `database.jsonl` (every row, one JSON line each, the last line
-says how many) and `blobs/`. The rows are of one moment; blobs are copied after them, so every blob that a
-row names and that the core had not erased by then is there. Into the same folder again, only new blobs are
-copied. The folder holds the core's key: keep it as one keeps that.
+says how many) and `blobs/`. The rows are of one moment; blobs are copied after them: those that the store
+lists, and then by name those that the rows name, since the listing of an object store may lag behind. What
+is lost at the core is counted. Into the same folder again, only new blobs are copied. The folder holds the
+core's key: keep it as one keeps that.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ import sqlalchemy as sa
 
 from tapestry.core.home import Home
 from tapestry.core.journal import Journal
+from tapestry.core.references import References
 from tapestry.core.service import Core, load_key, open_database, open_store
 from tapestry.core.settings import CoreSettings, load, render
 from tapestry.errors import FormatError, HashMismatch, NotFound, SettingsError
@@ -44,7 +45,8 @@ def backup(root: Path, target: Path, *, progress: Progress = lambda _done, _all:
     """Copy the core in `root`, which may serve meanwhile, into the folder `target`.
 
     Returns:
-        `events`, `blobs` (all that are in the backup now) and `copied` (those that were not before).
+        `events`, `blobs` (all that are in the backup now), `copied` (those that were not before) and
+        `lacking` (those that the log names, retention has not erased, and the core could not give).
 
     Raises:
         SettingsError: `target` holds something else, or another core's backup.
@@ -52,21 +54,47 @@ def backup(root: Path, target: Path, *, progress: Progress = lambda _done, _all:
     """
     with Core.open(root) as core, files.full_disk(target):
         _claim(core.home, target)
-        store = BlobStore.open(target / BLOBS)
         with files.Lock(target):
             counts = _write_rows(core.database, target / ROWS)
-            listed = [blob.sha256 for blob in core.store.iterate()]
-            copied = 0
-            for number, sha in enumerate(listed):
-                progress(number, len(listed))
-                if not store.has(sha):
-                    with suppress(NotFound, HashMismatch):  # erased, or found damaged, a moment ago
-                        store.adopt(core.store.fetch(sha), sha)
-                        copied += 1
-            progress(len(listed), len(listed))
+            copy = _Copy(core.store, BlobStore.open(target / BLOBS))
+            wanted = dict.fromkeys(blob.sha256 for blob in core.store.iterate())
+            named = set(References(core.runs, copy.read).named())
+            wanted |= dict.fromkeys(sorted(named))
+            for number, sha in enumerate(wanted):
+                progress(number, len(wanted))
+                copy.bring(sha)
+            progress(len(wanted), len(wanted))
             settings = render(core.settings).encode()
             files.write_atomic(target / "core.toml", settings)
-    return {"events": counts["events"], "blobs": len(listed), "copied": copied}
+    lacking = len(named & copy.lost)
+    blobs = len(wanted) - len(copy.lost & wanted.keys())
+    return {"events": counts["events"], "blobs": blobs, "copied": copy.copied, "lacking": lacking}
+
+
+class _Copy:
+    """Blobs on their way from a core's store into a backup."""
+
+    def __init__(self, source: BlobStore, target: BlobStore) -> None:
+        self._source = source
+        self._target = target
+        self.copied = 0
+        self.lost: set[str] = set()
+        """Asked for, and erased, damaged or lost at the core."""
+
+    def bring(self, sha: str) -> None:
+        """Have a blob in the backup, where the core still has it."""
+        if sha in self.lost or self._target.has(sha):
+            return
+        try:
+            self._target.adopt(self._source.fetch(sha), sha)
+            self.copied += 1
+        except (NotFound, HashMismatch):
+            self.lost.add(sha)
+
+    def read(self, sha: str, max_bytes: int) -> bytes:
+        """A blob's bytes, brought here first. Errors as of `BlobStore.read`."""
+        self.bring(sha)
+        return self._target.read(sha, max_bytes)
 
 
 def restore(

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from tapestry.core.journal import KEYS, Decision, Journal, Moment, Standing
-from tapestry.errors import AuthError, InvitationError
+from tapestry.errors import AuthError, Conflict, InvitationError
 from tapestry.identity.envelope import Envelope
 from tapestry.identity.invitations import token_hash
 from tapestry.identity.keyring import KeyRing, open_join
 from tapestry.identity.keys import KeyPair, key_id
 from tapestry.ledger.entries import Founded, KeyCertified, KeyRevoked, MemberAdmitted
+from tapestry.protocol.clock import parse_time
 from tapestry.protocol.message import Part
 from tapestry.protocol.messages import KeyCertificate, KeyRevocation
 from tapestry.storage import invitations
@@ -60,6 +61,7 @@ class Consortium:
 
         Raises:
             InvitationError: unknown, used, expired, or another member's.
+            Conflict: a node of that name is here already, with another key that is valid.
             AuthError, FormatError, Conflict: as of `KeyRing.admit` and `KeyRing.certify`.
         """
         join = open_join(join_envelope, self.id)
@@ -75,7 +77,9 @@ class Consortium:
                 )
                 ring = admitted
             for certificate in certificates:
-                ring = _certify(ring, certificate, moment, events, member=join.member)
+                before, ring = ring, _certify(ring, certificate, moment, events, member=join.member)
+                if ring is not before:
+                    _refuse_twin(before, certificate, at=moment.at)
             return Decision(state=ring, events=tuple(events))
 
         ring = self._journal.apply(KEYS, decide).state
@@ -157,6 +161,25 @@ def _certify(
     if certified is not ring:
         events.append(KeyCertified(member=owner, key_id=name, envelope=_text(envelope)))
     return certified
+
+
+def _refuse_twin(ring: KeyRing, envelope: Envelope, *, at: str) -> None:
+    """Two nodes of one name would take each other's place in every round. A key that is changed comes
+    another way, signed for by the key before it; here it may only follow one that is not valid any more."""
+    new = KeyCertificate.from_bytes(base64.b64decode(envelope.payload))
+    for key in ring.keys.values():
+        held = key.certificate
+        if (
+            (held.role, held.node) == ("node", new.node)
+            and new.role == "node"
+            and key.revoked is None
+            and parse_time(held.not_before) <= parse_time(at) < parse_time(held.expires)
+        ):
+            raise Conflict(
+                f"member {new.member} has a node {new.node} already, with another key",
+                hint="give this node another name; if it replaces one that is lost, first end that one's key "
+                f"from another node of yours: tapestry member key revoke HOME --node {new.node}",
+            )
 
 
 def _certified(envelope: Envelope) -> tuple[str, str]:

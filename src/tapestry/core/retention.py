@@ -31,7 +31,7 @@ class Retention:
     def erase(self, run: str) -> int:
         """Erase what has become too old in a run; returns how many blobs."""
         state = self._runs.standing(run).state
-        upto = _last_erased(state)
+        upto = last_erased(state)
         done = self._upto.get(run, 0)
         if upto <= done:
             return 0
@@ -45,7 +45,7 @@ class Retention:
         return len(old)
 
     def _kept(self, state: RunState) -> set[str]:
-        rounds = range(_last_erased(state) + 1, state.last_round + 1)
+        rounds = range(last_erased(state) + 1, state.last_round + 1)
         states = {state.plan.initial_state, state.head, *self._states(state.run, rounds)}
         artifacts = {sha for each in states for sha in self._artifacts_of(each)}
         return self._shards({*artifacts, *self._deltas(state.run, rounds)})
@@ -80,5 +80,6 @@ class Retention:
         return shards
 
 
-def _last_erased(state: RunState) -> int:
+def last_erased(state: RunState) -> int:
+    """The newest round whose deltas the plan in force does not keep; 0 where it keeps all."""
     return max(0, state.head_round - state.plan.retention.blob_rounds)

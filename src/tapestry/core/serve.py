@@ -20,6 +20,7 @@ import uvicorn
 import uvloop
 
 from tapestry.core.api import Api
+from tapestry.core.clock import Clock, now_ms
 from tapestry.core.coordinator import Coordinator
 from tapestry.core.home import Home
 from tapestry.core.lead import lead
@@ -45,12 +46,13 @@ MAX_HEADER_BYTES: Final = 32 << 10
 BACKLOG: Final = 512
 
 
-def serve(root: Path, *, ready: Callable[[str], None] | None = None) -> None:
+def serve(root: Path, *, ready: Callable[[str], None] | None = None, clock: Clock = now_ms) -> None:
     """Serve the core in folder `root` until SIGTERM or SIGINT.
 
     Args:
         root: the core's home.
         ready: told the URL once requests are answered; by default it is printed, on one line.
+        clock: the core's.
 
     Raises:
         Busy: another process serves this core.
@@ -61,7 +63,7 @@ def serve(root: Path, *, ready: Callable[[str], None] | None = None) -> None:
         processes.die_with_parent()
     home = Home(root)
     home.check()
-    with files.Lock(root), Core.open(root) as core, contextlib.ExitStack() as stack:
+    with files.Lock(root), Core.open(root, clock=clock) as core, contextlib.ExitStack() as stack:
         core.store.check()
         core.store.clean(older_than_s=PARTIAL_KEPT_S)
         sock = listen(core.settings)

@@ -52,6 +52,10 @@ class ObjectStoreSection(_Section):
     """Folder where blobs lie while they are worked with."""
     cache_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 53)] = 64 << 30
     """What the cache may hold."""
+    direct: bool = False
+    """Whether larger blobs go straight between nodes and the store, by signed URLs."""
+    direct_s: Annotated[int, Field(ge=60, le=86_400)] = 600
+    """How long a URL is good, in seconds."""
 
 
 class CoreSettings(_Section):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 
 from tapestry.core.clock import time_text
 from tapestry.core.journal import Journal, Standing
-from tapestry.errors import NotFound
+from tapestry.errors import HashMismatch, NotFound
+from tapestry.identity.envelope import Envelope
 from tapestry.ledger.entries import CONSORTIUM, Entry
-from tapestry.protocol.messages import Progress
+from tapestry.protocol.messages import Contribution, Progress
 from tapestry.protocol.views import Head, NodeStanding, OpenRound, RoundRecord, RunView
 from tapestry.rounds import events as ev
 from tapestry.rounds import machine
@@ -95,6 +97,20 @@ def round_record(journal: Journal, store: BlobStore, run: str, round: int) -> Ro
         merged=closed.merged,
         envelopes=tuple(store.read(merged.contribution).decode("ascii") for merged in closed.merged),
     )
+
+
+def environments(store: BlobStore, state: RunState) -> dict[str, dict[str, str]]:
+    """Node → on what it trained, as it signed it with its newest contribution to the rounds a state still
+    holds. A node's own word: nothing here can check it."""
+    found: dict[str, dict[str, str]] = {}
+    for at in state.rounds:
+        for node, submission in at.submissions.items():
+            try:
+                envelope = Envelope.from_bytes(store.read(submission.contribution, Envelope.MAX_BYTES))
+            except (NotFound, HashMismatch):
+                continue
+            found[node] = Contribution.from_bytes(base64.b64decode(envelope.payload)).environment
+    return dict(sorted(found.items()))
 
 
 def received(

@@ -29,7 +29,7 @@ from tapestry.errors import (
 )
 from tapestry.host import files
 from tapestry.node import child, keys, settings, setup
-from tapestry.node.home import Home
+from tapestry.node.home import Home, identity
 from tapestry.node.memory import Memory
 from tapestry.node.mend import Mender
 from tapestry.node.outbox import Outbox
@@ -38,6 +38,7 @@ from tapestry.node.prune import Pruner
 from tapestry.node.session import Order, Session, Tools, summary
 from tapestry.node.submit import Submitter
 from tapestry.node.sync import Library, Synchronizer
+from tapestry.node.turns import Turns
 from tapestry.node.watch import News, Prefetcher, RunWatcher
 from tapestry.protocol.canonical import is_name
 from tapestry.protocol.messages import Progress
@@ -107,9 +108,10 @@ class Agent:
         """Runs to be looked at again, and when."""
         self._pauses = Pauses()
         self._trouble: dict[str, str] = {}
-        self._given: Order | None = None
+        self._turns = Turns(home)
         self._next_list = 0.0
         self._progress: tuple[float, tuple[int, int]] = (0.0, (0, 0))
+        self._progress_of: Order | None = None
         self._progress_path = str(home.progress)
         self._next_status = 0.0
         self._old_key_until = 0.0
@@ -140,14 +142,14 @@ class Agent:
             self._take_news()
             self._look_at_files()
             self._mend()
-            self._give_job()
+            self._turns.give(self._sessions, self._trouble)
         self._say_status(now=True)
 
     def _wait(self) -> None:
         """Until there is news or the gate has answered; a little while at most."""
         until = time.monotonic() + HOUSEKEEPING_S
-        session = self._sessions[self._given.job.run] if self._given is not None else None
-        while not self._news and not (session is not None and session.stirred()):
+        awaited = [s for run, s in self._sessions.items() if s.order is not None and run not in self._retry]
+        while not self._news and not any(session.stirred() for session in awaited):
             time.sleep(POLL_S)
             if time.monotonic() >= until:
                 return
@@ -256,33 +258,26 @@ class Agent:
     # -- what comes from the gate, what goes to the trainer -------------------------------------
 
     def _look_at_files(self) -> None:
-        if self._given is None or self._given.job.run in self._retry:
-            return
-        session = self._sessions[self._given.job.run]
-        try:
-            if session.look():
-                self._given = None
-        except TapestryError as error:
-            self._again(session.run, error)
+        for run, session in self._sessions.items():
+            if run in self._retry:
+                continue
+            try:
+                if session.look():
+                    # While this run's update is on its way, the trainer goes on with another's.
+                    self._turns.give(self._sessions, self._trouble)
+                    session.hand_in()
+            except TapestryError as error:
+                self._again(run, error)
 
     def _mend(self) -> None:
-        given = self._given
+        given = self._turns.given
         if given is None or given.job.run in self._retry:
             return
         try:
             self._mender.look(given.job)
         except TapestryError as error:
             self._again(given.job.run, error)
-
-    def _give_job(self) -> None:
-        """The trainer has one job: the one it has while that is still wanted, else the next in line."""
-        wanted = [session.order for session in self._sessions.values() if session.order is not None]
-        if self._given is not None and any(order is self._given for order in wanted):
-            return
-        self._given = wanted[0] if wanted else None
-        if self._given is not None and not self._given.is_given(self._home):
-            files.write_atomic(self._home.job, self._given.data, durable=False)
-            child.log("job", run=self._given.job.run, round=self._given.job.round)
+            self._turns.given = None  # others go first while this one's blobs are not to be had
 
     def _all_finished(self) -> bool:
         return bool(self._sessions) and all(session.finished for session in self._sessions.values())
@@ -293,21 +288,27 @@ class Agent:
         """Hand on what the gate lets out of the trainer's progress, once a second. Only ever a help."""
         now = time.monotonic()
         when, seen = self._progress
-        if self._given is None or not self._given.job.train or now - when < PROGRESS_S or self._trouble:
+        given = self._turns.given
+        if given is not self._progress_of:  # what lies there now is of the job before
+            self._progress, self._progress_of = (when, identity(self._progress_path) or (0, 0)), given
+            return
+        if given is None or not given.job.train or now - when < PROGRESS_S:
+            return
+        if given.job.run in self._trouble or "runs" in self._trouble:
+            return
+        found = identity(self._progress_path)
+        if found is None or found == seen:
             return
         try:
-            info = os.stat(self._progress_path)  # noqa: PTH116
-            if (info.st_ino, info.st_mtime_ns) == seen:
-                return
             data = files.read_limited(self._home.progress, Progress.MAX_BYTES)
             progress = Progress.from_bytes(data)
         except (FileNotFoundError, FormatError):
             return
-        self._progress = (now, (info.st_ino, info.st_mtime_ns))
-        if progress.round != self._given.job.round:
+        self._progress = (now, found)
+        if progress.round != given.job.round:
             return
         try:
-            self._client.progress(self._given.job.run, progress)
+            self._client.progress(given.job.run, progress)
         except TapestryError as error:
             self._stumble("progress", error)
             return
@@ -339,8 +340,8 @@ class Agent:
     def _phase(self) -> str:
         if self._trouble:
             return "waiting for the core"
-        if self._given is not None:
-            job = self._given.job
+        if self._turns.given is not None:
+            job = self._turns.given.job
             return f"training round {job.round}" if job.train else f"scoring the final base of {job.run}"
         if self._all_finished():
             return "finished"
@@ -355,7 +356,7 @@ class Agent:
                     session.publish_scores()
                 except TapestryError as error:
                     self._again(run, error)
-        if self._given is None and any(not session.finished for session in self._sessions.values()):
+        if self._turns.given is None and any(not session.finished for session in self._sessions.values()):
             return
         for run in list(self._prunable):
             self._prunable.discard(run)

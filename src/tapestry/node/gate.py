@@ -36,8 +36,8 @@ from tapestry.training.spool import TrainResult
 POLL_S: Final = 0.01
 RESULT: Final = "result.json"
 MANIFEST: Final = "delta.json"
-STAYS_HERE: Final = frozenset({"inner.safetensors"})
-"""May lie in a finished folder and never leaves: the inner optimizer's state."""
+STAYS_HERE: Final = "inner"
+"""Folder that may lie in a finished one and never leaves: the inner optimizer's state."""
 MAX_RESULT_BYTES: Final = 16 << 10
 MAX_PROGRESS_BYTES: Final = 4 << 10
 MAX_FOLDERS: Final = 1000
@@ -153,11 +153,13 @@ class Examiner:
 
     @staticmethod
     def _check_names(folder: Path, delta: Artifact | None) -> None:
-        allowed = {RESULT, *STAYS_HERE}
+        allowed = {RESULT}
         if delta is not None:
             allowed |= {MANIFEST, *(blob.sha256 for blob in delta.shards)}
         with os.scandir(folder) as entries:
             for entry in entries:
+                if entry.name == STAYS_HERE and entry.is_dir(follow_symlinks=False):
+                    continue
                 if entry.name not in allowed:
                     raise ArtifactError(f"{folder.name} holds {entry.name[:80]!r}, which nothing declares")
                 if not entry.is_file(follow_symlinks=False):
@@ -189,6 +191,16 @@ def _read(path: Path, max_bytes: int) -> bytes:
         return files.read_limited(path, max_bytes, follow_symlinks=False)
     except FileNotFoundError:
         raise NotFound(f"{path.parent.name} has no {path.name}") from None
+
+
+def _job_of(folder: Path) -> dict[str, str]:
+    """Plan and state a refused result names, so that the agent knows which job it is of; empty where it
+    cannot be read."""
+    try:
+        result = TrainResult.from_bytes(_read(folder / RESULT, MAX_RESULT_BYTES))
+    except (OSError, TapestryError):
+        return {}
+    return {"plan": result.plan, "state": result.state}
 
 
 def log_lines(passed: Passed) -> list[dict[str, Any]]:
@@ -311,6 +323,7 @@ class Gate:
         self._refused += 1
         name = folder.name
         value = {"name": name, "code": error.code, "reason": error.message, "time": round(time.time(), 3)}
+        value |= _job_of(folder)
         files.write_atomic(self.home.refused / f"{name}.json", canonical.encode(value))
         child.log("refused", name=name, code=error.code, reason=error.message)
         self._tell(last_refused=value)

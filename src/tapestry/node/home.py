@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -162,6 +163,16 @@ def parse_round_name(name: str) -> tuple[str, int] | None:
     if len(number) > 13 or str(int(number)) != number:
         return None
     return run, int(number)
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Changes when another file takes its place; None where there is none. Cheap enough for a hundred
+    times a second."""
+    try:
+        info = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
+        return None
+    return info.st_ino, info.st_mtime_ns
 
 
 def write_status(home: Home, role: Role, value: dict[str, Any]) -> None:

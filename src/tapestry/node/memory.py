@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from tapestry.errors import SettingsError, TapestryError
 from tapestry.host import failpoints, files
+from tapestry.identity.envelope import Envelope
 from tapestry.node.home import Home
 from tapestry.protocol.canonical import Name, Sha256
 from tapestry.protocol.message import Message, Part
+from tapestry.protocol.messages import Contribution
+from tapestry.protocol.views import OpenRound
 
 Merges = Annotated[int, Field(ge=0, le=1 << 40)]
 Round = Annotated[int, Field(ge=0, le=1 << 40)]
@@ -35,6 +39,16 @@ class OwnContribution(Part):
     """DSSE envelope, canonical JSON text."""
     outcome: Literal["signed", "receipted", "refused"] = "signed"
     reason: str | None = None
+
+    @property
+    def said(self) -> Contribution:
+        """What was signed."""
+        envelope = Envelope.from_bytes(self.envelope.encode("ascii"))
+        return Contribution.from_bytes(base64.b64decode(envelope.payload))
+
+    def is_for(self, at: OpenRound) -> bool:
+        """Whether it was made for this round of this history: a core that was restored may have another."""
+        return self.round == at.round and self.said.state == at.state
 
 
 class RunMemory(Part):

@@ -6,17 +6,16 @@ the same state.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tapestry.errors import FormatError
+from tapestry.errors import FormatError, Refused
 from tapestry.host import files
 from tapestry.node import child
-from tapestry.node.home import Home, parse_round_name, read_json
+from tapestry.node.home import Home, identity, parse_round_name, read_json
 from tapestry.node.memory import HeadMemory, Memory
 from tapestry.node.submit import Submitter
 from tapestry.node.sync import Library, Synchronizer
@@ -88,6 +87,8 @@ class Session:
         self._tools = tools
         self._enrolled_at = 0
         """Position in the event log."""
+        self._seen = 0
+        """The same, of the newest view."""
         self._accepted: tuple[int, int] = (0, 0)
         self._looked: tuple[int, int] | None = None
         """Inode and time of a result that was not the awaited one."""
@@ -95,6 +96,10 @@ class Session:
         """By merges: results whose score is still to be published, and since when."""
         self._given_up: bytes | None = None
         """A job whose result the gate refused."""
+        self._scored_last = False
+        """The final base is scored; the score may still have to be published."""
+        self._barred = False
+        """The operator has withdrawn this node from the run."""
 
     @property
     def finished(self) -> bool:
@@ -116,7 +121,11 @@ class Session:
         plan = self._plan(view)
         self._prefetch(view, plan)
         self._advance(view, plan)
-        tools.submitter.hand_in(self.run)
+        self._look_for_own(view)
+        self.hand_in()
+        if self.finished:
+            self.order = None
+            return
         self._enrol(view, plan)
         self._note_refusal(view)
         self.order = self._wanted(view, plan)
@@ -124,9 +133,15 @@ class Session:
     def _enrol(self, view: RunView, plan: Plan) -> None:
         """Take part, unless this view is older than the enrolment."""
         out = view.status != "finished" and self._tools.node not in view.enrolled
-        if out and view.sequence >= self._enrolled_at:
-            self._tools.tell(f"enrolling in run {self.run}")
+        if not out or self._barred or view.sequence < self._enrolled_at:
+            return
+        self._tools.tell(f"enrolling in run {self.run}")
+        try:
             self._enrolled_at = self._tools.submitter.enrol(plan)
+        except Refused as error:  # for good; other runs go on
+            self._barred = True
+            self.note = error.message
+            child.log("enrolment-refused", run=self.run, reason=error.message)
 
     def _plan(self, view: RunView) -> Plan:
         if self.plan is None or self.plan.digest != view.plan:
@@ -165,7 +180,22 @@ class Session:
         )
         child.log("head", run=self.run, merges=head.merges, state=head.state, replayed=replayed)
 
+    def _look_for_own(self, view: RunView) -> None:
+        """A core that was restored from an older copy may lack what it has receipted: that is sent again."""
+        tools = self._tools
+        back, self._seen = view.sequence < self._seen, view.sequence
+        own, at = tools.memory[self.run].contribution, view.current
+        standing = self._standing(at)
+        if own is None or at is None or standing is None or not standing.expected or standing.status:
+            return
+        if own.outcome != "receipted" or at.phase != "training" or not own.is_for(at):
+            return
+        if back or view.sequence >= tools.submitter.receipted_at(self.run):
+            tools.memory.set(self.run, contribution=own.model_copy(update={"outcome": "signed"}))
+
     def _note_refusal(self, view: RunView) -> None:
+        if self._barred:
+            return
         own = self._tools.memory[self.run].contribution
         if own is not None and own.outcome == "refused":
             self.note = f"the contribution to round {own.round} was refused: {own.reason}"
@@ -195,7 +225,7 @@ class Session:
         if standing is None or not standing.expected or standing.status is not None:
             return None
         own = memory.contribution
-        if own is not None and own.round == at.round and own.outcome != "signed":
+        if own is not None and own.is_for(at) and own.outcome != "signed":
             return None
         evaluate = head.merges % plan.evaluation.every_rounds == 0
         order = self._make_order(head, plan, at.round, train=True, evaluate=evaluate)
@@ -227,28 +257,32 @@ class Session:
         order = self.order
         if order is None:
             return False
-        return _identity(order.passed) not in (None, self._looked) or _identity(order.refusal) is not None
+        return identity(order.passed) not in (None, self._looked) or identity(order.refusal) is not None
 
     def look(self) -> bool:
-        """See whether the gate has let the awaited result pass, and act on it; True if something was
-        done. Raises as `follow`."""
+        """See whether the gate has let the awaited result pass, and sign it; True if it has. What is signed
+        is for `hand_in`, and the trainer is free for another run."""
         order = self.order
         if order is None:
             return False
         result = self._passed(order)
         if result is None:
-            if not self._refused_by_gate(order):
-                return False
-            self.order = None
-            return True
+            if self._refused_by_gate(order):
+                self.order = None
+            return False
         if order.job.train:
-            self._tools.submitter.contribute(result)
+            self._tools.submitter.sign(result)
         self._unscored[result.merges] = (result, time.monotonic())
-        if not order.job.train:
-            self.publish_scores(now=True)
-            self._tools.memory.set(self.run, finished=True)
+        self._scored_last = not order.job.train
         self.order = None
         return True
+
+    def hand_in(self) -> None:
+        """Send what `look` has signed. Raises as `follow`, which sends it too."""
+        self._tools.submitter.hand_in(self.run)
+        if self._scored_last:
+            self.publish_scores(now=True)
+            self._tools.memory.set(self.run, finished=True)
 
     def publish_scores(self, *, now: bool = False) -> None:
         """Publish scores of rounds handed in, once nobody waits for this node any more."""
@@ -270,7 +304,7 @@ class Session:
                 self._unscored[result.merges] = (result, time.monotonic())
 
     def _passed(self, order: Order) -> TrainResult | None:
-        looked = _identity(order.passed)
+        looked = identity(order.passed)
         if looked is None or looked == self._looked:
             return None
         result = TrainResult.from_bytes(files.read_limited(order.passed, MAX_RESULT_BYTES))
@@ -284,12 +318,12 @@ class Session:
         """Whether the gate refused what came of this very job."""
         if self._given_up == order.data:
             return True
-        if _identity(order.refusal) is None:
-            return False
-        if not order.is_given(self._tools.home):
-            Path(order.refusal).unlink(missing_ok=True)  # of an earlier job for this round
+        if identity(order.refusal) is None:
             return False
         told = read_json(Path(order.refusal)) or {}
+        if (told.get("plan"), told.get("state")) not in ((None, None), (order.plan, order.job.state)):
+            Path(order.refusal).unlink(missing_ok=True)  # of an earlier job for this round
+            return False
         self._given_up = order.data
         self.note = f"this node's own gate refused round {order.job.round}: {told.get('reason')}"
         return True
@@ -314,15 +348,6 @@ def summary(session: Session, memory: Memory) -> dict[str, Any]:
         "finished": kept.finished,
         "note": session.note,
     }
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Changes when another file takes its place; None where there is none."""
-    try:
-        info = os.stat(path)  # noqa: PTH116 - asked a hundred times a second
-    except FileNotFoundError:
-        return None
-    return info.st_ino, info.st_mtime_ns
 
 
 def _modified(path: Path) -> float:

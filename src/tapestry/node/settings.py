@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from tapestry.errors import SettingsError, TapestryError
 from tapestry.host import files
@@ -17,6 +17,8 @@ from tapestry.node.home import Home
 from tapestry.protocol.canonical import Name
 from tapestry.protocol.layout import DEFAULT_SHARD_BYTES, MAX_BLOB_BYTES
 from tapestry.protocol.message import explain
+from tapestry.training.clusters.settings import Kubernetes, Slurm
+from tapestry.training.settings import Training
 
 MAX_SETTINGS_BYTES = 64 << 10
 MIN_CHUNK_BYTES = 64 << 10
@@ -38,28 +40,31 @@ class NodeSection(_Section):
     """Runs this node takes part in, as shell patterns."""
 
 
-class TrainingSection(_Section):
-    corpus: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-    """Folder with train.* and valid.*; a relative one lies below the node's home."""
-    threads: Annotated[int, Field(ge=1, le=1024)] = 2
-    checkpoint_s: Annotated[float, Field(gt=0, le=1e6, strict=False)] = 60.0
-    """Seconds between two checkpoints inside a round."""
-    device: Literal["cpu"] = "cpu"
-
-
 class TransferSection(_Section):
     chunk_bytes: Annotated[int, Field(ge=MIN_CHUNK_BYTES, le=MAX_BLOB_BYTES)] = DEFAULT_SHARD_BYTES
     """Bytes of one upload request; a broken one is gone on with, not begun again."""
     parallel: Annotated[int, Field(ge=1, le=16)] = 4
     """Blobs in flight at once."""
+    direct: bool = False
+    """Whether the agent also talks to the object store that the core names, by signed URLs."""
 
 
 class NodeSettings(_Section):
     """All of node.toml."""
 
     node: NodeSection
-    training: TrainingSection
+    training: Training
     transfer: TransferSection = TransferSection()
+    slurm: Slurm | None = None
+    """For launchers slurm and submitit; None leaves all to the site."""
+    kubernetes: Kubernetes | None = None
+    """For launcher kubernetes, which needs it."""
+
+    @model_validator(mode="after")
+    def _table_of_the_launcher(self) -> NodeSettings:
+        if self.training.launcher == "kubernetes" and self.kubernetes is None:
+            raise ValueError("launcher kubernetes needs the table [kubernetes] with image and claim")
+        return self
 
     def takes_part_in(self, run: str) -> bool:
         return any(fnmatch.fnmatchcase(run, pattern) for pattern in self.node.runs)
@@ -89,8 +94,20 @@ def load(home: Home) -> NodeSettings:
 
 
 def _toml(value: Any) -> str:
-    """A string, or list of strings, in TOML: as in JSON, but characters beyond ASCII stand as they are."""
+    """A value in TOML, tables inline; strings as in JSON, but characters beyond ASCII stand as they are."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _table(name: str, given: BaseModel | None) -> str:
+    """A table of its own with what is not left to the defaults; nothing where there is none."""
+    if given is None:
+        return ""
+    values = given.model_dump(exclude_defaults=True, exclude_none=True)
+    return f"\n[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
 
 
 def render(settings: NodeSettings) -> str:
@@ -113,12 +130,28 @@ corpus = {_toml(training.corpus)}
 threads = {training.threads}
 # Seconds between two checkpoints inside a round.
 checkpoint_s = {float(training.checkpoint_s)}
+# "cpu" or "cuda"; passes in "fp32" or "bf16".
 device = {_toml(training.device)}
+precision = {_toml(training.precision)}
+# Processes that share the model and each batch, on each host; one a GPU. More hosts need a cluster's
+# launcher: "slurm", "submitit", "kubernetes". See docs/guides/islands.md.
+processes = {training.processes}
+hosts = {training.hosts}
+min_hosts = {training.min_hosts}
+launcher = {_toml(training.launcher)}
+# Against too little memory: sequences of one forward pass (0: all of a rank's part of a batch), and
+# activations computed again instead of kept.
+sequences_at_once = {training.sequences_at_once}
+recompute_activations = {str(training.recompute_activations).lower()}
+compile = {str(training.compile).lower()}
 
 [transfer]
 chunk_bytes = {transfer.chunk_bytes}
 parallel = {transfer.parallel}
-"""
+# true: fetch from and send to the core's object store where the core offers it; the agent then talks to the
+# hosts that the core names.
+direct = {str(transfer.direct).lower()}
+{_table("slurm", settings.slurm)}{_table("kubernetes", settings.kubernetes)}"""
 
 
 def make(

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tapestry.errors import Conflict, InputError, KeyRefused, SettingsError, TapestryError
+from tapestry.errors import (
+    Conflict,
+    FormatError,
+    InputError,
+    KeyRefused,
+    NotFound,
+    SettingsError,
+    TapestryError,
+)
 from tapestry.host import files
 from tapestry.identity.invitations import check_token, make_token
 from tapestry.identity.keyring import make_join, make_revocation
@@ -131,6 +139,7 @@ def connect(home: Home, pair: KeyPair | None = None) -> CoreClient:
         ca=None if joined.ca is None else home.root / joined.ca,
         chunk_bytes=transfer.chunk_bytes,
         parallel=transfer.parallel,
+        direct=transfer.direct,
     )
 
 
@@ -233,18 +242,53 @@ def rotate(home: Path, member_dir: Path) -> str:
     return begun.new_key
 
 
-def revoke(home: Path, member_dir: Path, reason: RevocationReason = "retired") -> str:
-    """End the node's key; the node can do nothing any more until `rotate` gives it a new one.
+def revoke(
+    home: Path, member_dir: Path, reason: RevocationReason = "retired", *, node: str | None = None
+) -> str:
+    """End a node's key; it can do nothing any more until `rotate` gives it a new one.
 
-    Returns the id of the key.
+    Args:
+        home: a node's home; its key signs the request.
+        member_dir: the member's folder; its root key signs the revocation.
+        reason: for the record.
+        node: another node of the same member, whose home may be lost; the node of `home` if None.
+
+    Returns:
+        the id of the key.
+
+    Raises:
+        NotFound: the member has no node of that name with a key that is not revoked.
     """
     at = Home(home)
-    member, _ = _owner(at, member_dir)
+    member, given = _owner(at, member_dir)
     pair = keys.load_pair(at)
     with connect(at, pair) as client:
-        revocation = make_revocation(member.root, member=member.name, revoked=pair.key_id, reason=reason)
-        client.post_revocation(revocation.model_dump(mode="json"))
-    return pair.key_id
+        ended = [pair.key_id] if node in (None, given.node.name) else _key_ids(client, member.name, node)
+        for key_id in ended:
+            revocation = make_revocation(member.root, member=member.name, revoked=key_id, reason=reason)
+            client.post_revocation(revocation.model_dump(mode="json"))
+    return ended[-1]
+
+
+def _key_ids(client: CoreClient, member: str, node: str | None) -> list[str]:
+    """Keys of a node that are not revoked; one, or two in the middle of a rotation."""
+    answer = client.members()
+    try:
+        found = [
+            str(key["key_id"])
+            for each in answer["members"]
+            if each["member"] == member
+            for key in each["keys"]
+            if (key["node"], key["role"], key["revoked"]) == (node, "node", None)
+        ]
+    except (KeyError, TypeError) as e:
+        raise FormatError("the core's list of members is not one") from e
+    if not found:
+        raise NotFound(
+            f"member {member} has no node {node} with a key that is not revoked",
+            hint="see them with: tapestry member key list",
+        )
+    return found
 
 
 def _owner(home: Home, member_dir: Path) -> tuple[Member, settings.NodeSettings]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any, Literal
 
 from tapestry.errors import TapestryError
+from tapestry.host import files
 from tapestry.host.processes import pid_alive
+from tapestry.identity.envelope import Envelope
 from tapestry.node import settings, setup
-from tapestry.node.home import ROLES, Home, read_json
+from tapestry.node.home import ROLES, Home, parse_round_name, read_json, round_name
+from tapestry.protocol.messages import Contribution
+from tapestry.protocol.views import RoundRecord
 
 Level = Literal["none", "process", "netns"]
 
@@ -24,6 +29,10 @@ def node_status(home: Path) -> dict[str, Any]:
     given = settings.load(at)
     roles: dict[str, dict[str, Any] | None] = {role: read_json(at.status(role)) for role in ROLES}
     alive = {role: _alive(value) for role, value in roles.items()}
+    job = read_json(at.root / "status" / "launcher.json") if given.training.launcher != "local" else None
+    if job is not None:  # the ranks' process ids are those of another host
+        alive["trainer"] = _alive(job)
+        roles["trainer"] = {**(roles["trainer"] or {}), "pid": job.get("pid")}
     agent = roles["agent"] or {}
     gate = roles["gate"] or {}
     failed = _failed(roles)
@@ -33,7 +42,7 @@ def node_status(home: Path) -> dict[str, Any]:
         "publish": given.node.publish,
         "consortium": _consortium(at),
         "running": alive["supervisor"],
-        "level": measured_level(roles) if alive["supervisor"] else "none",
+        "level": measured_level(roles, elsewhere=job is not None) if alive["supervisor"] else "none",
         "processes": {
             role: {
                 "alive": alive[role],
@@ -46,7 +55,9 @@ def node_status(home: Path) -> dict[str, Any]:
         },
         "restarts": _restarts(roles["supervisor"]),
         "trainer": {key: (roles["trainer"] or {}).get(key) for key in ("run", "round", "step", "steps")},
+        "job": {key: (job or {}).get(key) for key in ("launcher", "job", "phase", "reason", "trouble")},
         "runs": agent.get("runs") or {},
+        "environments": _environments(at),
         "trouble": agent.get("trouble") or failed.get("message"),
         "hint": agent.get("hint") or failed.get("hint"),
         "traffic": agent.get("traffic"),
@@ -54,10 +65,38 @@ def node_status(home: Path) -> dict[str, Any]:
     }
 
 
-def measured_level(roles: dict[str, dict[str, Any] | None]) -> Level:
-    """Compares the network namespaces of the live processes."""
+def _environments(home: Home) -> dict[str, dict[str, dict[str, str]]]:
+    """Run → node → on what it trained, as signed with the newest round whose merge was repeated here."""
+    newest: dict[str, int] = {}
+    for path in home.records.glob("*.json"):
+        if (named := parse_round_name(path.stem)) is not None:
+            newest[named[0]] = max(named[1], newest.get(named[0], 0))
+    found = {}
+    for run, number in sorted(newest.items()):
+        path = home.records / f"{round_name(run, number)}.json"
+        try:
+            record = RoundRecord.from_bytes(files.read_limited(path, RoundRecord.MAX_BYTES))
+            said = [_signed(text) for text in record.envelopes]
+        except (OSError, TapestryError):
+            continue
+        found[run] = {each.node: each.environment for each in said}
+    return found
+
+
+def _signed(envelope: str) -> Contribution:
+    """What an envelope says whose signature this node has verified before it kept the record."""
+    return Contribution.from_bytes(base64.b64decode(Envelope.from_bytes(envelope.encode()).payload))
+
+
+def measured_level(roles: dict[str, dict[str, Any] | None], *, elsewhere: bool = False) -> Level:
+    """Compares the network namespaces of the live processes; of a trainer `elsewhere`, on hosts of a cluster,
+    what it found itself counts."""
     agent = _namespace(roles.get("agent"), "pid")
-    inner = [_namespace(roles.get("trainer"), "worker", "pid"), _namespace(roles.get("gate"), "pid")]
+    inner = [_namespace(roles.get("gate"), "pid")]
+    if not elsewhere:
+        inner.append(_namespace(roles.get("trainer"), "worker", "pid"))
+    elif (roles.get("trainer") or {}).get("level") == "process":
+        return "process"
     if agent is None or all(each is None for each in inner):
         return "none"
     return "netns" if all(each != agent for each in inner if each is not None) else "process"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
 from collections.abc import Callable
 
@@ -59,6 +58,12 @@ class Submitter:
         self._memory = memory
         self._outbox = outbox
         self._tell = tell
+        self._receipted: dict[str, int] = {}
+
+    def receipted_at(self, run: str) -> int:
+        """As of which position in the event log the core has this node's newest contribution, as far as this
+        process was told; else 0."""
+        return self._receipted.get(run, 0)
 
     def enrol(self, plan: Plan) -> int:
         """Take part in a run under this plan; again, no effect. Returns as of which position in the
@@ -78,8 +83,8 @@ class Submitter:
 
     # -- contributions --------------------------------------------------------------------------
 
-    def contribute(self, result: TrainResult) -> None:
-        """Sign the contribution of a round, once, and hand it in."""
+    def sign(self, result: TrainResult) -> None:
+        """Sign the contribution of a round, once; `hand_in` sends it."""
         if result.delta is None:
             return
         own = self._memory[result.run].contribution
@@ -89,7 +94,6 @@ class Submitter:
             self._outbox.signed("contribution", round_name(result.run, result.round), envelope)
             self._memory.set(result.run, contribution=own)
             failpoints.reach("node.contribution.signed")
-        self.hand_in(result.run)
 
     def hand_in(self, run: str) -> None:
         """Send the newest contribution if the core has not answered for it yet. Harmless to repeat.
@@ -165,6 +169,7 @@ class Submitter:
             contribution,
         ):
             raise SignatureError(f"the core's receipt is not for the contribution to round {own.round}")
+        self._receipted[run] = said.sequence
         both = {
             "contribution": canonical.decode(own.envelope.encode("ascii"), max_bytes=Envelope.MAX_BYTES),
             "receipt": envelope.model_dump(mode="json"),
@@ -178,8 +183,7 @@ class Submitter:
         old = Envelope.from_bytes(own.envelope.encode("ascii"))
         if old.signatures[0].keyid == keypair.key_id:
             return own
-        said = Contribution.from_bytes(base64.b64decode(old.payload))
-        envelope = self._sign(said)
+        envelope = self._sign(own.said)
         own = own.model_copy(update={"envelope": envelope.decode("ascii")})
         self._outbox.signed("contribution", round_name(run, own.round), envelope)
         self._memory.set(run, contribution=own)

@@ -25,6 +25,8 @@ from tapestry.training import launcher
 POLL_S: Final = 0.02
 GRACE_S: Final = 10.0
 """A child that was asked to end is killed after this long."""
+CLUSTER_GRACE_S: Final = 60.0
+"""The same where the trainer is a job of a cluster: its watcher cancels it and waits for it to be gone."""
 MAX_CRASHES: Final = 5
 """A child that ends this often in a row with an untyped failure, each time soon, is given up."""
 SOON_S: Final = 10.0
@@ -57,11 +59,21 @@ class Supervisor:
         home: the node's.
         once: the agent ends by itself when all runs are finished.
         starts: how to start each child, in order; the usual three if None.
+        cluster: the trainer's child watches a job of a cluster, which may outlive it: what the ranks said
+            in the trainer's status file stays when the watcher is started again.
     """
 
-    def __init__(self, home: Home, *, once: bool = False, starts: dict[Role, Start] | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        *,
+        once: bool = False,
+        starts: dict[Role, Start] | None = None,
+        cluster: bool = False,
+    ) -> None:
         self._home = home
         self._once = once
+        self._cluster = cluster
         starts = starts if starts is not None else usual_children(home, once=once)
         self._kept = [Kept(role, start) for role, start in starts.items()]
         self._stopping = False
@@ -96,7 +108,8 @@ class Supervisor:
         """Start a child that is due, or see how one ended; True when all is done."""
         if kept.child is None:
             if time.monotonic() >= kept.due:
-                self._home.status(kept.role).unlink(missing_ok=True)
+                if not self._watches(kept):
+                    self._home.status(kept.role).unlink(missing_ok=True)
                 _set_aside(self._home.log(kept.role))
                 kept.log_start = _size(self._home.log(kept.role))
                 kept.child, kept.started = kept.start(), time.monotonic()
@@ -112,9 +125,12 @@ class Supervisor:
         self._ended(kept, code)
         return False
 
+    def _watches(self, kept: Kept) -> bool:
+        return self._cluster and kept.role == "trainer"
+
     def _ended(self, kept: Kept, code: int) -> None:
         ran_s = time.monotonic() - kept.started
-        killed = code < 0 or (kept.role == "trainer" and self._worker_was_killed(kept))
+        killed = code < 0 or self._worker_was_killed(kept)
         error = None if killed else child.error_of(self._home, kept.role)
         waits = kept.role == "trainer" and isinstance(error, MENDABLE)
         if error is not None and not waits:
@@ -134,6 +150,8 @@ class Supervisor:
 
     def _worker_was_killed(self, kept: Kept) -> bool:
         """Whether torchrun ended because its worker died of a signal; it says so in its report."""
+        if kept.role != "trainer" or self._cluster:
+            return False
         try:
             with self._home.log(kept.role).open("rb") as file:
                 file.seek(kept.log_start)
@@ -142,15 +160,17 @@ class Supervisor:
             return False
 
     def _stop_all(self) -> None:
-        """Agent first, so that nothing is signed after the rest has gone; each gets the same grace."""
-        alive = [kept.child for kept in reversed(self._kept) if kept.child is not None]
-        for each in alive:
+        """Agent first, so that nothing is signed after the rest has gone."""
+        alive = [(kept, kept.child) for kept in reversed(self._kept) if kept.child is not None]
+        for _, each in alive:
             if each.poll() is None:
                 each.terminate()
-        deadline = time.monotonic() + GRACE_S
-        while any(each.poll() is None for each in alive) and time.monotonic() < deadline:
+        asked = time.monotonic()
+        while waits := [kept for kept, each in alive if each.poll() is None]:
+            if time.monotonic() - asked > (CLUSTER_GRACE_S if any(map(self._watches, waits)) else GRACE_S):
+                break
             time.sleep(POLL_S)
-        for each in alive:
+        for _, each in alive:
             processes.kill_tree(each)
         for kept in self._kept:
             kept.child = None
@@ -179,7 +199,7 @@ def usual_children(home: Home, *, once: bool) -> dict[Role, Start]:
 
     return {
         "gate": lambda: module("gate", isolate=True),
-        "trainer": lambda: launcher.launch(root, given.training.threads, home.log("trainer")),
+        "trainer": lambda: launcher.launch(root, given.training, home.log("trainer")),
         "agent": lambda: module("agent", *(["--once"] if once else []), isolate=False),
     }
 
@@ -215,7 +235,7 @@ def run_node(home: Path, once: bool = False) -> bool:
             f"the node in {home} has not joined a consortium",
             hint="ask the core's operator for an invitation, then: tapestry node join",
         )
-    settings.load(at)
+    launched_by = settings.load(at).training.launcher
     at.make_folders()
     with files.Lock(at.root):
-        return Supervisor(at, once=once).run()
+        return Supervisor(at, once=once, cluster=launched_by != "local").run()

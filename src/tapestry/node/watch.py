@@ -81,7 +81,8 @@ class Prefetcher:
         self._lock = threading.Lock()
         self._wanted: queue.Queue[tuple[int, str, Layout] | None] = queue.Queue()
         self._after: dict[str, int] = {}
-        self._received: dict[str, str] = {}
+        self._received: dict[str, dict[str, str]] = {}
+        """By run: of the round in flight, each contribution's delta."""
         self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
         self._thread.start()
 
@@ -121,15 +122,16 @@ class Prefetcher:
             after = entries[-1].sequence
             for entry in entries:
                 if entry.scope == run:
-                    found += self._of(parse_event(entry.type, entry.body))
+                    found += self._of(run, parse_event(entry.type, entry.body))
         self._after[run] = max(after, sequence)
         return found
 
-    def _of(self, event: Event) -> list[str]:
+    def _of(self, run: str, event: Event) -> list[str]:
+        received = self._received.setdefault(run, {})
         if isinstance(event, RoundOpened):
-            self._received.clear()
+            received.clear()
         elif isinstance(event, ContributionReceived) and event.node != self._own_node:
-            self._received[event.contribution] = event.delta
-        elif isinstance(event, ContributionAccepted) and event.contribution in self._received:
-            return [self._received.pop(event.contribution)]
+            received[event.contribution] = event.delta
+        elif isinstance(event, ContributionAccepted) and event.contribution in received:
+            return [received.pop(event.contribution)]
         return []

@@ -11,17 +11,18 @@ import contextlib
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import obstore
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from tapestry.errors import DiskFull, NotFound, SettingsError, StoreError, TooLarge
+from tapestry.errors import DiskFull, HashMismatch, NotFound, SettingsError, StoreError, TooLarge
 from tapestry.storage.medium import guard, write_all
 
 PATIENCE_S: Final = 20.0
@@ -29,6 +30,8 @@ PATIENCE_S: Final = 20.0
 CONNECT_S: Final = 5
 STALLED_S: Final = 30
 """A part that is sent, or a read, may take so long."""
+WHOLE_BYTES: Final = 9 << 20
+"""An object up to this size is sent by one request: a shard of the default size with its header."""
 PART_BYTES: Final = 8 << 20
 PARTS: Final = 2
 """Parts of a larger object in flight, so memory of an upload is PARTS × PART_BYTES."""
@@ -129,10 +132,16 @@ class Bucket:
     def upload(self, path: Path, name: str) -> None:
         """Store a file as an object, atomically, over one that may be there; `StoreError` unless the store
         then has as many bytes."""
+        whole = None
         with guard(f"blob {path.name}"):
             size = path.stat().st_size
+            if size <= WHOLE_BYTES:
+                whole = path.read_bytes()
         with self._guard(name, missing=StoreError):
-            self._objects.put(name, path, chunk_size=PART_BYTES, max_concurrency=PARTS)
+            if whole is not None:
+                self._objects.put(name, whole, use_multipart=False)
+            else:
+                self._objects.put(name, path, chunk_size=PART_BYTES, max_concurrency=PARTS)
         if (stored := self.size(name)) != size:
             raise StoreError(
                 f"object store {self.url} has {stored or 0} of {size} bytes of {name} after it took them",
@@ -145,10 +154,14 @@ class Bucket:
         Raises:
             NotFound: there is none.
             TooLarge: it has more than `max_bytes`; nothing was read.
+            HashMismatch: it is stored as if compressed; nothing was read.
         """
         digest = hashlib.sha256()
         with self._guard(name):
             found = self._objects.get(name)
+            if found.attributes.get("Content-Encoding", "identity") != "identity":
+                # its sender said so; whoever gets it through a service that decodes would get other bytes
+                raise HashMismatch(f"{name} in object store {self.url} is marked as encoded")
             if (size := int(found.meta["size"])) > max_bytes:
                 raise TooLarge(f"blob {path.name} has {size} bytes; at most {max_bytes} are expected")
             pieces = iter(found.stream(min_chunk_size=1 << 20))
@@ -167,6 +180,36 @@ class Bucket:
         finally:
             os.close(fd)
 
+    def copy(self, source: str, name: str) -> None:
+        """Give an object a second name, over one that may be there; the bytes stay in the store.
+
+        Raises:
+            NotFound: there is none of the name `source`.
+            StoreError: also where the store then has another number of bytes.
+        """
+        with self._guard(source):
+            size = int(self._objects.head(source)["size"])
+            self._objects.copy(source, name)
+        if (stored := self.size(name)) != size:
+            raise StoreError(
+                f"object store {self.url} has {stored or 0} of {size} bytes of {name} after copying it",
+                hint="it is done again; if this repeats, the store is not fit for use",
+            )
+
+    def sign(self, method: Literal["GET", "PUT"], name: str, lifetime_s: int) -> str:
+        """A URL with which anybody may read or write this one object for so long.
+
+        It is a credential: it must be in no log and no error. Raises `StoreError` where these credentials
+        cannot sign.
+        """
+        try:
+            return str(obstore.sign(self._objects, method, name, timedelta(seconds=lifetime_s)))
+        except (obstore.exceptions.BaseError, OSError, ValueError) as e:
+            raise StoreError(
+                f"object store {self.url} gives no signed addresses with these credentials ({_reason(e)})",
+                hint="use an access key, or set `direct = false` in [object_store] of core.toml",
+            ) from None
+
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
         with contextlib.suppress(NotFound), self._guard(name):
@@ -178,6 +221,16 @@ class Bucket:
             for chunk in self._objects.list():
                 for entry in chunk:
                     yield str(entry["path"]), int(entry["size"])
+
+    def clean(self, prefix: str, *, older_than_s: float) -> int:
+        """Remove what was written below a prefix so long ago; how many objects that were."""
+        oldest = time.time() - older_than_s
+        with self._guard("its list"):
+            found = [entry for chunk in self._objects.list(prefix=prefix) for entry in chunk]
+        old = [str(entry["path"]) for entry in found if entry["last_modified"].timestamp() < oldest]
+        for name in old:
+            self.delete(name)
+        return len(old)
 
     @contextlib.contextmanager
     def _guard(self, name: str, *, missing: type[NotFound | StoreError] = NotFound) -> Iterator[None]:

@@ -37,8 +37,8 @@ from tapestry.storage.bucket import Bucket
 from tapestry.storage.medium import guard
 
 R = TypeVar("R")
-PARALLEL: Final = 8
-"""Blobs sent or fetched at once by one call; memory of sending is PARALLEL × 16 MiB."""
+PARALLEL: Final = 4
+"""Blobs sent or fetched at once by one call; memory of sending is PARALLEL × 16 MiB at most."""
 DOWNLOADS: Final = 2
 """A blob that arrives with other bytes is fetched once more before it is called wrong."""
 LOCK: Final = "lock"
@@ -77,7 +77,7 @@ class TieredStore(BlobStore):
         try:
             self._size_here(sha)
         except NotFound:
-            return is_sha256(sha) and sha not in self._wrong and self._size_there(sha) is not None
+            return self.sound_there(sha) is not None
         return True
 
     def lacking(self, shas: Iterable[str]) -> list[str]:
@@ -194,11 +194,10 @@ class TieredStore(BlobStore):
                     actual = self.bucket.download(blob_name(sha), temporary, max_bytes)
                 except NotFound:
                     raise NotFound(f"blob {sha} is neither here nor in {self.bucket.url}") from None
+                except HashMismatch:
+                    actual = "not asked, as it is stored as if compressed"
                 if actual == sha:
-                    _mark_copy(temporary)
-                    super().publish(temporary, sha, durable=False)
-                    self._right(sha)
-                    self._grew(self._size_here(sha))
+                    self._publish_copy(temporary, sha)
                     return
         with self._lock:
             self._wrong.add(sha)
@@ -207,7 +206,32 @@ class TieredStore(BlobStore):
             hint="it is replaced by whoever sends or computes it again; if this repeats, check the store",
         )
 
+    def _publish_copy(self, temporary: Path, sha: str) -> None:
+        """A file with the right bytes, of which the object store has the same."""
+        _mark_copy(temporary)
+        super().publish(temporary, sha, durable=False)
+        self._right(sha)
+        self._grew(self._size_here(sha))
+
     # -- writing ------------------------------------------------------------------------------
+
+    def accept(self, name: str, blob: Blob) -> None:
+        """Give object `name` the name of `blob`, once it was read and found to be that.
+
+        Nobody else may be able to write `name`, or other bytes than were read could end under an address.
+
+        Raises:
+            NotFound: there is no such object.
+            TooLarge, HashMismatch: it is another than `blob`; no blob has changed.
+        """
+        with self._pinned([blob.sha256]), self._temporary() as temporary:
+            if (actual := self.bucket.download(name, temporary, blob.bytes)) != blob.sha256:
+                raise HashMismatch(
+                    f"blob {blob.sha256} was put into {self.bucket.url} with other bytes (SHA-256 {actual})",
+                    hint="send it again",
+                )
+            self.bucket.copy(name, blob_name(blob.sha256))
+            self._publish_copy(temporary, blob.sha256)
 
     def sync(self, shas: Iterable[str]) -> None:
         self._each(self._upload, list(dict.fromkeys(shas)))
@@ -248,6 +272,17 @@ class TieredStore(BlobStore):
             _mark_copy(self.path(sha))
             self._right(sha)
         self._grew(size)
+
+    def clean(self, *, older_than_s: float, suffix: str = ".part") -> int:
+        """As of the folder; half-received are also objects that were put and never taken in."""
+        removed = super().clean(older_than_s=older_than_s, suffix=suffix)
+        if suffix == ".part":
+            removed += self.bucket.clean(INCOMING, older_than_s=older_than_s)
+        return removed
+
+    def sound_there(self, sha: str) -> int | None:
+        """Bytes of the blob in the object store; None where that lacks it, or it was found wrong."""
+        return None if sha in self._wrong or not is_sha256(sha) else self._size_there(sha)
 
     def _size_there(self, sha: str) -> int | None:
         return self.bucket.size(blob_name(sha))

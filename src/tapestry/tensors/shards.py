@@ -90,6 +90,14 @@ def unpack(shard: ShardLike, blob: ReadBuffer) -> dict[str, Tensor]:
     return {piece.tensor.name: rows for piece, rows in zip(shard.pieces, views, strict=True)}
 
 
+def values(shard: ShardLike, blob: ReadBuffer) -> Tensor:
+    """All values of a shard, flat, in the order of its pieces. They share the memory of a writable `blob`;
+    a read-only one is copied once. Its size and header are as `check_header` wants them."""
+    buffer = bytearray(blob) if memoryview(blob).readonly else blob
+    assert not isinstance(buffer, bytes)  # noqa: S101 - bytes are read-only
+    return view(buffer, elements=shard.data_bytes // 4, offset=len(shard.header))
+
+
 def load(shard: ShardLike, blob: ReadBuffer, tensors: Mapping[str, Tensor]) -> None:
     """Copy the rows of a shard into whole fp32 tensors by name. Errors as of `pack` and `unpack`."""
     rows = unpack(shard, blob)

@@ -1,7 +1,8 @@
 """A run that starts from a model somebody trained: a Hugging Face directory with safetensors.
 
 The directory is read tensor by tensor, rows at a time, so a model of any size needs the memory of one
-shard. Only numbers and the tokenizer are taken; code and pickle files are never opened.
+shard. Only numbers and the tokenizer are taken; code and pickle files are never opened. Tokens may be added;
+see `vocabulary`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from tapestry.errors import ModelError
 from tapestry.host import files
 from tapestry.protocol.artifact import Model, State
-from tapestry.protocol.layout import Layout
+from tapestry.protocol.layout import Layout, Piece
 from tapestry.tensors import flat, shards
 from tapestry.training.architectures import Architecture
 from tapestry.training.blobs import BlobSink
@@ -33,6 +35,8 @@ from tapestry.training.model import (
     read_tokenizer,
     record,
 )
+from tapestry.training.tokenizer import Tokenizer
+from tapestry.training.vocabulary import Extension, Told, extend
 
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -45,7 +49,14 @@ COMPUTED: Final = re.compile(r"(^|\.)rotary_emb\.(original_)?inv_freq$")
 
 
 def adopt(
-    run: str, folder: Path, shard_bytes: int, store: BlobSink, *, licence: str | None = None
+    run: str,
+    folder: Path,
+    shard_bytes: int,
+    store: BlobSink,
+    *,
+    licence: str | None = None,
+    add_tokens: Path | None = None,
+    told: Told | None = None,
 ) -> tuple[Model, Layout, State, int]:
     """Make the state a run starts from out of a model directory, and put all of it into `store`.
 
@@ -55,21 +66,56 @@ def adopt(
         shard_bytes: data bytes a shard holds at most.
         store: a blob folder.
         licence: the model's; what the front matter of its README.md says, if None.
+        add_tokens: file of tokens to add to the tokenizer and the model; see `vocabulary.extend`.
+        told: learns what became of them.
 
     Returns:
         Model, layout, state, and the number of trained parameters.
 
     Raises:
-        ModelError: names the file or tensor that is missing, damaged or not supported.
+        ModelError: names the file or tensor that is missing, damaged or not supported; or the line of a token
+            that cannot be added.
     """
     given = _json_object(folder / CONFIG)
     licence = licence or _licence(folder / CARD)
     architecture = Architecture.of(given)
     settings = configured(architecture, {k: v for k, v in given.items() if k not in LEFT_OUT})
+    rows = settings.vocab_size
+    words, added = _words(folder, settings), None
+    if add_tokens is not None:
+        added = extend(words, add_tokens, told=told)
+        words = added.tokenizer
+        _grow(settings, added)
     try:
         meta = architecture.without_values(settings)
     except Exception as e:
         raise ModelError(f"{folder / CONFIG} makes no model: {first_line(e)}") from e
+    config = {key: value for key, value in settings.to_dict().items() if key not in LEFT_OUT}
+    config |= {"architectures": [architecture.model.__name__], "dtype": "float32"}
+    layout = layout_of(meta, shard_bytes)
+    tied = set(getattr(meta, "all_tied_weights_keys", None) or ())
+    growth = None if added is None else _Growth(added, _tables(meta), rows)
+    with _Weights.open(folder, growth) as weights:
+        weights.check(layout, tied)
+        return record(run, layout, weights.shards(layout), config, words, store, licence=licence)
+
+
+@dataclass(frozen=True)
+class _Growth:
+    """Tokens a model is given more than its files have.
+
+    Args:
+        extension: the tokens.
+        tables: tensors with a row for each token: the input embedding, and an output head of its own.
+        rows: of each of them in the files.
+    """
+
+    extension: Extension
+    tables: frozenset[str]
+    rows: int
+
+
+def _words(folder: Path, settings: Any) -> Tokenizer:
     end = settings.eos_token_id
     words = read_tokenizer(folder, end_id=end[0] if isinstance(end, list) and end else end)
     if settings.vocab_size < words.size:
@@ -77,20 +123,34 @@ def adopt(
             f"{folder}: the tokenizer has {words.size} tokens, the model only {settings.vocab_size}",
             hint="take the tokenizer that belongs to the model",
         )
-    config = {key: value for key, value in settings.to_dict().items() if key not in LEFT_OUT}
-    config |= {"architectures": [architecture.model.__name__], "dtype": "float32"}
-    layout = layout_of(meta, shard_bytes)
-    tied = set(getattr(meta, "all_tied_weights_keys", None) or ())
-    with _Weights.open(folder) as weights:
-        weights.check(layout, tied)
-        return record(run, layout, weights.shards(layout), config, words, store, licence=licence)
+    return words
+
+
+def _grow(settings: Any, added: Extension) -> None:
+    """Give a configuration a row for each token. Raises `ModelError` where an added one has a duty there."""
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(settings, key, None)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and added.has_id(number):
+                raise ModelError(
+                    f"{key} {number} in {CONFIG} is no token of the tokenizer, and would become an added one",
+                    hint=f"take {key} out of {CONFIG}, or give tokenizer.json that token",
+                )
+    settings.vocab_size = max(settings.vocab_size, added.tokenizer.size)
+
+
+def _tables(meta: nn.Module) -> frozenset[str]:
+    model: Any = meta
+    tables = [part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())]
+    return frozenset(n for n, p in model.named_parameters() if any(p is table for table in tables))
 
 
 class _Weights:
     """The safetensors files of a directory."""
 
-    def __init__(self, stack: ExitStack, folder: Path, where: dict[str, str]) -> None:
+    def __init__(self, stack: ExitStack, folder: Path, where: dict[str, str], growth: _Growth | None) -> None:
         self._folder = folder
+        self._growth = growth
         self._files: dict[str, Any] = {}
         self._where = where
         for name in sorted(set(where.values())):
@@ -101,10 +161,10 @@ class _Weights:
         self._stack = stack
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, growth: _Growth | None = None) -> Self:
         stack = ExitStack()
         try:
-            return cls(stack, folder, _places(folder))
+            return cls(stack, folder, _places(folder), growth)
         except BaseException:
             stack.close()
             raise
@@ -118,6 +178,9 @@ class _Weights:
     def check(self, layout: Layout, tied: set[str]) -> None:
         """Every tensor of the layout is there with its shape, and no other that would be lost."""
         wanted = {tensor.name: tensor.shape for tensor in layout.tensors}
+        if self._growth is not None:
+            for name in self._growth.tables:
+                wanted[name] = (self._growth.rows, *wanted[name][1:])
         for name, shape in wanted.items():
             if name not in self._where:
                 raise ModelError(f"{self._folder} has no tensor {name}, which its {CONFIG} asks for")
@@ -138,11 +201,21 @@ class _Weights:
             data[: len(shard.header)] = shard.header
             rows = shards.unpack(shard, data)
             for piece in shard.pieces:
-                name = piece.tensor.name
-                part = self._slice(name)
-                values = part[piece.row_start : piece.row_stop] if piece.tensor.shape else part[...]
-                self._copy(name, values, rows[name])
+                self._read(piece, rows[piece.tensor.name])
             yield bytes(data)
+
+    def _read(self, piece: Piece, rows: Tensor) -> None:
+        name = piece.tensor.name
+        part = self._slice(name)
+        if not piece.tensor.shape:
+            self._copy(name, part[...], rows)
+        elif self._growth is None or name not in self._growth.tables:
+            self._copy(name, part[piece.row_start : piece.row_stop], rows)
+        else:
+            there = max(piece.row_start, min(piece.row_stop, self._growth.rows))
+            if there > piece.row_start:
+                self._copy(name, part[piece.row_start : there], rows[: there - piece.row_start])
+            self._growth.extension.fill(part, piece.row_start, rows)
 
     def _copy(self, name: str, values: Tensor, to: Tensor) -> None:
         if values.dtype not in TYPES:

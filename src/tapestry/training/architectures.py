@@ -4,6 +4,8 @@ model is never run."""
 from __future__ import annotations
 
 import importlib
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -59,10 +61,16 @@ class Architecture:
         with torch.device("meta"):
             return self.make(settings)
 
-    def empty(self, settings: Any) -> nn.Module:
-        """The model, fp32 on the CPU, with parameters that are not set yet and buffers that are."""
-        model: Any = self.without_values(settings).to_empty(device="cpu")
-        with torch.random.fork_rng(devices=[]):
+    def empty(self, settings: Any, device: torch.device, prepare: Callable[[nn.Module], None]) -> nn.Module:
+        """The model, fp32 on `device`, with parameters that are not set yet and buffers that are.
+
+        `prepare` sees it before it has memory.
+        """
+        model: Any = self.without_values(settings)
+        prepare(model)
+        model.to_empty(device=device)
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of random numbers in sharded weights, which come later anyway
             for module in model.modules():
                 if module._buffers:
                     model._init_weights(module)

@@ -30,8 +30,8 @@ from tapestry.protocol.plan import Plan
 from tapestry.training.bigrams import Bigrams
 from tapestry.training.blobs import BlobFolder, BlobSource
 from tapestry.training.corpus import Corpus, open_corpus
+from tapestry.training.loaded import Loaded
 from tapestry.training.machine import configure
-from tapestry.training.model import Loaded
 from tapestry.training.optim import InnerOptimizer, learning_rate
 from tapestry.training.task import CausalLM
 from tapestry.training.tokenizer import Tokenizer

@@ -1,35 +1,50 @@
-"""Inner state of a trainer on disk: safetensors with a JSON header, no pickle.
+"""Inner state of a trainer on disk: a folder of safetensors, one or more a rank, and `state.json`.
 
-File: a safetensors file whose `__metadata__` has one key, `tapestry`: canonical JSON with format,
-version, what the file is of, and the SHA-256 over name, type, shape and bytes of all tensors in name
-order. So a flipped bit anywhere is found, and two files of the same state are the same bytes.
+torch.distributed.checkpoint writes and reads the tensors, in its safetensors form: every rank writes the
+rows it holds, and a state that many ranks wrote is read by any other number of them. Nothing is pickled on
+disk. `state.json` is the last file to be written and names every other with its SHA-256, so a folder that
+is not whole, or was changed, is passed over.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
-import torch
-from pydantic import Field
-from safetensors import SafetensorError, safe_open
+from pydantic import Field, StringConstraints
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from tapestry.errors import ArtifactError, FormatError, TapestryError
 from tapestry.host import failpoints, files
 from tapestry.protocol.canonical import Name, Sha256
-from tapestry.protocol.message import Message
+from tapestry.protocol.message import Message, Part
+from tapestry.training.island import ISLAND_OF_ONE, Island
 from tapestry.training.spool import TextScore
 
-_TYPES: Final = {torch.float32: "F32", torch.uint8: "U8", torch.int64: "I64", torch.bfloat16: "BF16"}
+STATE: Final = "state.json"
+FILE_BYTES: Final = 64 << 20
+"""About so much a rank puts into one file, since a file is held in memory while it is written."""
+_READ_BYTES: Final = 1 << 20
 
 Loss = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
+class InnerFile(Part):
+    """One file of tensors."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,80}\.safetensors$")]
+    bytes: Annotated[int, Field(ge=0, le=1 << 50)]
+    sha256: Sha256
 
 
 class InnerState(Message):
@@ -49,116 +64,132 @@ class InnerState(Message):
     """Steps of the round that are done."""
     position: Annotated[int, Field(ge=0, le=(1 << 53) - 1)]
     """Sequences consumed over all rounds."""
+    optimizer_steps: Annotated[int, Field(ge=0, le=1 << 50)]
+    """Steps the inner optimizer has taken over all rounds."""
+    ranks: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    """That wrote it."""
     losses: tuple[Loss, ...] = ()
     """One a step of this round; only inside a round."""
     score: TextScore | None = None
     """Of the round's base; only inside a round."""
-    tensors: Sha256 = "0" * 64
+    files: tuple[InnerFile, ...] = ()
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A header and its tensors: `optimizer.*`, `rng`, and inside a round `parameter.*`."""
+def save(
+    folder: Path, header: InnerState, tensors: Mapping[str, Tensor], island: Island = ISLAND_OF_ONE
+) -> None:
+    """Write a state; the folder is made, and whole when its `state.json` is there. All ranks together.
 
-    header: InnerState
-    tensors: dict[str, Tensor]
-
-    def under(self, prefix: str) -> dict[str, Tensor]:
-        """Tensors whose name begins with `prefix.`, named by the rest."""
-        start = prefix + "."
-        return {name[len(start) :]: t for name, t in self.tensors.items() if name.startswith(start)}
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over name, type, shape and bytes of all tensors in name order."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
-
-
-def save(path: Path, header: InnerState, tensors: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint, atomically and durably; the one that was there stays until then.
+    Args:
+        folder: not there yet.
+        header: of the state; ranks and files are filled in.
+        tensors: by name; what the ranks share is a DTensor.
+        island: who writes.
 
     Raises:
-        DiskFull: no space; the old one is still there.
+        DiskFull: no space.
     """
-    header = header.model_copy(update={"tensors": fingerprint(tensors)})
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with files.full_disk(path):
-            with temporary.open("wb") as file:
-                write_safetensors(file, tensors, {"tapestry": header.to_bytes().decode()})
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            files.fsync_dir(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if island.lead:
+        with files.full_disk(folder):
+            folder.mkdir(parents=True)
+    island.barrier()
+    with _failures(folder):
+        writer = HuggingFaceStorageWriter(
+            str(folder), fqn_to_index_mapping=_places(tensors, island.ranks), save_distributed=True
+        )
+        save_distributed(dict(tensors), storage_writer=writer, no_dist=island.alone)
+    mine = [_described(path) for path in sorted(folder.glob(f"shard-{island.rank + 1:05}-*"))]
+    told = island.gather(json.dumps([file.model_dump() for file in mine]).encode())
+    if island.lead:
+        every = tuple(InnerFile.model_validate(file) for rank in told for file in json.loads(rank))
+        header = header.model_copy(update={"ranks": island.ranks, "files": every})
+        with files.full_disk(folder):
+            files.write_atomic(folder / STATE, header.to_bytes())
+    island.barrier()
     failpoints.reach("trainer.inner.saved")
 
 
-def write_safetensors(file: IO[bytes], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """A safetensors file, tensor by tensor in name order; the library's own writer holds all of it in
-    memory or hides that the disk is full."""
-    table: dict[str, object] = {"__metadata__": metadata}
-    offset = 0
+def _places(tensors: Mapping[str, Tensor], ranks: int) -> dict[str, int]:
+    """Which file, from 1, each tensor goes to."""
+    places, file, used = {}, 1, 0
     for name in sorted(tensors):
-        tensor = tensors[name]
-        size = tensor.numel() * tensor.element_size()
-        table[name] = {
-            "dtype": _TYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)) + text)
-    for name in sorted(tensors):
-        file.write(_bytes(tensors[name]))
+        size = tensors[name].numel() * tensors[name].element_size() // ranks
+        if used and used + size > FILE_BYTES:
+            file, used = file + 1, 0
+        places[name] = file
+        used += size
+    return places
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    """A tensor's memory, little-endian on every machine that torch runs on."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
+def _described(path: Path) -> InnerFile:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while data := file.read(_READ_BYTES):
+            digest.update(data)
+            size += len(data)
+    return InnerFile(name=path.name, bytes=size, sha256=digest.hexdigest())
 
 
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint and check every byte of it.
+def read_header(folder: Path, island: Island = ISLAND_OF_ONE) -> InnerState:
+    """The header of a state of which every file is there and unchanged. All ranks together.
 
     Raises:
-        ArtifactError: missing, cut off, changed, or not a checkpoint; names the file.
+        ArtifactError: names what is missing, cut off or changed.
+    """
+    data = b""
+    if island.lead:
+        try:
+            data = files.read_limited(folder / STATE, InnerState.MAX_BYTES)
+        except (OSError, TapestryError):
+            data = b""
+    data = island.share(data)
+    if not data:
+        raise ArtifactError(f"{folder} is not a whole checkpoint: it has no {STATE}")
+    try:
+        header = InnerState.from_bytes(data)
+    except FormatError as e:
+        raise ArtifactError(f"{folder / STATE} does not parse: {e.message}") from e
+    wrong = _wrong(folder, header.files[island.rank :: island.ranks])
+    if island.any(wrong is not None):
+        named = next(filter(None, (each.decode() for each in island.gather((wrong or "").encode()))))
+        raise ArtifactError(f"{folder} is corrupt: {named} is not what was written")
+    return header
+
+
+def _wrong(folder: Path, wanted: tuple[InnerFile, ...]) -> str | None:
+    for file in wanted:
+        try:
+            if _described(folder / file.name) != file:
+                return file.name
+        except OSError:
+            return file.name
+    return None
+
+
+def load(folder: Path, into: Mapping[str, Tensor], island: Island = ISLAND_OF_ONE) -> None:
+    """Fill tensors from a state whose header was read. All ranks together, as many as they may be.
+
+    Raises:
+        ArtifactError: a tensor is missing or of another shape.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("tapestry", "")
-            header = InnerState.from_bytes(text.encode())
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as e:
-        raise ArtifactError(f"{path} is not a whole checkpoint: {e}") from e
-    except FormatError as e:
-        raise ArtifactError(f"{path} has a header that does not parse: {e.message}") from e
-    if fingerprint(tensors) != header.tensors:
-        raise ArtifactError(f"{path} is corrupt: its tensors are not those that were written")
-    return Checkpoint(header, tensors)
+        with _failures(folder):
+            reader = HuggingFaceStorageReader(str(folder))
+            load_distributed(dict(into), storage_reader=reader, no_dist=island.alone)
+    except (ValueError, KeyError, AssertionError, RuntimeError) as e:
+        raise ArtifactError(f"{folder} does not fit this model: {' '.join(str(e).split())[:200]}") from e
 
 
-def load_first(paths: list[Path], *, run: str, layout: str) -> tuple[Checkpoint | None, list[str]]:
-    """The first of `paths` that is whole and belongs to the run, and why those before it were passed over."""
-    passed: list[str] = []
-    for path in paths:
-        if not path.exists():
-            continue
-        try:
-            checkpoint = load(path)
-        except TapestryError as e:
-            passed.append(e.message)
-            continue
-        if checkpoint.header.run == run and checkpoint.header.layout == layout:
-            return checkpoint, passed
-        passed.append(f"{path} belongs to another run or layout")
-    return None, passed
+@contextmanager
+def _failures(folder: Path) -> Iterator[None]:
+    """The reason inside the library's own exception; its remarks on a missing process group left out."""
+    logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), files.full_disk(folder):
+            warnings.simplefilter("ignore", UserWarning)
+            try:
+                yield
+            except CheckpointException as e:
+                raise next(iter(e.failures.values()))[0] from e
+    finally:
+        logging.getLogger("torch.distributed.checkpoint").setLevel(logging.NOTSET)

@@ -135,21 +135,22 @@ def manifest_of(found: list[TextFile]) -> bytes:
     return canonical.encode({"files": entries, "format": "tapestry.data-manifest", "version": 1})
 
 
-def open_corpus(folder: Path, tokenizer: Tokenizer, cache: Path) -> Corpus:
+def open_corpus(folder: Path, tokenizer: Tokenizer, cache: Path, *, manifest: bytes = b"") -> Corpus:
     """The tokenized corpus, from the cache where these very files were tokenized before.
 
     Args:
         folder: the corpus.
         tokenizer: whose ids are wanted.
         cache: the node's cache; what is missing there is written, whole or not at all.
+        manifest: of these files where somebody just read and tokenized them; else they are read.
 
     Raises:
         CorpusError: see `find_files` and `documents`; also no text in a split, or a file that changes
             while it is read.
         DiskFull: no space for the cache.
     """
-    found = find_files(folder)
-    manifest = manifest_of(found)
+    found = [] if manifest else find_files(folder)
+    manifest = manifest or manifest_of(found)
     key = canonical.sha256(manifest + tokenizer.digest.encode())
     place = cache / f"tokens-{key[:32]}"
     if not (place / "corpus.json").is_file():

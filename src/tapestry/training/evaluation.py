@@ -22,6 +22,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from tapestry.training.corpus import SplitTokens
+from tapestry.training.island import ISLAND_OF_ONE, Island
 
 ROW_TOKENS = 4096
 """Tokens of one forward pass, about."""
@@ -40,7 +41,14 @@ class Scored:
 
 
 @torch.no_grad()
-def bits_per_byte(model: nn.Module, split: SplitTokens, *, sequence_length: int, max_tokens: int) -> Scored:
+def bits_per_byte(
+    model: nn.Module,
+    split: SplitTokens,
+    *,
+    sequence_length: int,
+    max_tokens: int,
+    island: Island = ISLAND_OF_ONE,
+) -> Scored:
     """Score a causal language model; see the module's convention.
 
     Args:
@@ -48,6 +56,7 @@ def bits_per_byte(model: nn.Module, split: SplitTokens, *, sequence_length: int,
         split: tokens with their bytes.
         sequence_length: S, tokens a window.
         max_tokens: of the text, from its beginning.
+        island: whose ranks share the windows; all get the same score.
     """
     if split.text_bytes is None:
         raise ValueError("only a split with text bytes can be scored")
@@ -57,27 +66,35 @@ def bits_per_byte(model: nn.Module, split: SplitTokens, *, sequence_length: int,
     end_of_text = int(split.tokens[-1])
     inputs = torch.cat([targets.new_tensor([end_of_text]), targets[:-1]])
     counted = targets != end_of_text
+    passes = _passes(count, sequence_length)
     was_training = model.training
     model.eval()
     nats = 0.0
     try:
-        rows = max(1, ROW_TOKENS // sequence_length)
-        whole = count // sequence_length * sequence_length
-        for start in range(0, whole, rows * sequence_length):
-            part = slice(start, min(whole, start + rows * sequence_length))
-            shape = (-1, sequence_length)
-            nats += _nats(model, inputs[part].view(shape), targets[part], counted[part])
-        if whole < count:
-            rest = slice(whole, count)
-            nats += _nats(model, inputs[rest].view(1, -1), targets[rest], counted[rest])
+        for first in range(0, len(passes), island.ranks):
+            mine = first + island.rank
+            # Who has none left goes along with one that does not count: a sharded model needs all ranks.
+            part, width = passes[min(mine, len(passes) - 1)]
+            found = _nats(model, inputs[part].view(-1, width), targets[part], counted[part], island.device)
+            nats += found if mine < len(passes) else 0.0
     finally:
         model.train(was_training)
     total = int(text_bytes[counted].sum())
-    return Scored(bits_per_byte=nats / math.log(2) / total, bytes=total)
+    return Scored(bits_per_byte=island.sum(nats)[0] / math.log(2) / total, bytes=total)
 
 
-def _nats(model: nn.Module, inputs: Tensor, targets: Tensor, counted: Tensor) -> float:
+def _passes(count: int, sequence_length: int) -> list[tuple[slice, int]]:
+    """Which tokens go through the model at once, in windows of how many."""
+    step = max(1, ROW_TOKENS // sequence_length) * sequence_length
+    whole = count // sequence_length * sequence_length
+    passes = [(slice(i, min(whole, i + step)), sequence_length) for i in range(0, whole, step)]
+    if whole < count:
+        passes.append((slice(whole, count), count - whole))
+    return passes
+
+
+def _nats(model: nn.Module, inputs: Tensor, targets: Tensor, counted: Tensor, device: torch.device) -> float:
     """Σ −ln p of the counted targets. inputs: (B, S); targets, counted: (B · S,)."""
-    logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
-    losses = F.cross_entropy(logits, targets, reduction="none")
-    return float(losses[counted].double().sum())
+    logits = model(input_ids=inputs.to(device), use_cache=False).logits.flatten(0, 1)
+    losses = F.cross_entropy(logits.float(), targets.to(device), reduction="none")
+    return float(losses[counted.to(device)].double().sum())

@@ -8,11 +8,12 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tapestry.errors import TapestryError
+from tapestry.errors import TapestryError, by_code
 from tapestry.host import files, isolation
 from tapestry.protocol.canonical import is_name
 from tapestry.protocol.messages import Progress
@@ -20,9 +21,11 @@ from tapestry.training.spool import TrainJob, TrainResult
 
 RESULT = "result.json"
 DELTA = "delta.json"
-INNER = "inner.safetensors"
+INNER = "inner"
+"""Folder with the inner state that a round ended with."""
 MAX_RESULT_BYTES = 1 << 16
 PROGRESS_S = 0.25
+ANOTHER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,15 @@ class TrainerHome:
         return self.out / f"{run}.{round}.tmp"
 
     def partial(self, run: str, round: int) -> Path:
-        """Checkpoint inside a round."""
-        return self.out / f"{run}.{round}.partial" / INNER
+        """Folder of the checkpoints inside a round, each named by its step."""
+        return self.out / f"{run}.{round}.partial"
+
+    def partials(self, run: str, round: int) -> list[Path]:
+        """Checkpoints inside a round, newest first."""
+        folder = self.partial(run, round)
+        names = [e.name for e in folder.iterdir()] if folder.is_dir() else []
+        steps = sorted((int(n) for n in names if n.isascii() and n.isdigit()), reverse=True)
+        return [folder / str(step) for step in steps]
 
     def make_folders(self) -> None:
         """What the trainer writes to."""
@@ -76,7 +86,7 @@ class TrainerHome:
         """Remove what an earlier trainer left unfinished."""
         for folder in (self.spool, self.out):
             files.clean_temporaries(folder)
-        for left in [*self.out.glob("*.tmp"), *self.out.glob("*.old")]:
+        for left in [*self.out.glob("*.tmp"), *self.out.glob("*.old"), *self.out.glob("*.partial/*.tmp")]:
             shutil.rmtree(left)
 
     def rounds(self, run: str) -> list[int]:
@@ -125,10 +135,13 @@ class Status:
     """`status/trainer.json`, rewritten when something changed; also how the trainer ended.
 
     `pid` is the process that a supervisor started: torchrun's where there is one; `worker` is this one's.
+    Ranks other than the first say only how they ended, in `status/trainer-<rank>.json`.
     """
 
-    def __init__(self, home: TrainerHome) -> None:
-        self._path = home.root / "status" / "trainer.json"
+    def __init__(self, home: TrainerHome, *, rank: int = 0) -> None:
+        self._folder = home.root / "status"
+        self._rank = rank
+        self._path = self._folder / (f"trainer-{rank}.json" if rank else "trainer.json")
         under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
         self.level = isolation.measure()
         self._value: dict[str, Any] = {
@@ -138,15 +151,23 @@ class Status:
             "level": self.level,
             "phase": "starting",
         }
+        if rank:
+            self._path.unlink(missing_ok=True)
 
     def update(self, **fields: Any) -> None:
         """Set fields; None removes one."""
         changed = {name: value for name, value in {**self._value, **fields}.items() if value is not None}
+        if self._rank and "error" not in changed:
+            return
         if changed != self._value or not self._path.exists():
             self._value = changed
             self._path.parent.mkdir(parents=True, exist_ok=True)
             value = json.dumps({**changed, "time": time.time()}).encode() + b"\n"
             files.write_atomic(self._path, value, durable=False)
+
+    def begin(self, start: str) -> None:
+        """Name this start of the ranks, the same at each."""
+        self._value["start"] = start
 
     def fail(self, error: TapestryError) -> None:
         """Write the error here, and as JSON on the last line of standard error."""
@@ -156,6 +177,21 @@ class Status:
         finally:
             sys.stderr.write(json.dumps({"error": described}) + "\n")
             sys.stderr.flush()
+
+    def told_by_another(self, *, patience_s: float = ANOTHER_S) -> TapestryError | None:
+        """What another rank of this start said it ended with, as the lead sees it."""
+        deadline = time.monotonic() + patience_s
+        while self._rank == 0:
+            for path in sorted(self._folder.glob("trainer-*.json")):
+                with suppress(OSError, ValueError, KeyError, TypeError):
+                    value = json.loads(files.read_limited(path, MAX_RESULT_BYTES))
+                    error = value["error"]
+                    if value["start"] == self._value["start"]:
+                        return by_code(str(error["code"]))(str(error["message"]), hint=error["hint"])
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        return None
 
 
 class Pace:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from pathlib import Path
 
 import torch
 
+from tapestry.training.island import Island
+from tapestry.training.settings import Training
 
-def environment(threads: int, level: str) -> dict[str, str]:
+
+def environment(settings: Training, island: Island, level: str) -> dict[str, str]:
     """What bit-identical training depends on, and how far the trainer was isolated."""
-    return {
+    found = {
         "torch": clean(torch.__version__),
         "cpu": clean(cpu_model()),
-        "threads": str(threads),
+        "threads": str(settings.threads),
+        "ranks": str(island.ranks),
+        "precision": settings.precision,
         "isolation": level,
         "system": clean(f"{platform.system()} {platform.machine()}"),
     }
+    if island.device.type == "cuda":
+        found["accelerator"] = clean(torch.cuda.get_device_name(island.device))
+    return found
 
 
 def cpu_model() -> str:
@@ -40,5 +49,6 @@ def configure(threads: int) -> None:
     torch.set_num_threads(threads)
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from tapestry.errors import ArtifactError, ModelError
+from tapestry.errors import ModelError
 from tapestry.protocol.artifact import Artifact, Blob, Model, ModelFile, State
-from tapestry.protocol.canonical import Sha256
 from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout, Tensor
-from tapestry.tensors import flat, shards
+from tapestry.tensors import shards
 from tapestry.training.architectures import Architecture
 from tapestry.training.blobs import BlobSink, BlobSource
+from tapestry.training.island import ISLAND_OF_ONE, Island
+from tapestry.training.settings import Training
+from tapestry.training.sharding import spread
 from tapestry.training.tokenizer import Tokenizer
 
 CONFIG: Final = "config.json"
@@ -84,8 +85,10 @@ def first_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def empty(config: dict[str, Any]) -> nn.Module:
-    """The model of a configuration, fp32 on the CPU, with parameters that are not set yet.
+def empty(
+    config: dict[str, Any], island: Island = ISLAND_OF_ONE, training: Training | None = None
+) -> nn.Module:
+    """The model of a configuration, fp32, spread over an island, with parameters that are not set yet.
 
     Raises:
         ModelError: see `complete_config`.
@@ -93,7 +96,9 @@ def empty(config: dict[str, Any]) -> nn.Module:
     architecture = Architecture.of(config)
     settings = configured(architecture, {key: v for key, v in config.items() if key not in _OWN_KEYS})
     try:
-        return architecture.empty(settings)
+        return architecture.empty(settings, island.device, lambda module: spread(module, island, training))
+    except torch.OutOfMemoryError:
+        raise
     except Exception as e:
         raise ModelError(f"no model can be built from the configuration: {first_line(e)}") from e
 
@@ -200,70 +205,6 @@ def record(
 
 def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, indent=2, sort_keys=True).encode() + b"\n"
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model in memory whose parameters are filled from one base after the other, in place."""
-
-    digest: Sha256
-    model: Model
-    layout: Layout
-    config: dict[str, Any]
-    tokenizer: Tokenizer
-    module: nn.Module
-    parameters: dict[str, nn.Parameter]
-
-    @classmethod
-    def read(cls, source: BlobSource, digest: Sha256) -> Loaded:
-        """Build the model a `Model` blob describes; its parameters are not set yet.
-
-        Raises:
-            ModelError: files that do not make a model, or parameters that are not the layout's.
-            IntegrityError, NotFound: a blob is missing or not what it should be.
-        """
-        model = Model.from_bytes(source.read(digest, Model.MAX_BYTES))
-        layout = Layout.from_bytes(source.read(model.layout, Layout.MAX_BYTES))
-        contents = dict(model_files(source, model))
-        try:
-            config = json.loads(contents[CONFIG])
-            end = config.get("eos_token_id")
-            tokenizer = Tokenizer.from_json(contents[TOKENIZER], end_id=end if type(end) is int else None)
-        except (KeyError, ValueError, AttributeError) as e:
-            raise ModelError(f"model {digest[:12]} lacks a usable {CONFIG} or {TOKENIZER}") from e
-        module = empty(config)
-        parameters = trained(module)
-        have = [(name, tuple(p.shape)) for name, p in parameters.items()]
-        if have != [(tensor.name, tensor.shape) for tensor in layout.tensors]:
-            raise ModelError(f"model {digest[:12]} has other parameters than its layout names")
-        return cls(digest, model, layout, config, tokenizer, module, parameters)
-
-    def load_base(self, source: BlobSource, digest: Sha256) -> Artifact:
-        """Set all parameters to those of a base, shard by shard. Raises as `read` does."""
-        base = Artifact.from_bytes(source.read(digest, Artifact.MAX_BYTES))
-        base.check_against(self.layout, kind="base")
-        for shard, blob in zip(self.layout.shards, base.shards, strict=True):
-            shards.load(shard, source.read(blob.sha256, blob.bytes), self.parameters)
-        return base
-
-    def deltas(self, source: BlobSource, base: Artifact) -> Iterator[bytearray]:
-        """Shards of base − parameters, one at a time; the base is read and verified again.
-
-        Raises:
-            ArtifactError: a value is not finite.
-        """
-        for shard, blob in zip(self.layout.shards, base.shards, strict=True):
-            data = bytearray(source.read(blob.sha256, blob.bytes))
-            rows = shards.unpack(shard, data)
-            for piece in shard.pieces:
-                name = piece.tensor.name
-                local = self.parameters[name].detach()
-                if piece.tensor.shape:
-                    local = local[piece.row_start : piece.row_stop]
-                change = flat.delta(rows[name], local, out=rows[name])
-                if not flat.is_finite(change.view(-1)):
-                    raise ArtifactError(f"the delta of {name} is not finite")
-            yield data
 
 
 def model_files(source: BlobSource, model: Model) -> Iterator[tuple[str, bytes]]:

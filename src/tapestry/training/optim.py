@@ -8,14 +8,13 @@ rate that the others have.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from tapestry.errors import ArtifactError
 from tapestry.protocol.plan import Inner
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -62,35 +61,34 @@ class InnerOptimizer:
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
 
+    @property
+    def steps(self) -> int:
+        """Steps taken over all rounds."""
+        entry = next(iter(self.adamw.state.values()), None)
+        return int(entry["step"].item()) if entry else 0
+
     def state(self) -> dict[str, Tensor]:
-        """Moments by `<moment>.<parameter>`, and `step`; empty before the first step. Not copies."""
+        """Moments by `<moment>.<parameter>`; empty before the first step. Not copies."""
         found: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
             entry = self.adamw.state.get(parameter)
             if entry:
                 found.update({f"{moment}.{name}": entry[moment] for moment in MOMENTS})
-                found["step"] = entry["step"]
         return found
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state()` gave. Raises `ArtifactError` where it does not fit the parameters."""
+    def begin_at(self, steps: int) -> dict[str, Tensor]:
+        """Set the count of steps and make room for moments, which are zero; they are to be filled in place.
+        Gives them as `state()` does."""
         self.adamw.state.clear()
-        if not state:
-            return
-        for name, parameter in self.parameters.items():
-            entry: dict[str, Any] = {}
-            for moment in MOMENTS:
-                value = state.get(f"{moment}.{name}")
-                if value is None or value.shape != parameter.shape or value.dtype != parameter.dtype:
-                    raise ArtifactError(f"optimizer state does not fit parameter {name}")
-                entry[moment] = value.clone()
-            step = state.get("step")
-            if step is None or step.shape != () or step.dtype != torch.float32:
-                raise ArtifactError("optimizer state has no step")
-            entry["step"] = step.clone()
-            self.adamw.state[parameter] = entry
+        for parameter in self.parameters.values():
+            entry: dict[str, Any] = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
+            where = parameter.device if parameter.device.type != "cpu" else None
+            self.adamw.state[parameter] = {
+                "step": torch.tensor(float(steps), dtype=torch.float32, device=where),
+                **{moment: value.detach() for moment, value in entry.items()},
+            }
+        return self.state()
 
-
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no value is infinite or not a number."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    def forget(self) -> None:
+        """As before the first step."""
+        self.adamw.state.clear()

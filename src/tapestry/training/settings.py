@@ -1,4 +1,4 @@
-"""What the trainer reads of a node's `node.toml`: `[node]` name and member, and the table `[training]`."""
+"""The table `[training]` of a node's `node.toml`, and the file as the trainer reads it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from tapestry.errors import SettingsError, TapestryError
 from tapestry.host import files
@@ -16,20 +16,49 @@ from tapestry.protocol.message import explain
 MAX_SETTINGS_BYTES = 1 << 20
 
 
-class TrainerSettings(BaseModel):
-    """Of one node, frozen. Keys of other tables are none of the trainer's business."""
+class Training(BaseModel):
+    """How a node trains: with what, on how many processes, from which text. Frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    corpus: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    """Folder with train.* and valid.*; a relative one counts from the node's home."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
+    """CPU threads of each process. Bit-identical training needs the same number each time."""
+    checkpoint_s: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False, strict=False)] = 60.0
+    """Seconds between two checkpoints inside a round."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of forward and backward passes; parameters, their sums and the optimizer are fp32 in any case."""
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Ranks a host, which share the model (FSDP2) and each batch; on a GPU machine one a GPU."""
+    hosts: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Hosts of the node. More than one need a launcher that has them and a home that all of them see."""
+    min_hosts: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Training goes on with so many hosts when others are lost; not above `hosts`."""
+    launcher: Literal["local", "slurm", "submitit", "kubernetes"] = "local"
+    """Who starts the ranks: this machine, or a cluster that is asked to."""
+    sequences_at_once: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    """Sequences of one forward pass of a rank, 0 for its whole part of a batch. Fewer need less memory."""
+    recompute_activations: bool = False
+    """Keep no activations of a layer, compute them again (activation checkpointing): less memory, slower."""
+    compile: bool = False
+    """Compile each layer with torch.compile; pays on GPUs and long rounds."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        if self.min_hosts > self.hosts:
+            raise ValueError(f"min_hosts {self.min_hosts} is above hosts {self.hosts}")
+        if self.hosts > 1 and self.launcher == "local":
+            raise ValueError("launcher local has one host; use slurm, submitit or kubernetes for more")
+        return self
+
+
+class TrainerSettings(Training):
+    """`[training]` with the names of node and member. Other tables are none of the trainer's business."""
 
     node: Name
     member: Name
-    corpus: Annotated[str, Field(min_length=1)]
-    """Folder with the node's text; a relative path counts from the node's home."""
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """CPU threads of the trainer. Bit-identical training needs the same number each time."""
-    checkpoint_s: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 120.0
-    """Seconds between checkpoints inside a round."""
-    device: Literal["cpu"] = "cpu"
 
     @classmethod
     def load(cls, home: Path) -> TrainerSettings:
@@ -55,7 +84,7 @@ class TrainerSettings(BaseModel):
         try:
             return cls.model_validate({key: value for key, value in given.items() if value is not None})
         except ValidationError as e:
-            raise SettingsError(f"{where}: {explain(e)}", hint="see docs/guides/node.md") from e
+            raise SettingsError(f"{where}: {explain(e)}", hint="see docs/guides/run-a-node.md") from e
 
     def corpus_path(self, home: Path) -> Path:
         return (home / Path(self.corpus).expanduser()).absolute()

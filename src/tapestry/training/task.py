@@ -16,6 +16,7 @@ from tapestry.protocol.plan import Plan
 from tapestry.training.batches import Order
 from tapestry.training.corpus import Corpus
 from tapestry.training.evaluation import Scored, bits_per_byte
+from tapestry.training.island import ISLAND_OF_ONE, Island
 
 
 class Task(Protocol):
@@ -36,11 +37,11 @@ class Task(Protocol):
         ...
 
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
-        """Mean loss of a batch, a scalar to differentiate."""
+        """Mean loss of a batch, or of some of its rows: a scalar to differentiate. Rows weigh the same."""
         ...
 
-    def evaluate(self, model: nn.Module) -> Scored:
-        """Score of the model on the node's valid text."""
+    def evaluate(self, model: nn.Module, island: Island = ISLAND_OF_ONE) -> Scored:
+        """Score of the model on the node's valid text; the ranks of an island share the work."""
         ...
 
 
@@ -72,14 +73,15 @@ class CausalLM:
 
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
         logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-        return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
 
-    def evaluate(self, model: nn.Module) -> Scored:
+    def evaluate(self, model: nn.Module, island: Island = ISLAND_OF_ONE) -> Scored:
         return bits_per_byte(
             model,
             self.corpus.valid,
             sequence_length=self.sequence_length,
             max_tokens=self.max_tokens,
+            island=island,
         )
 
 

@@ -26,6 +26,7 @@ from tapestry.protocol.views import Hello, RoundRecord, RunView
 from tapestry.transport import wire
 from tapestry.transport.connection import CONNECT_S, READ_S, Connection, Request, read_error
 from tapestry.transport.core_time import CoreClock
+from tapestry.transport.direct import Direct
 from tapestry.transport.transfers import Blobs, Transfers
 
 MAX_EVENTS_BYTES: Final = 64 << 20
@@ -53,6 +54,7 @@ class CoreClient:
         connect_s: patience for a connection.
         read_s: patience for the next bytes of an answer.
         core_clock: the core's time; a new one if None.
+        direct: blobs may go to and come from the object store the core names, where it names one.
 
     Every method raises `Unreachable` where the core is away, fails or breaks off, and the core's own
     typed errors otherwise.
@@ -70,6 +72,7 @@ class CoreClient:
         connect_s: float = CONNECT_S,
         read_s: float = READ_S,
         core_clock: CoreClock | None = None,
+        direct: bool = True,
     ) -> None:
         self.connection = Connection(
             base_url,
@@ -81,7 +84,16 @@ class CoreClient:
             read_s=read_s,
             core_clock=core_clock,
         )
-        self._transfers = Transfers(self.connection, chunk_bytes=chunk_bytes, parallel=parallel)
+        self._direct = Direct(
+            wanted=direct,
+            secure=self.connection.base_url.startswith("https:"),
+            ca=ca,
+            connections=parallel,
+            connect_s=connect_s,
+            read_s=read_s,
+            traffic=self.connection.traffic,
+        )
+        self._transfers = Transfers(self.connection, self._direct, chunk_bytes=chunk_bytes, parallel=parallel)
         self.base_url = self.connection.base_url
         self.clock = self.connection.clock
         self.traffic = self.connection.traffic
@@ -97,6 +109,7 @@ class CoreClient:
 
     def close(self) -> None:
         self._transfers.close()
+        self._direct.close()
         self.connection.close()
 
     def __enter__(self) -> Self:

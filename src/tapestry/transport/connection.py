@@ -21,8 +21,9 @@ from tapestry.protocol.layout import MAX_BLOB_BYTES
 from tapestry.protocol.views import Hello
 from tapestry.transport import wire
 from tapestry.transport.core_time import CoreClock
+from tapestry.transport.sockets import Sockets
 
-_FOREIGN = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError)
+FOREIGN: Final = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError)
 
 CONNECT_S: Final = 5.0
 READ_S: Final = 30.0
@@ -64,7 +65,8 @@ class Traffic:
             }
 
 
-def _head_bytes(first_line: int, headers: httpx.Headers) -> int:
+def head_bytes(first_line: int, headers: httpx.Headers) -> int:
+    """Of a request or answer whose first line has so many bytes."""
     return first_line + 2 + sum(len(name) + len(value) + 4 for name, value in headers.raw)
 
 
@@ -125,8 +127,7 @@ class Connection:
         self.read_s = read_s
         self.http = httpx.Client(
             base_url=self.base_url,
-            verify=_tls(ca) if self.base_url.startswith("https:") else False,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            transport=Sockets(tls(ca) if self.base_url.startswith("https:") else None, kept=connections),
             headers={"Accept-Encoding": "identity", "User-Agent": "tapestry"},
             trust_env=False,
             follow_redirects=False,
@@ -191,9 +192,9 @@ class Connection:
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
             try:
                 response = self._begin(request)
-            except _FOREIGN as e:
+            except FOREIGN as e:
                 raise self._unreachable(e) from e
-        except _FOREIGN as e:
+        except FOREIGN as e:
             raise self._unreachable(e) from e
         try:
             if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -207,11 +208,11 @@ class Connection:
         start = len(built.method) + len(built.url.raw_path) + len("  HTTP/1.1\r\n")
         self.traffic.add(
             requests=1,
-            sent=_head_bytes(start, built.headers) + len(request.body or b""),
+            sent=head_bytes(start, built.headers) + len(request.body or b""),
             proof=len(built.headers.get("Authorization", "")),
         )
         response = self.http.send(built, stream=True)
-        self.traffic.add(received=_head_bytes(len("HTTP/1.1 200 OK\r\n"), response.headers))
+        self.traffic.add(received=head_bytes(len("HTTP/1.1 200 OK\r\n"), response.headers))
         if stated := response.headers.get(wire.TIME_HEADER):
             self.clock.set(stated)
         return response
@@ -266,7 +267,7 @@ class Connection:
                 if received > cap:
                     raise TooLarge(f"the core's answer has more than the {cap} bytes allowed for it")
                 yield piece
-        except _FOREIGN as e:
+        except FOREIGN as e:
             raise self._unreachable(e) from e
 
     def _unreachable(self, error: Exception) -> Unreachable:
@@ -305,7 +306,8 @@ def _checked_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _tls(ca: Path | str | None) -> ssl.SSLContext:
+def tls(ca: Path | str | None) -> ssl.SSLContext:
+    """Trust in one authority, or in the system's. Raises `SettingsError`."""
     try:
         return ssl.create_default_context(cafile=None if ca is None else str(ca))
     except (OSError, ssl.SSLError) as e:

@@ -1,4 +1,7 @@
-"""Blobs over HTTP: several at once, resumed where they broke off, verified before they get a name."""
+"""Blobs over HTTP: several at once, resumed where they broke off, verified before they get a name.
+
+Where the core offers it, a blob goes straight to or from its object store; what fails on that way is relayed.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,22 @@ from typing import Final, Protocol, TypeVar
 
 import httpx
 
-from tapestry.errors import Conflict, FormatError, HashMismatch, PeerError, TooLarge, Unreachable
+from tapestry.errors import (
+    Conflict,
+    FormatError,
+    HashMismatch,
+    IntegrityError,
+    PeerError,
+    ProtocolError,
+    TooLarge,
+    Unreachable,
+)
 from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Blob
 from tapestry.protocol.layout import MAX_BLOB_BYTES
 from tapestry.transport import wire
 from tapestry.transport.connection import Answer, Connection, Request, read_error
+from tapestry.transport.direct import Astray, Direct, read_url
 
 T = TypeVar("T")
 
@@ -23,6 +36,10 @@ PIECE_BYTES: Final = 256 << 10
 """Read from a file and given to the socket at once."""
 TRIES: Final = 3
 """How often a transfer that makes no headway is begun again before its error is raised."""
+DIRECT_TRIES: Final = 2
+"""How often a blob is fetched from the object store before the core is to relay it."""
+TAKING_S: Final = 120.0
+"""The core reads what was put into its store before it answers; it may take so much longer."""
 
 
 class Writer(Protocol):
@@ -44,10 +61,11 @@ class Blobs(Protocol):
 
 
 class Transfers:
-    """Uploads and downloads over one connection, `parallel` at once."""
+    """Uploads and downloads over one connection and past it, `parallel` at once."""
 
-    def __init__(self, connection: Connection, *, chunk_bytes: int, parallel: int) -> None:
+    def __init__(self, connection: Connection, direct: Direct, *, chunk_bytes: int, parallel: int) -> None:
         self._connection = connection
+        self._direct = direct
         self._chunk_bytes = chunk_bytes
         self._pool = ThreadPoolExecutor(parallel, "transfer")
 
@@ -58,19 +76,54 @@ class Transfers:
 
     def missing(self, shas: Sequence[str]) -> dict[str, int]:
         """Of these, the blobs the core lacks, each with the bytes of it that it has."""
+        return self._missing(shas)[0]
+
+    def _missing(self, shas: Sequence[str]) -> tuple[dict[str, int], int | None]:
+        """The same, and from how many bytes on a blob may go to the object store; None for never."""
         found: dict[str, int] = {}
+        least: int | None = None
         for start in range(0, len(shas), wire.MAX_MISSING):
             body = canonical.encode({"blobs": list(shas[start : start + wire.MAX_MISSING])})
             request = Request(method="POST", path="/v1/blobs/missing", body=body)
             answer = self._connection.ask(request, cap=2 * wire.MAX_MISSING_BYTES)
-            found.update(_offsets(answer))
-        return {sha: found[sha] for sha in shas if sha in found}
+            offsets, least = _offsets(answer)
+            found.update(offsets)
+        return {sha: found[sha] for sha in shas if sha in found}, least
 
     def upload(self, blobs: Sequence[Blob], store: Blobs) -> int:
         wanted = {blob.sha256: blob for blob in blobs}
-        lacking = self.missing(list(wanted))
+        lacking, least = self._missing(list(wanted))
         jobs = [(wanted[sha], offset) for sha, offset in lacking.items()]
-        return sum(self._each(lambda job: self._upload(job[0], job[1], store), jobs))
+
+        def send(job: tuple[Blob, int]) -> int:
+            blob, offset = job
+            direct = least is not None and blob.bytes >= least and offset == 0 and self._direct.usable
+            if direct and self._put_directly(blob, store):
+                return blob.bytes
+            return self._upload(blob, offset, store)
+
+        return sum(self._each(send, jobs))
+
+    def _put_directly(self, blob: Blob, store: Blobs) -> bool:
+        """Whether the core has the blob now. What is wrong with the core itself shows when it relays."""
+        try:
+            if (url := self._place(blob)) is None:
+                return True
+            self._direct.put(url, _pieces(store.path(blob.sha256), 0, blob.bytes), blob.bytes)
+            return self._place(blob) is None
+        except (Astray, PeerError, ProtocolError, IntegrityError):
+            return False
+
+    def _place(self, blob: Blob) -> str | None:
+        """Where the core wants the blob put; None once it has it."""
+        request = Request(
+            method="POST",
+            path=f"/v1/blobs/{blob.sha256}",
+            query={"bytes": blob.bytes},
+            proof_of=blob.sha256,
+            patience_s=TAKING_S,
+        )
+        return read_url(self._connection.ask(request, cap=wire.MAX_DIRECT_BYTES))
 
     def _upload(self, blob: Blob, offset: int, store: Blobs) -> int:
         sent = failures = 0
@@ -132,6 +185,7 @@ class Transfers:
 
     def _download(self, blob: Blob, store: Blobs, durable: bool) -> int:
         received = failures = 0
+        direct = DIRECT_TRIES
         while True:
             writer = store.receive(blob, durable=durable)
             with contextlib.closing(writer):
@@ -140,17 +194,22 @@ class Transfers:
                 offset = writer.offset
                 try:
                     if offset < blob.bytes:
-                        received += self._fetch(blob, writer)
+                        received += self._fetch(blob, writer, direct=direct > 0 and self._direct.usable)
                     writer.finish()
                     return received
+                except Astray:
+                    direct -= 1
                 except (Unreachable, HashMismatch, Conflict) as error:
+                    if direct > 0 and isinstance(error, HashMismatch):
+                        direct = 0
+                        self._direct.failed()
                     headway = isinstance(error, Unreachable) and writer.offset > offset
                     failures = 1 if headway else failures + 1
                     if failures >= TRIES:
                         raise
 
-    def _fetch(self, blob: Blob, writer: Writer) -> int:
-        with self._begin(blob.sha256, writer.offset) as response:
+    def _fetch(self, blob: Blob, writer: Writer, *, direct: bool) -> int:
+        with self._begin(blob.sha256, writer.offset, direct=direct) as response:
             skip = 0 if response.status_code == 206 else writer.offset
             due = blob.bytes - writer.offset + skip
             if (size := _stated_size(response)) != due:
@@ -160,17 +219,26 @@ class Transfers:
             return self._fill(writer, response, skip=skip)
 
     @contextlib.contextmanager
-    def _begin(self, sha: str, offset: int) -> Iterator[httpx.Response]:
-        """A good answer with the blob from `offset` on, or from its beginning where the status is 200."""
+    def _begin(self, sha: str, offset: int, *, direct: bool = False) -> Iterator[httpx.Response]:
+        """A good answer with the blob from `offset` on, or from its beginning where the status is 200; where
+        `direct`, of the object store if the core says so, and its failures are `Astray`."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
+        if direct:
+            headers[wire.DIRECT_HEADER] = "1"
         request = Request(method="GET", path=f"/v1/blobs/{sha}", headers=headers)
         with self._connection.open(request) as response:
             if response.status_code >= 400:
                 body = b"".join(self._connection.read(response, wire.MAX_BODY_BYTES))
                 raise read_error(Answer(response.status_code, body))
-            part = response.headers.get("Content-Range", "")
-            if response.status_code == 206 and not part.startswith(f"bytes {offset}-"):
-                raise PeerError(f"the core sent another part of blob {sha[:12]} than was asked for")
+            if not (direct and wire.DIRECT_HEADER in response.headers):
+                _check_part(response, sha, offset)
+                yield response
+                return
+            url = read_url(b"".join(self._connection.read(response, wire.MAX_DIRECT_BYTES)))
+        if url is None:
+            raise PeerError(f"the core does not say where blob {sha[:12]} is")
+        with self._direct.get(url, offset) as response:
+            _check_part(response, sha, offset)
             yield response
 
     def _fill(self, writer: Writer, response: httpx.Response, *, skip: int) -> int:
@@ -195,12 +263,19 @@ class Transfers:
         return [future.result() for future in futures]
 
 
-def _offsets(answer: bytes) -> dict[str, int]:
+def _check_part(response: httpx.Response, sha: str, offset: int) -> None:
+    part = response.headers.get("Content-Range", "")
+    if response.status_code == 206 and not part.startswith(f"bytes {offset}-"):
+        raise PeerError(f"another part of blob {sha[:12]} came than was asked for")
+
+
+def _offsets(answer: bytes) -> tuple[dict[str, int], int | None]:
     value = canonical.decode(answer, what="list of missing blobs", max_bytes=2 * wire.MAX_MISSING_BYTES)
     listed = value.get("missing") if isinstance(value, dict) else None
     if not isinstance(listed, dict) or not all(type(n) is int and n >= 0 for n in listed.values()):
         raise FormatError("the core's list of missing blobs is not one")
-    return listed
+    least = value.get("direct")
+    return listed, least if type(least) is int else None
 
 
 def _stated_size(response: httpx.Response) -> int:

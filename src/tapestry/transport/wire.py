@@ -26,6 +26,10 @@ from tapestry.protocol import canonical
 
 TIME_HEADER: Final = "Tapestry-Time"
 AUTH_SCHEME: Final = "Tapestry"
+DIRECT_HEADER: Final = "Tapestry-Direct"
+"""Of a request: its sender can fetch from an object store. Of an answer: it says where to."""
+MAX_DIRECT_BYTES: Final = 16 << 10
+"""Of an answer with a signed URL."""
 CHUNK_BYTES: Final = 8 << 20
 """Bytes of a blob in one request, unless a client is told otherwise."""
 LONG_POLL_S: Final = 25.0

@@ -1,0 +1,215 @@
+"""The inner loop of one round: where it stands, its steps, its checkpoints.
+
+R: ranks. B: sequences of a batch of the node. Each rank takes ⌈B / R⌉ of them; the mean over the batch,
+and so the gradient, is the same for any R.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tapestry.errors import Diverged, TapestryError
+from tapestry.host import files
+from tapestry.protocol.artifact import Artifact
+from tapestry.protocol.plan import Plan
+from tapestry.training import checkpoint
+from tapestry.training.checkpoint import InnerState
+from tapestry.training.home import INNER, TrainerHome, log
+from tapestry.training.island import Island
+from tapestry.training.loaded import Loaded
+from tapestry.training.optim import InnerOptimizer, learning_rate
+from tapestry.training.settings import TrainerSettings
+from tapestry.training.spool import TextScore, TrainJob
+from tapestry.training.task import Task
+
+MAX_LOSS = 1e6
+
+
+@dataclass
+class Round:
+    """A round on its way."""
+
+    job: TrainJob
+    optimizer: InnerOptimizer
+    task: Task
+    base: Artifact
+    position: int
+    losses: list[float] = field(default_factory=list)
+    score: TextScore | None = None
+    train_s: float = 0.0
+    evaluate_s: float = 0.0
+
+    @property
+    def step(self) -> int:
+        return len(self.losses)
+
+    @property
+    def plan(self) -> Plan:
+        return self.job.plan
+
+    def header(self) -> InnerState:
+        return InnerState(
+            run=self.job.run,
+            plan=self.plan.digest,
+            layout=self.plan.layout,
+            round=self.job.round,
+            state=self.job.state,
+            step=self.step,
+            position=self.position,
+            optimizer_steps=self.optimizer.steps,
+        )
+
+    def moments(self) -> dict[str, Tensor]:
+        return _named("optimizer", self.optimizer.state())
+
+
+class InnerLoop:
+    """Begins, steps and saves rounds of one node's model. All ranks call each method together."""
+
+    def __init__(self, home: TrainerHome, settings: TrainerSettings, island: Island) -> None:
+        self.home = home
+        self.settings = settings
+        self.island = island
+
+    def begin(self, job: TrainJob, loaded: Loaded, task: Task, base: Artifact) -> Round:
+        """The round as the last durable state has it. The model's parameters are those of the base before,
+        and of the place inside the round afterwards."""
+        optimizer = InnerOptimizer(loaded.parameters, job.plan.inner)
+        inner = job.plan.inner
+        sequences = inner.steps * inner.accumulation * inner.batch_sequences
+        current = Round(job, optimizer, task, base, position=(job.round - 1) * sequences)
+        if job.train and not self._resume(current, loaded):
+            self._go_on_from_earlier(current)
+        return current
+
+    def step(self, current: Round, loaded: Loaded, *flags: bool) -> list[bool]:
+        """One optimizer step; which `flags` any rank has set. Raises `Diverged`."""
+        self._seed(current)
+        inner = current.plan.inner
+        mine = 0.0
+        for _ in range(inner.accumulation):
+            for rows, weight in self._passes(current):
+                loss = current.task.loss(loaded.module, rows)
+                # FSDP takes the mean of the ranks' gradients: times R it is their sum.
+                (loss * (weight * self.island.ranks / inner.accumulation)).backward()  # type: ignore[no-untyped-call]
+                mine += loss.item() * weight / inner.accumulation
+            current.position += current.task.batch_sequences
+        total, *raised = self.island.sum(mine, *map(float, flags))
+        if not 0 <= total <= MAX_LOSS:
+            raise Diverged(
+                f"the loss of round {current.job.round}, step {current.step + 1} is {total}",
+                hint="lower the plan's inner.learning_rate, or raise inner.warmup_steps",
+            )
+        step = current.job.merges * inner.steps + current.step
+        current.optimizer.step(learning_rate(inner, step, current.plan.rounds.total * inner.steps))
+        current.losses.append(total)
+        return [each > 0 for each in raised]
+
+    def save(self, current: Round, loaded: Loaded) -> None:
+        """A checkpoint inside the round; the one before goes when this one is whole."""
+        job = current.job
+        folder = self.home.partial(job.run, job.round) / str(current.step)
+        unfinished = folder.with_name(f"{folder.name}.tmp")
+        if self.island.lead:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+        tensors = current.moments() | _named("parameter", loaded.parameters)
+        inside = {"losses": tuple(current.losses), "score": current.score}
+        try:
+            checkpoint.save(unfinished, current.header().model_copy(update=inside), tensors, self.island)
+        except TapestryError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        if self.island.lead:
+            files.publish_dir(unfinished, folder)
+            for old in self.home.partials(job.run, job.round)[1:]:
+                self.home.set_aside(old)
+        self.island.barrier()
+
+    def _passes(self, current: Round) -> Iterator[tuple[Tensor, float]]:
+        """This rank's rows of a batch, so many as go through the model at once, with their weight in the
+        batch's mean. Every rank has as many passes; one that has run out repeats a row without weight."""
+        batch = current.task.batch(current.position)
+        each = -(-len(batch) // self.island.ranks)
+        at_once = min(self.settings.sequences_at_once or each, each)
+        start = min(self.island.rank * each, len(batch))
+        mine = batch[start : start + each]
+        for first in range(0, each, at_once):
+            rows = mine[first : first + at_once]
+            weight = len(rows) / len(batch)
+            yield (rows if len(rows) else batch[:1]).to(self.island.device), weight
+
+    def _seed(self, current: Round) -> None:
+        """Random numbers (of dropout) are a function of the place in the run, so no checkpoint holds any."""
+        place = (
+            current.plan.inner.seed,
+            self.settings.node,
+            current.job.round,
+            current.step,
+            self.island.rank,
+        )
+        digest = hashlib.sha256("\0".join(map(str, place)).encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def _resume(self, current: Round, loaded: Loaded) -> bool:
+        """Go on inside the round where a checkpoint of it is whole."""
+        job = current.job
+        for folder in self._shared(self.home.partials(job.run, job.round)):
+            header = self._header(folder, job)
+            if header is None or (header.plan, header.round, header.state) != (
+                job.plan.digest,
+                job.round,
+                job.state,
+            ):
+                continue
+            if job.evaluate and header.score is None:
+                continue
+            moments = current.optimizer.begin_at(header.optimizer_steps)
+            into = _named("optimizer", moments) | _named("parameter", loaded.parameters)
+            checkpoint.load(folder, into, self.island)
+            current.position = header.position
+            current.losses = list(header.losses)
+            current.score = header.score
+            return True
+        return False
+
+    def _go_on_from_earlier(self, current: Round) -> None:
+        """Moments and position of the last finished round; its parameters were replaced by the base."""
+        job = current.job
+        earlier = [number for number in self.home.rounds(job.run) if number < job.round]
+        for folder in self._shared([self.home.result(job.run, number) / INNER for number in earlier]):
+            header = self._header(folder, job)
+            if header is None:
+                continue
+            moments = current.optimizer.begin_at(header.optimizer_steps)
+            checkpoint.load(folder, _named("optimizer", moments), self.island)
+            current.position = header.position
+            return
+
+    def _shared(self, folders: list[Path]) -> list[Path]:
+        """The lead's view of which folders there are; a network file system may show others another."""
+        names = "\n".join(str(folder.relative_to(self.home.root)) for folder in folders)
+        told = self.island.share(names.encode()).decode()
+        return [self.home.root / name for name in told.split("\n") if name]
+
+    def _header(self, folder: Path, job: TrainJob) -> InnerState | None:
+        try:
+            header = checkpoint.read_header(folder, self.island)
+        except TapestryError as e:
+            log("checkpoint passed over", reason=e.message)
+            return None
+        if (header.run, header.layout) != (job.run, job.plan.layout):
+            log("checkpoint passed over", reason=f"{folder} belongs to another run or layout")
+            return None
+        return header
+
+
+def _named(prefix: str, tensors: dict[str, Tensor] | dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
