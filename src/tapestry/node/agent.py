@@ -134,6 +134,7 @@ class Agent:
         patiently(self._client.hello, waiting=self._waiting)
         threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
         while not (self._once and self._all_finished()):
+            child.go_on()
             self._list_runs()
             self._say_progress()
             self._say_status()

@@ -17,6 +17,9 @@ from tapestry.node.home import Home, Role, read_json, write_status
 UNEXPECTED: Final = 1
 """Exit code of a child that met an exception outside the tree: it is started again."""
 
+_asked: Final[list[int]] = []
+"""The signal that asked this process to stop, once it has come."""
+
 
 class Stopped(BaseException):
     """SIGTERM or SIGINT came. Not an `Exception`, so that nothing on the way mistakes it for a failure."""
@@ -79,6 +82,13 @@ def error_of(home: Home, role: Role) -> TapestryError | None:
     return None if value is None else from_json(value.get("error"))
 
 
+def go_on() -> None:
+    """For a child's main loop: raises `Stopped` where a signal came and what its handler raised was lost, as
+    happens when the signal meets the finalizer of a file or an HTTP answer: Python drops what that raises."""
+    if _asked:
+        raise Stopped
+
+
 def run(home: Home, role: Role, body: Callable[[Status], None]) -> NoReturn:
     """Run a child's work and exit: 0 when it is done or was asked to stop, else by the error tree.
 
@@ -102,6 +112,7 @@ def run(home: Home, role: Role, body: Callable[[Status], None]) -> NoReturn:
 
 
 def _stop(number: int, frame: object) -> None:
+    _asked.append(number)
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
     raise Stopped

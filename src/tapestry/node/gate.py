@@ -362,6 +362,7 @@ def watch(home: Home, status: child.Status) -> None:
     files.clean_temporaries(home.egress)
     status.update(phase="watching", passed=0, refused=0)
     while True:
+        child.go_on()
         gate.step()
         time.sleep(POLL_S)
 

@@ -8,17 +8,18 @@ import subprocess
 from collections.abc import Sequence
 from typing import Final
 
-from tapestry.errors import SettingsError, TapestryError, Unreachable
+from tapestry.errors import SettingsError, Unreachable
 
 COMMAND_S: Final = 45.0
 MAX_SAID: Final = 300
 
 
-class Failed(TapestryError):
-    """A command ended with a code other than 0. Never leaves this package."""
+class Failed(Exception):
+    """A command ended with a code other than 0. Never leaves this package, so it is not in the error tree."""
 
     def __init__(self, program: str, code: int, said: str) -> None:
-        super().__init__(f"{program} ended with exit code {code}: {said or 'it said nothing'}")
+        self.message = f"{program} ended with exit code {code}: {said or 'it said nothing'}"
+        super().__init__(self.message)
         self.said = said
 
 
