@@ -89,6 +89,8 @@ def backup(
         return
     emit_line(str(target))
     note(f"{done['events']} events and {done['blobs']} blobs, {done['copied']} of them new")
+    if done["lacking"]:
+        note(f"warning: {done['lacking']} blobs that the event log names are lost at the core")
 
 
 @app.command()

@@ -65,23 +65,29 @@ def revoke(
     home: NodeHome,
     member: MemberFolder,
     reason: Annotated[str, typer.Option(help=f"One of {', '.join(REASONS)}.")] = "retired",
+    node: Annotated[
+        str | None, typer.Option(help="Another node of the member, whose folder may be lost.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """End a node's key. Its contributions so far stay; from now on the core refuses it.
 
-    Example: tapestry member key revoke ./node --member ./acme --reason compromised
+    Examples: tapestry member key revoke ./node --member ./acme --reason compromised
+
+    tapestry member key revoke ./node --member ./acme --node acme-2
     """
     from tapestry.errors import InputError
     from tapestry.node import setup
 
     if reason not in REASONS:
         raise InputError(f"{reason!r} is no reason", hint=f"take one of {', '.join(REASONS)}")
-    key_id = setup.revoke(home, member, reason)  # type: ignore[arg-type]
+    key_id = setup.revoke(home, member, reason, node=node)  # type: ignore[arg-type]
     if as_json:
         emit_json({"key_id": key_id, "reason": reason})
         return
     emit_line(key_id)
-    note(f"key {short(key_id)} of the node in {home} is revoked; `member key rotate` brings the node back")
+    which = f"node {node}" if node is not None else f"the node in {home}"
+    note(f"key {short(key_id)} of {which} is revoked; `member key rotate` in its folder brings it back")
 
 
 @key_app.command("list")

@@ -131,7 +131,7 @@ def waiting_for(state: RunState, now_ms: int) -> str | None:
         return None
     at = state.current
     if at is None:
-        return f"nodes: {len(state.enrolled)} of {rules.min_nodes} enrolled"
+        return f"nodes: {len(state.enrolled)} of {_needed(state, state.next_plan or state.plan)} enrolled"
     if at.phase != "training":
         return None
     missing = [n for n in at.nodes if n not in at.submissions]
@@ -353,7 +353,7 @@ def _settle(state: RunState, now_ms: int) -> tuple[ev.Event, ...]:
     plan = state.next_plan or state.plan
     if state.merges >= plan.rounds.total:
         return (ev.RunFinished(state=state.head),)
-    if len(state.enrolled) < plan.rounds.min_nodes:
+    if len(state.enrolled) < _needed(state, plan):
         return ()
     return (
         ev.RoundOpened(
@@ -366,6 +366,11 @@ def _settle(state: RunState, now_ms: int) -> tuple[ev.Event, ...]:
             nodes=tuple(sorted(state.enrolled)),
         ),
     )
+
+
+def _needed(state: RunState, plan: Plan) -> int:
+    """Nodes that must be enrolled for a round to open: for the first `min_nodes`, later a quorum."""
+    return plan.rounds.quorum if state.last_round else plan.rounds.min_nodes
 
 
 def _close(state: RunState, at: Round, now_ms: int) -> tuple[ev.Event, ...]:

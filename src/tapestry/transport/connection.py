@@ -274,7 +274,8 @@ class Connection:
         what = str(error) or type(error).__name__
         return Unreachable(
             f"the core at {self.base_url} cannot be reached: {what}",
-            hint="its certificate is not trusted: give the file of its authority with --ca"
+            hint="its certificate is not trusted: give the file of its authority with --ca, and see "
+            "that this machine's clock is right"
             if "certificate" in what.lower()
             else "check that `tapestry core serve` runs there and that this machine can connect to it",
         )
