@@ -20,9 +20,10 @@ from tests.federation.support import Federation
 
 STEPS = 20
 RANKS = {"c": 2}
-FEW = ("first core", "a rank", "database")
+FEW = ("first core", "a rank")
 EVERYTHING = (
     *FEW,
+    "database",
     "agent",
     "object store, away",
     "node",

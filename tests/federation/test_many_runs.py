@@ -238,6 +238,7 @@ def disturbed(
     assert order == sorted(order), f"the runs did not take turns: {order}"
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_of_both_runs_the_bases_are_the_same(tmp_path: Path) -> None:
     due = [("ash", ("agent",)), ("birch", ("agent", "trainer"))]
     disturbed(tmp_path, due, rounds=3, timeout_s=150)

@@ -100,7 +100,7 @@ def test_limits(store: BlobStore) -> None:
 def test_damage_is_found_and_removed(store: BlobStore, damage: str) -> None:
     """Of what lies nowhere else; see test_tiered for what does."""
     data = os.urandom(10_000)
-    changed = {"flip": b"?" + data[1:], "truncate": data[:-1], "extend": data + b"?"}[damage]
+    changed = {"flip": bytes([data[0] ^ 1]) + data[1:], "truncate": data[:-1], "extend": data + b"?"}[damage]
     sha = hashlib.sha256(data).hexdigest()
     for look in (
         lambda s: s.read(sha),

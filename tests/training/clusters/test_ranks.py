@@ -8,6 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.training.support import Node
 
 from . import fake_slurm
@@ -74,6 +76,7 @@ def test_two_hosts_of_slurm(tmp_path: Path) -> None:
         site.close()
 
 
+@pytest.mark.long
 def test_two_pods_of_kubernetes(tmp_path: Path) -> None:
     table = 'interface = "lo"\nmax_restarts = 5\n'
     site = KubernetesSite(tmp_path, table=table, training=TRAINING, python=sys.executable)
