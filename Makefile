@@ -29,14 +29,13 @@ lint: $(STAMP)  ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Three lanes: together they take twice the time of one, since many tests wait for processes.
-test: $(STAMP)  ## lint, types, contracts and every test, with coverage; three lanes at once
-	@rm -f .coverage .coverage.* .lane.*.log
-	@{ $(MAKE) --no-print-directory lint && $(COVERED) -q tests/training tests/replay; } > .lane.1.log 2>&1 & one=$$!; \
-	$(COVERED) tests/federation -s > .lane.2.log 2>&1 & two=$$!; \
+# Two lanes, as long as each other on two cores.
+test: $(STAMP)  ## lint, types, contracts and every test, with coverage; two lanes at once
+	@rm -f .coverage .coverage.* .lane.log
+	@{ $(MAKE) --no-print-directory lint && $(COVERED) -q tests/training tests/replay \
+	&& $(COVERED) tests/federation -s; } > .lane.log 2>&1 & lane=$$!; \
 	$(COVERED) --ignore tests/federation --ignore tests/training --ignore tests/replay $(TEST_ARGS); rooms=$$?; \
-	wait $$one; one=$$?; wait $$two; two=$$?; cat .lane.1.log .lane.2.log; \
-	test $$rooms -eq 0 -a $$one -eq 0 -a $$two -eq 0
+	wait $$lane; lane=$$?; cat .lane.log; test $$rooms -eq 0 -a $$lane -eq 0
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --format=total | xargs printf 'coverage of the tests\047 own processes: %s %%\n'
 
