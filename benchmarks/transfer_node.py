@@ -99,7 +99,8 @@ class Node:
 
     def upload(self) -> None:
         """Until the core's receipt: every byte hashed and synced there."""
-        self.submitter.contribute(self.result)
+        self.submitter.sign(self.result)
+        self.submitter.hand_in(RUN)
         own = self.memory[RUN].contribution
         if own is None or own.outcome != "receipted":
             raise RuntimeError(f"the contribution was not taken in: {own and own.reason}")
