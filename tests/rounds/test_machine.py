@@ -15,6 +15,7 @@ from tapestry.protocol.plan import Inner, Merge, Plan, Rounds
 from tapestry.rounds import events as ev
 from tapestry.rounds import machine as m
 from tapestry.rounds.state import RunState, evolve
+from tapestry.rounds.waiting import waiting_for
 from tapestry.rounds.weights import UNIT
 
 
@@ -99,9 +100,9 @@ class Run:
 
 def test_a_run_from_plan_to_end() -> None:
     run = Run(make_plan())
-    assert m.waiting_for(run.state, run.now) == "the operator to start the run"
+    assert waiting_for(run.state, run.now) == "the operator to start the run"
     run.begin("a")
-    assert m.waiting_for(run.state, run.now) == "nodes: 1 of 2 enrolled"
+    assert waiting_for(run.state, run.now) == "nodes: 1 of 2 enrolled"
     run.give(m.Enrol(node="b", member="b", plan=run.state.plan.digest))
     for _ in range(2):
         for node in "ab":
@@ -212,7 +213,7 @@ def test_a_merge_that_cannot_be_had_ends_its_round_with_the_reason() -> None:
     run.give(m.MergeFailed(round=1, fragment=0, reason="merge-not-finite", detail="huge values of b"))
     assert run.state.merges == 0 and run.state.current is not None and run.state.current.round == 2
     assert run.state.current.state == run.state.head
-    said = m.waiting_for(run.state, run.now)
+    said = waiting_for(run.state, run.now)
     assert said is not None and "round 1 was abandoned, merge-not-finite: huge values of b" in said
 
 
@@ -231,7 +232,7 @@ def test_below_quorum_waits_for_newcomers_or_is_abandoned() -> None:
     waiting.screen_all()
     waiting.now += 10_000
     waiting.give(m.Tick())
-    assert "quorum: 1 of 2" in str(m.waiting_for(waiting.state, waiting.now))
+    assert "quorum: 1 of 2" in str(waiting_for(waiting.state, waiting.now))
     waiting.give(m.Enrol(node="c", member="c", plan=waiting.state.plan.digest))
     waiting.give(contribution(waiting.state, "c"))
     waiting.screen_all()

@@ -13,8 +13,8 @@ from tapestry.ledger.entries import CONSORTIUM, Entry
 from tapestry.protocol.messages import Contribution, Progress
 from tapestry.protocol.views import Head, NodeStanding, OpenRound, RoundRecord, RunView
 from tapestry.rounds import events as ev
-from tapestry.rounds import machine
 from tapestry.rounds.state import Round, RunState
+from tapestry.rounds.waiting import waiting_for
 from tapestry.storage.blobs import BlobStore
 
 
@@ -34,7 +34,7 @@ def run_view(
     return RunView(
         run=state.run,
         status=state.status,
-        waiting_for=trouble or machine.waiting_for(state, now_ms),
+        waiting_for=trouble or waiting_for(state, now_ms),
         sequence=standing.sequence,
         plan=state.plan.digest,
         head=Head(merges=state.merges, state=state.head, round=state.head_round),

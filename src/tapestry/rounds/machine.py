@@ -46,9 +46,9 @@ __all__ = [
     "Withdraw",
     "Work",
     "check_plan",
+    "nodes_needed",
     "plan_run",
     "step",
-    "waiting_for",
     "work",
 ]
 
@@ -120,36 +120,6 @@ def work(state: RunState) -> Work:
         merge=tuple(r for r in open_rounds if r.phase == "merging"),
         wake_ms=min(deadlines, default=None),
     )
-
-
-def waiting_for(state: RunState, now_ms: int) -> str | None:
-    """Why nothing happens, in words for a person; None while something does."""
-    rules = state.plan.rounds
-    if state.status == "planned":
-        return "the operator to start the run"
-    if state.status == "finished":
-        return None
-    at = state.current
-    if at is None:
-        return f"nodes: {len(state.enrolled)} of {_needed(state, state.next_plan or state.plan)} enrolled"
-    if at.phase != "training":
-        return None
-    missing = [n for n in at.nodes if n not in at.submissions]
-    if now_ms < at.deadline_ms:
-        return f"contributions of {', '.join(missing[:8])}{_abandoned(state, at)}" if missing else None
-    accepted = at.with_status("accepted")
-    if len(accepted) < rules.quorum:
-        return f"a quorum: {len(accepted)} of {rules.quorum} contributions accepted, deadline passed"
-    if cap_can_be_met(state.plan.merge.influence_cap, len({s.member for s in accepted})):
-        return None
-    return "more members: the influence cap cannot be met by those accepted so far"
-
-
-def _abandoned(state: RunState, at: Round) -> str:
-    """Why the round before was abandoned; empty where it was not."""
-    before = state.find(at.round - 1, at.fragment)
-    why = before.abandoned if before is not None else None
-    return f"; round {at.round - 1} was abandoned, {why}" if why else ""
 
 
 class _RecordedRefusal(Exception):
@@ -353,7 +323,7 @@ def _settle(state: RunState, now_ms: int) -> tuple[ev.Event, ...]:
     plan = state.next_plan or state.plan
     if state.merges >= plan.rounds.total:
         return (ev.RunFinished(state=state.head),)
-    if len(state.enrolled) < _needed(state, plan):
+    if len(state.enrolled) < nodes_needed(state):
         return ()
     return (
         ev.RoundOpened(
@@ -368,9 +338,10 @@ def _settle(state: RunState, now_ms: int) -> tuple[ev.Event, ...]:
     )
 
 
-def _needed(state: RunState, plan: Plan) -> int:
+def nodes_needed(state: RunState) -> int:
     """Nodes that must be enrolled for a round to open: for the first `min_nodes`, later a quorum."""
-    return plan.rounds.quorum if state.last_round else plan.rounds.min_nodes
+    rounds = (state.next_plan or state.plan).rounds
+    return rounds.quorum if state.last_round else rounds.min_nodes
 
 
 def _close(state: RunState, at: Round, now_ms: int) -> tuple[ev.Event, ...]:

@@ -83,27 +83,22 @@ def unpack(shard: ShardLike, blob: ReadBuffer) -> dict[str, Tensor]:
 
     They share the memory of a writable `blob`; a read-only one is copied once.
     """
-    check_header(shard, blob)
-    buffer = bytearray(blob) if memoryview(blob).readonly else blob
-    assert not isinstance(buffer, bytes)  # noqa: S101 - bytes are read-only
-    views = _views(shard, buffer)
+    views = _views(shard, _checked(shard, blob))
     return {piece.tensor.name: rows for piece, rows in zip(shard.pieces, views, strict=True)}
 
 
 def values(shard: ShardLike, blob: ReadBuffer) -> Tensor:
-    """All values of a shard, flat, in the order of its pieces. They share the memory of a writable `blob`;
-    a read-only one is copied once. Its size and header are as `check_header` wants them."""
+    """All values of a shard, flat, in the order of its pieces; else as `unpack`."""
+    elements = sum(piece.elements for piece in shard.pieces)
+    return view(_checked(shard, blob), elements=elements, offset=len(shard.header))
+
+
+def _checked(shard: ShardLike, blob: ReadBuffer) -> Buffer:
+    """A shard's bytes in memory that may be written, with size and header as its layout fixes them."""
+    check_header(shard, blob)
     buffer = bytearray(blob) if memoryview(blob).readonly else blob
     assert not isinstance(buffer, bytes)  # noqa: S101 - bytes are read-only
-    return view(buffer, elements=shard.data_bytes // 4, offset=len(shard.header))
-
-
-def load(shard: ShardLike, blob: ReadBuffer, tensors: Mapping[str, Tensor]) -> None:
-    """Copy the rows of a shard into whole fp32 tensors by name. Errors as of `pack` and `unpack`."""
-    rows = unpack(shard, blob)
-    with torch.no_grad():
-        for piece in shard.pieces:
-            _rows(piece, tensors).copy_(rows[piece.tensor.name])
+    return buffer
 
 
 def _views(shard: ShardLike, blob: Buffer) -> list[Tensor]:

@@ -34,7 +34,6 @@ from tapestry.training.spool import TextScore
 STATE: Final = "state.json"
 FILE_BYTES: Final = 64 << 20
 """About so much a rank puts into one file, since a file is held in memory while it is written."""
-_READ_BYTES: Final = 1 << 20
 
 Loss = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
@@ -122,12 +121,9 @@ def _places(tensors: Mapping[str, Tensor], ranks: int) -> dict[str, int]:
 
 
 def _described(path: Path) -> InnerFile:
-    digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
-            size += len(data)
-    return InnerFile(name=path.name, bytes=size, sha256=digest.hexdigest())
+        digest = hashlib.file_digest(file, "sha256")
+        return InnerFile(name=path.name, bytes=file.tell(), sha256=digest.hexdigest())
 
 
 def read_header(folder: Path, island: Island = ISLAND_OF_ONE) -> InnerState:
@@ -173,7 +169,8 @@ def load(folder: Path, into: Mapping[str, Tensor], island: Island = ISLAND_OF_ON
         ArtifactError: a tensor is missing or of another shape.
     """
     try:
-        with _failures(folder):
+        # Translated first: that another rank died is no fault of the state.
+        with island.translated(), _failures(folder):
             reader = HuggingFaceStorageReader(str(folder))
             load_distributed(dict(into), storage_reader=reader, no_dist=island.alone)
     except (ValueError, KeyError, AssertionError, RuntimeError) as e:

@@ -26,7 +26,6 @@ from tapestry.training.tokenizer import Tokenizer
 
 Split = Literal["train", "valid"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "valid")
-_READ_BYTES: Final = 1 << 20
 _HINT: Final = "a corpus folder holds train.txt or train.jsonl, and valid.txt or valid.jsonl"
 
 Tokens = npt.NDArray[np.uint16 | np.uint32]
@@ -126,11 +125,9 @@ def manifest_of(found: list[TextFile]) -> bytes:
     """The data manifest: canonical JSON, one entry a file."""
     entries: list[dict[str, Any]] = []
     for file in found:
-        digest, size = hashlib.sha256(), 0
         with file.path.open("rb") as stream:
-            while data := stream.read(_READ_BYTES):
-                digest.update(data)
-                size += len(data)
+            digest = hashlib.file_digest(stream, "sha256")
+            size = stream.tell()
         entries.append({"bytes": size, "path": file.name, "sha256": digest.hexdigest(), "split": file.split})
     return canonical.encode({"files": entries, "format": "tapestry.data-manifest", "version": 1})
 

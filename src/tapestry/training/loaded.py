@@ -95,7 +95,6 @@ class Loaded:
         for shard, values in self.rows.shards():
             blob = base.shards[shard.index]
             data = bytearray(source.read(blob.sha256, blob.bytes))
-            shards.check_header(shard, data)
             old = shards.values(shard, data)
             flat.delta(old, values, out=old)
             if not flat.is_finite(old):

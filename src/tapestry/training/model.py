@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from tapestry.errors import ModelError
+from tapestry.errors import ModelError, TapestryError
 from tapestry.protocol.artifact import Artifact, Blob, Model, ModelFile, State
 from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout, Tensor
 from tapestry.tensors import shards
@@ -96,8 +96,11 @@ def empty(
     architecture = Architecture.of(config)
     settings = configured(architecture, {key: v for key, v in config.items() if key not in _OWN_KEYS})
     try:
-        return architecture.empty(settings, island.device, lambda module: spread(module, island, training))
-    except torch.OutOfMemoryError:
+        with island.translated():
+            return architecture.empty(
+                settings, island.device, lambda module: spread(module, island, training)
+            )
+    except TapestryError:
         raise
     except Exception as e:
         raise ModelError(f"no model can be built from the configuration: {first_line(e)}") from e

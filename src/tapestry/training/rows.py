@@ -63,7 +63,7 @@ class Rows:
         for group in self._groups():
             outgoing: list[Tensor] = [torch.empty(0)] * self._island.ranks
             if me < len(group):
-                values = _values(group[me], read(group[me]))
+                values = shards.values(group[me], read(group[me]))
                 for rank in range(self._island.ranks):
                     outgoing[rank] = _joined(
                         values[p.in_shard : p.in_shard + p.elements] for p in self._parts(group[me], rank)
@@ -121,12 +121,6 @@ class Rows:
         for p in parts:
             self._flat[p.name][p.in_rank : p.in_rank + p.elements] = values[start : start + p.elements]
             start += p.elements
-
-
-def _values(shard: Shard, blob: ReadBuffer) -> Tensor:
-    """All values of a checked shard, flat."""
-    shards.check_header(shard, blob)
-    return shards.values(shard, blob)
 
 
 def _joined(pieces: Iterator[Tensor]) -> Tensor:

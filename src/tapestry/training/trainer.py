@@ -117,6 +117,7 @@ class Trainer:
     def _await_job(self) -> TrainJob:
         """The next job, the same at every rank."""
         while True:
+            self._go_on()
             data = b""
             if self.island.lead:
                 job, deadline = self._next_job(), time.monotonic() + TELL_S
@@ -124,10 +125,16 @@ class Trainer:
                     self.status.update(phase="waiting", step=None, steps=None)
                 while job is None and (self.island.alone or time.monotonic() < deadline):
                     time.sleep(POLL_S)
+                    self._go_on()
                     job = self._next_job()
                 data = job.to_bytes() if job is not None else b""
             if data := self.island.share(data):
                 return TrainJob.from_bytes(data)
+
+    def _go_on(self) -> None:
+        """Raises `Stopped` where what the signal's handler raised was lost in a finalizer."""
+        if self._stopping:
+            raise Stopped
 
     def _next_job(self) -> TrainJob | None:
         """The job file where it changed since the last look and is not done."""

@@ -160,7 +160,7 @@ def _traffic(places: Places, member: str) -> tuple[int, int]:
 
 def _snapshot(members: list[MemberText], places: Places, opened: Core) -> Snapshot:
     from tapestry.cli.corehome import scores
-    from tapestry.rounds.machine import waiting_for
+    from tapestry.rounds.waiting import waiting_for
 
     state = opened.runs.standing(defaults.RUN).state
     found = scores(opened, defaults.RUN)
