@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-COVERED := $(BIN)/coverage run -m pytest -m "not long"
+TESTS := -m pytest -m "not long"
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint bench test-long lock clean help
+.PHONY: demo test coverage lint bench test-long lock clean help
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
@@ -30,14 +30,16 @@ lint: $(STAMP)  ## ruff, mypy --strict, import contracts
 	$(BIN)/lint-imports
 
 # Two lanes, as long as each other on two cores.
-test: $(STAMP)  ## lint, types, contracts and every test, with coverage; two lanes at once
-	@rm -f .coverage .coverage.* .lane.log
-	@{ $(MAKE) --no-print-directory lint && $(COVERED) -q tests/training tests/replay \
-	&& $(COVERED) tests/federation -s; } > .lane.log 2>&1 & lane=$$!; \
-	$(COVERED) --ignore tests/federation --ignore tests/training --ignore tests/replay $(TEST_ARGS); rooms=$$?; \
-	wait $$lane; lane=$$?; cat .lane.log; test $$rooms -eq 0 -a $$lane -eq 0
-	@$(BIN)/coverage combine --quiet
-	@$(BIN)/coverage report --format=total | xargs printf 'coverage of the tests\047 own processes: %s %%\n'
+test: $(STAMP)  ## lint, types, contracts and every test but the long ones; two lanes at once
+	@rm -f .lane.log
+	@{ $(MAKE) --no-print-directory lint && $(BIN)/python $(TESTS) -q tests/training tests/replay \
+	&& $(BIN)/python $(TESTS) tests/federation -s; } > .lane.log 2>&1 & lane=$$!; \
+	$(BIN)/python $(TESTS) --ignore tests/federation --ignore tests/training --ignore tests/replay $(TEST_ARGS); \
+	rooms=$$?; wait $$lane; lane=$$?; cat .lane.log; test $$rooms -eq 0 -a $$lane -eq 0
+
+coverage: $(STAMP)  ## which lines the tests' own processes reach; slower than `make test`
+	$(BIN)/coverage run $(TESTS) $(TEST_ARGS)
+	$(BIN)/coverage report
 
 test-long: $(STAMP)  ## the long runs: 200 random kills
 	$(BIN)/python -m pytest -m long --timeout 7200 -s $(TEST_ARGS)

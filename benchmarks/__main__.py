@@ -17,6 +17,7 @@ from benchmarks.report import RESULTS, Settings
 PROGRAMS = {
     "cli": "how long the command line takes to answer",
     "round": "a round without training, and the memory of every process; or how other engines compare",
+    "codec": "size, speed and memory of encoded deltas",
     "merge": "arithmetic, replay engine with reading, hashing and writing, memory of the worker",
     "trainer": "the trainer against a plain torch loop",
     "island": "tokens a second by ranks, precision and memory options",

@@ -22,6 +22,7 @@ from benchmarks import made
 from benchmarks.machine import peaks, scratch
 from benchmarks.report import Report, Settings, rates, seconds, spread
 from tapestry.merge import kernel
+from tapestry.merge.scalars import weight
 from tapestry.protocol.layout import Layout
 from tapestry.replay.client import Replayer
 from tapestry.replay.job import MergeJob
@@ -119,7 +120,7 @@ def _sum(
 ) -> None:
     gradient = total[part].zero_()
     for delta, units in zip(deltas, weights, strict=True):
-        kernel.accumulate(gradient, delta[part], units, block)
+        kernel.accumulate(gradient, delta[part], weight(units), block)
 
 
 def _sum_and_step(

@@ -3,8 +3,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests import object_store, postgresql
+
+settings.register_profile("tapestry", deadline=None)  # two lanes share the cores; pytest's own limit stands
+settings.load_profile("tapestry")
 
 
 @pytest.fixture(scope="session")

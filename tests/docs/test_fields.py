@@ -48,6 +48,8 @@ def default(field: FieldInfo) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return f'`"{value}"`'
+    if isinstance(value, BaseModel):
+        return "`{ " + ", ".join(f'{key} = "{each}"' for key, each in value) + " }`"
     if isinstance(value, tuple):
         return "`[" + ", ".join(f'"{each}"' for each in value) + "]`"
     return number(value)
@@ -76,7 +78,7 @@ def tables(model: type[BaseModel], name: str = "") -> dict[str, dict[str, FieldI
     for key, field in model.model_fields.items():
         types = [t for t in (field.annotation, *get_args(field.annotation)) if isinstance(t, type)]
         inner = [t for t in types if issubclass(t, BaseModel)]
-        if inner:
+        if len(inner) == 1:  # of several one is chosen by its kind, and given as a value
             found |= tables(inner[0], f"{name}.{key}" if name else key)
         else:
             found[name][key] = field
@@ -94,7 +96,7 @@ def sections(page: str) -> dict[str, str]:
     }
 
 
-OF_OTHER_MODELS = {"adopt", "licence", "add_tokens"}
+OF_OTHER_PLANS = {"adopt", "licence", "add_tokens", "error_feedback", "algorithm"}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -120,8 +122,10 @@ def test_the_example_has_every_field() -> None:
     text = (ROOT / "examples" / "plan.toml").read_text(encoding="utf-8")
     value: dict[str, Any] = tomllib.loads(text)
     for table, fields in tables(planfile.PlanFile).items():
+        if "." in table:
+            continue  # of a list, which is empty
         given = value if not table else value[table]
-        assert set(fields) - OF_OTHER_MODELS <= set(given), table
+        assert set(fields) - OF_OTHER_PLANS <= set(given), table
 
 
 @pytest.mark.parametrize("page", ["plan-file.md", "first-consortium.md"])

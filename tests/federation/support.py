@@ -73,11 +73,13 @@ class Federation:
         nodes: int = 2,
         where: dict[str, Any] | None = None,
         ranks: dict[str, int] | None = None,
+        **of_plan: Any,
     ) -> None:
-        """`where` are settings of the core; `ranks` of each node's trainer, 1 where it is not named."""
+        """`where` are settings of the core; `ranks` of each node's trainer, 1 where it is not named; the rest
+        are fields of the plan."""
         self.root = root
         self.names = sorted(WORDS)[:nodes]
-        self.plan = make_plan(seed_blobs, rounds=rounds, steps=steps, nodes=nodes)
+        self.plan = make_plan(seed_blobs, rounds=rounds, steps=steps, nodes=nodes, **of_plan)
         self.port = free_port()
         self.environment: dict[str, dict[str, str]] = {}
         """Extra variables by process: `core`, or a node's name."""
@@ -215,15 +217,17 @@ def make_plan(seed_blobs: Path, *, rounds: int, steps: int, nodes: int, **other:
     model, layout, state, parameters = initial_state(
         "run", CONFIG, "byte", 7, 1 << 14, BlobStore.open(seed_blobs)
     )
-    return Plan(
-        run="run",
-        model=model.digest,
-        layout=layout.digest,
-        initial_state=state.digest,
-        parameters=parameters,
-        rounds=Rounds(total=rounds, min_nodes=nodes, quorum=nodes, deadline_s=3600.0),
-        inner=Inner(steps=steps, sequence_length=32, batch_sequences=2, learning_rate=3e-3, warmup_steps=2),
-        merge=Merge(outer_rate=0.7, outer_momentum=0.6, influence_cap=0.9),
-        evaluation=Evaluation(max_tokens=512),
-        **other,
-    )
+    fields: dict[str, Any] = {
+        "run": "run",
+        "model": model.digest,
+        "layout": layout.digest,
+        "initial_state": state.digest,
+        "parameters": parameters,
+        "rounds": Rounds(total=rounds, min_nodes=nodes, quorum=nodes, deadline_s=3600.0),
+        "inner": Inner(
+            steps=steps, sequence_length=32, batch_sequences=2, learning_rate=3e-3, warmup_steps=2
+        ),
+        "merge": Merge(outer_rate=0.7, outer_momentum=0.6, influence_cap=0.9),
+        "evaluation": Evaluation(max_tokens=512),
+    }
+    return Plan(**{**fields, **other})

@@ -246,6 +246,6 @@ def test_killed_in_the_middle_of_both_runs_the_bases_are_the_same(tmp_path: Path
 
 @pytest.mark.long
 def test_killed_often_in_the_middle_of_both_runs(tmp_path: Path) -> None:
-    roles = [("trainer",), ("agent",), ("agent", "trainer"), ("gate", "agent"), ("replay",), ("torchrun",)]
+    roles = [("trainer",), ("agent",), ("agent", "trainer"), ("gate", "agent"), ("replay",)]
     due = [(run, each) for each in roles * 2 for run in ("ash", "birch")]
     disturbed(tmp_path, due, rounds=30, timeout_s=1200)

@@ -25,6 +25,7 @@ PLANS = {
     "nesterov": Merge(),
     "nesterov-0.4-0.6": Merge(outer_rate=0.4, outer_momentum=0.6),
     "nesterov-no-momentum": Merge(outer_momentum=0.0),
+    "sgd": Merge(outer="sgd", outer_rate=0.65, outer_momentum=0.0),
     "fedavg": cases.FEDAVG,
 }
 

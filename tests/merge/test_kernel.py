@@ -38,7 +38,7 @@ def run(
     b, v = torch.tensor(base), torch.tensor(momentum)
     total = torch.zeros_like(b)
     for delta, w in zip(deltas, units, strict=True):
-        kernel.accumulate(total, torch.tensor(delta), w, work)
+        kernel.accumulate(total, torch.tensor(delta), weight(w), work)
     kernel.step(b, v if outer.keeps_momentum else None, total, outer, work)
     return b, v
 
@@ -49,6 +49,7 @@ def test_equals_the_reference(rows: list[list[float]], units: int, rate: float, 
     weights = [units, WEIGHT_ONE - units]
     for outer, name in (
         (kernel.Outer.nesterov(rate=rate, momentum=mu), "nesterov"),
+        (kernel.Outer.sgd(rate=rate), "sgd"),
         (kernel.Outer.fedavg(), "fedavg"),
     ):
         with np.errstate(all="ignore"):
@@ -108,3 +109,24 @@ def test_misuse_is_refused() -> None:
         kernel.accumulate(a, torch.zeros(5), 1, work)
     with pytest.raises(ValueError, match="momentum"):
         kernel.step(a, None, a, kernel.Outer.nesterov(rate=0.7, momentum=0.9), work)
+
+
+@given(
+    count=st.integers(1, 200),
+    units=st.integers(0, WEIGHT_ONE),
+    seed=st.integers(0, 1 << 20),
+    sent=st.floats(0, 1),
+)
+def test_adding_at_places_is_adding_all(count: int, units: int, seed: int, sent: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scale = 10.0 ** torch.randint(-45, 38, (count,), generator=generator)
+    total = torch.zeros(count)
+    kernel.accumulate(total, torch.randn(count, generator=generator) * scale, 0.5, kernel.scratch())
+    places = (torch.rand(count, generator=generator) < sent).nonzero().view(-1)
+    values = torch.randn(places.numel(), generator=generator)
+    dense = torch.zeros(count)
+    dense[places] = values
+    expected = total.clone()
+    kernel.accumulate(expected, dense, weight(units), kernel.scratch())
+    kernel.accumulate_at(total, places, values, weight(units))
+    assert bits(total.numpy()) == bits(expected.numpy())

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tapestry.codec.shards import ShardCodec
 from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, Model, State
+from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.layout import Layout, Tensor
 from tapestry.protocol.messages import Merged
 from tapestry.protocol.plan import Merge
@@ -21,6 +23,7 @@ from tapestry.replay.engine import Engine
 from tapestry.replay.job import MergeJob
 from tapestry.rounds.weights import UNIT
 from tapestry.storage.blobs import BlobStore
+from tapestry.tensors import shards
 from tapestry.tensors.shards import pack
 
 Values = dict[str, np.ndarray]
@@ -68,6 +71,18 @@ def put_artifact(store: BlobStore, layout: Layout, kind: ArtifactKind, values: V
     return store.put(artifact.to_bytes(), durable=False)
 
 
+def put_encoded(store: BlobStore, layout: Layout, codec: Codec, values: Values) -> str:
+    """A delta as a codec writes it; of values that can be encoded."""
+    tensors = {name: torch.tensor(array) for name, array in values.items()}
+    blobs = []
+    for shard in layout.shards:
+        data = ShardCodec(codec).encode_(shard, shards.values(shard, pack(shard, tensors)))
+        blobs.append(Blob(sha256=store.put(data, durable=False), bytes=len(data)))
+    artifact = Artifact(kind="delta", layout=layout.digest, shards=tuple(blobs))
+    artifact.check_against(layout, kind="delta", codec=codec)
+    return store.put(artifact.to_bytes(), durable=False)
+
+
 def put_state(
     store: BlobStore, layout: Layout, base: Values, momentum: Values | None = None, merges: int = 0
 ) -> str:
@@ -100,6 +115,7 @@ def job_of(
     *,
     weights: list[int] | None = None,
     merge: Merge = NESTEROV,
+    codec: Codec = PLAIN,
     durable: bool = False,
 ) -> MergeJob:
     before = State.from_bytes(store.read(state))
@@ -109,6 +125,7 @@ def job_of(
         layout=layout.digest,
         state=state,
         merge=merge,
+        codec=codec,
         contributions=tuple(
             Merged(node=f"node{i:02}", member=f"member{i // 2:02}", contribution="0" * 64, delta=d, weight=w)
             for i, (d, w) in enumerate(

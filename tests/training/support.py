@@ -183,8 +183,8 @@ class Node:
 def start(node: Node, *, torchrun: bool = False, **env: str) -> subprocess.Popen[bytes]:
     """The trainer as a process of its own, in a session of its own."""
     command = launcher.command(node.root)
-    if not torchrun:
-        command = [command[0], "-P", *command[command.index("-m", 4) :]]
+    if torchrun:
+        command[1:] = launcher.torchrun(node.root, 1, meet=launcher.ONE_HOST, max_restarts=0)
     variables = {**os.environ, **launcher.environment(1), **env}
     with (node.root / "trainer.log").open("ab") as log:
         return subprocess.Popen(

@@ -51,7 +51,7 @@ def test_a_round_leaves_delta_inner_state_and_result(node: Node) -> None:
     delta.check_against(node.layout, kind="delta")
     expected = {"result.json", "delta.json", "inner", *(blob.sha256 for blob in delta.shards)}
     assert set(names(node.folder(1))) == expected
-    assert (result.steps, result.tokens) == (6, node.plan.round_tokens)
+    assert (result.steps, result.tokens) == (6, node.plan.inner.tokens_in(6))
     assert (result.run, result.plan, result.state) == (RUN, node.plan.digest, node.state.digest)
     assert result.loss is not None and 0 < result.loss < 7
     assert result.score is not None and result.score.bits_per_byte == pytest.approx(8, abs=0.1)

@@ -31,6 +31,13 @@ def demo(
             help="Folder with one sub-folder a member, each with train.* and valid.* (.txt, .jsonl, …)."
         ),
     ] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            help="How nodes train and what they send: fedavg, diloco, sparseloco, muloco, decoupled, movers. "
+            "[dim]Default: DiLoCo with rates that suit the demo[/dim]"
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("tapestry-demo"),
     compare: Annotated[
         bool,
@@ -50,11 +57,20 @@ def demo(
     tapestry demo --nodes 4 --rounds 20 --out /tmp/demo --compare
 
     tapestry demo --corpora ./corpora --json > result.json
+
+    tapestry demo --algorithm sparseloco --out /tmp/sparse
     """
     from tapestry.cli.demo.run import demo as run_demo
     from tapestry.cli.demo.settings import choose
 
     settings = choose(
-        nodes=nodes, rounds=rounds, steps=steps, corpora=corpora, compare=compare, seed=seed, out=out
+        nodes=nodes,
+        rounds=rounds,
+        steps=steps,
+        corpora=corpora,
+        algorithm=algorithm,
+        compare=compare,
+        seed=seed,
+        out=out,
     )
     run_demo(settings, out, as_json=as_json)

@@ -43,6 +43,28 @@ def print_node(value: dict[str, Any]) -> None:
             [_run(name, run) for name, run in sorted(value["runs"].items())],
             right=("merges", "repeated", "fetched"),
         )
+    if value["times"]:
+        emit_table(
+            (
+                "run, mean of a round",
+                "rounds",
+                "all",
+                "training",
+                "encoding",
+                "waiting",
+                "moving",
+                "repeating",
+            ),
+            [_times(name, run) for name, run in sorted(value["times"].items())],
+            right=("rounds", "all", "training", "encoding", "waiting", "moving", "repeating"),
+        )
+
+
+def _times(name: str, run: dict[str, Any]) -> tuple[Any, ...]:
+    """Seconds of a round; moving and repeating may lie inside training or waiting."""
+    seconds = [run[key] for key in ("whole_s", "trained_s", "encoded_s", "waited_s")]
+    seconds += [run["uploaded_s"] + run["downloaded_s"], run["replayed_s"]]
+    return (name, run["rounds"], *(f"{each:.2f} s" for each in seconds))
 
 
 def _level(value: dict[str, Any]) -> str:

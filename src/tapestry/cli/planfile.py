@@ -4,10 +4,10 @@
     version = 1
     sync = "replay"
 
-    [run]         name, title
+    [run]         name, title, algorithm
     [model]       tokenizer, seed, shard_bytes, and [model.config] in the words of Hugging Face's config.json;
                   or adopt, the folder of a trained model, and licence; add_tokens, a file of tokens to add
-    [rounds] [inner] [merge] [evaluation] [retention]     as in the plan itself
+    [rounds] [inner] [codec] [merge] [evaluation] [retention]     as in the plan itself
 
 The tables of the plan are those of `tapestry.protocol.plan`, so a field is described in one place.
 """
@@ -23,10 +23,12 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from tapestry.errors import PlanError
+from tapestry.protocol.algorithms import ALGORITHMS, AlgorithmName, with_algorithm
 from tapestry.protocol.canonical import Name, is_name
+from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.layout import DEFAULT_SHARD_BYTES, MAX_SHARD_BYTES, MIN_SHARD_BYTES
 from tapestry.protocol.message import Part
-from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Retention, Rounds
+from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Retention, Rounds, check_feedback
 
 FORMAT: Final = "tapestry.plan-file"
 VERSION: Final = 1
@@ -38,6 +40,8 @@ class RunTable(Part):
 
     name: Name
     title: Annotated[str, StringConstraints(max_length=200)] = ""
+    algorithm: AlgorithmName | None = None
+    """Fields of [inner], [codec] and [merge] that are not given are this algorithm's."""
 
 
 class ModelTable(Part):
@@ -85,6 +89,7 @@ class PlanFile(Part):
     model: ModelTable
     rounds: Rounds
     inner: Inner
+    codec: Codec = PLAIN
     merge: Merge = Merge()
     evaluation: Evaluation = Evaluation()
     retention: Retention = Retention()
@@ -95,6 +100,7 @@ class PlanFile(Part):
             raise ValueError(
                 f"rounds.quorum {self.rounds.quorum} is above rounds.min_nodes {self.rounds.min_nodes}"
             )
+        check_feedback(self.codec, self.merge)
         return self
 
     def plan(
@@ -112,6 +118,7 @@ class PlanFile(Part):
                 parameters=parameters,
                 rounds=self.rounds,
                 inner=self.inner,
+                codec=self.codec,
                 merge=self.merge,
                 evaluation=self.evaluation,
                 retention=self.retention,
@@ -200,6 +207,10 @@ def parse(data: bytes, *, what: str) -> PlanFile:
                 f"{what}: {field} {value[field]!r} is not supported (this release reads {wanted!r})",
                 hint="the file may be for another release of Tapestry",
             )
+    run = value["run"] if isinstance(value.get("run"), dict) else {}
+    algorithm = run.get("algorithm")
+    if isinstance(algorithm, str) and algorithm in ALGORITHMS:
+        value = with_algorithm(algorithm, value)
     name = value["run"].get("name") if isinstance(value.get("run"), dict) else None
     if isinstance(name, str) and not is_name(name):
         line = _line_of(text, ["run", "name"])
@@ -207,10 +218,18 @@ def parse(data: bytes, *, what: str) -> PlanFile:
             f"{what}, line {line}: run.name: {name[:80]!r} cannot be a run's name",
             hint="take a-z, 0-9, '.', '_' and '-', at most 64 characters, a letter or digit first and last",
         )
+    listed = {table: value[table] for table in ("inner", "codec") if table in value}
     try:
-        return PlanFile.model_validate(value)
+        return PlanFile.model_validate({**value, **_as_tuples(listed)})
     except ValidationError as e:
         raise PlanError(_describe(e, text, what), hint=_hint(e)) from e
+
+
+def _as_tuples(value: Any) -> Any:
+    """TOML's lists as the tuples that a plan has."""
+    if isinstance(value, dict):
+        return {key: _as_tuples(each) for key, each in value.items()}
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def load(path: Path) -> PlanFile:

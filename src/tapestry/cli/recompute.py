@@ -65,7 +65,7 @@ def contradiction(record: RoundRecord, plan: Plan) -> str | None:
         if (one.node, one.member, one.delta) != (merged.node, merged.member, merged.delta):
             return f"{merged.node} signed another contribution than was merged"
     weights = merge_weights(
-        [Share(member=one.member, node=one.node, tokens=one.tokens) for one in said],
+        [Share(member=one.member, node=one.node, tokens=one.tokens, steps=one.steps) for one in said],
         weighting=plan.merge.weighting,
         influence_cap=plan.merge.influence_cap,
     )
@@ -113,15 +113,7 @@ def _repeat(store: BlobStore, scratch: BlobStore, replayer: Replayer, record: Ro
             return result("differs", None, fault)
         Layout.from_bytes(store.read(plan.layout, Layout.MAX_BYTES))
         before = scratch if scratch.has(record.before) else store  # computed here a moment ago
-        job = MergeJob(
-            run=record.run,
-            model=plan.model,
-            layout=plan.layout,
-            state=record.before,
-            merge=plan.merge,
-            contributions=record.merged,
-            durable=False,
-        )
+        job = MergeJob.of(plan, state=record.before, contributions=record.merged, durable=False)
         _link(store, scratch, merge_blobs(job, store, before))
     except NotFound as e:
         return result("gone", None, e.message)

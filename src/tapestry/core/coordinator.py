@@ -31,6 +31,7 @@ from tapestry.host import failpoints
 from tapestry.host.processes import Backoff
 from tapestry.ledger.entries import CONSORTIUM
 from tapestry.protocol.artifact import Artifact
+from tapestry.protocol.encoding import Codec
 from tapestry.replay.job import MergeJob, MergeResult
 from tapestry.rounds import machine
 from tapestry.rounds.state import Round, RunState, Submission
@@ -49,7 +50,7 @@ class Replay(Protocol):
     """What a coordinator needs of `replay.client.Replayer`."""
 
     def merge(self, job: MergeJob, /) -> MergeResult: ...
-    def screen(self, delta_digest: str, layout_digest: str, /) -> None: ...
+    def screen(self, delta_digest: str, layout_digest: str, codec: Codec, /) -> None: ...
 
 
 class Coordinator:
@@ -176,7 +177,7 @@ class Coordinator:
     def _screen(self, state: RunState, at: Round, submission: Submission) -> None:
         reason: str | None = None
         try:
-            self._replay.screen(submission.delta, state.plan.layout)
+            self._replay.screen(submission.delta, state.plan.layout, state.plan.codec)
         except (IntegrityError, NotFound) as error:
             if isinstance(error, HashMismatch | NotFound) and self._whole(state, submission):
                 raise  # what is damaged or lost is ours
@@ -201,19 +202,13 @@ class Coordinator:
             self._quota.release(submission.node, [*sizes, self._runs.store.size(submission.delta)])
 
     def _whole(self, state: RunState, submission: Submission) -> bool:
-        layout = self._runs.layout(state.plan.layout)
-        return not isinstance(find_artifact(self._runs.store, submission.delta, layout, "delta"), Lacking)
+        plan, store = state.plan, self._runs.store
+        layout = self._runs.layout(plan.layout)
+        found = find_artifact(store, submission.delta, layout, "delta", plan.codec)
+        return not isinstance(found, Lacking)
 
     def _merge(self, state: RunState, at: Round) -> None:
-        job = MergeJob(
-            run=state.run,
-            model=state.plan.model,
-            layout=state.plan.layout,
-            state=at.state,
-            merge=state.plan.merge,
-            contributions=at.merged,
-            durable=True,
-        )
+        job = MergeJob.of(state.plan, state=at.state, contributions=at.merged, durable=True)
         try:
             result = self._replay.merge(job)
         except Diverged as error:  # as often as it is repeated: the round ends without a merge

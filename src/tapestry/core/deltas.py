@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from tapestry.errors import HashMismatch, IntegrityError, NotFound, PlanError
 from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, Model, State
+from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout
 from tapestry.protocol.message import Message
 from tapestry.protocol.plan import Plan
@@ -31,7 +32,7 @@ def read_message(store: BlobStore, sha: str, kind: type[M]) -> M:
 
 
 def find_artifact(
-    store: BlobStore, sha: str, layout: Layout, kind: ArtifactKind
+    store: BlobStore, sha: str, layout: Layout, kind: ArtifactKind, codec: Codec = PLAIN
 ) -> tuple[Blob, ...] | Lacking:
     """The shards of an artifact that is whole here.
 
@@ -44,7 +45,7 @@ def find_artifact(
         artifact = read_message(store, sha, Artifact)
     except (NotFound, HashMismatch):
         return Lacking((sha,))
-    artifact.check_against(layout, kind=kind)
+    artifact.check_against(layout, kind=kind, codec=codec)
     with ThreadPoolExecutor(PARALLEL, "verify") as pool:
         good = list(pool.map(store.verify, artifact.shards))
     lacking = [blob.sha256 for blob, there in zip(artifact.shards, good, strict=True) if not there]

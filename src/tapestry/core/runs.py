@@ -155,7 +155,7 @@ class Runs:
         state = self.standing(run).state
         if machine.step(state, given, self.journal.now_ms()).refusal is None:
             layout = self.layout(state.plan.layout)
-            shards = find_artifact(self.store, contribution.delta, layout, "delta")
+            shards = find_artifact(self.store, contribution.delta, layout, "delta", state.plan.codec)
             if isinstance(shards, Lacking):
                 return shards
             kept = self.store.put(envelope.to_bytes(), durable=False)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tapestry.core.coordinator import Replay
+from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.replay.inputs import artifact_blobs, merge_blobs
 from tapestry.replay.job import MergeJob, MergeResult
 from tapestry.storage.blobs import BlobStore
@@ -34,9 +35,9 @@ class Staged:
             self._store.sync(self._written(result))
         return result
 
-    def screen(self, delta_digest: str, layout_digest: str, /) -> None:
+    def screen(self, delta_digest: str, layout_digest: str, codec: Codec = PLAIN, /) -> None:
         with self._store.holding([layout_digest, *artifact_blobs(self._store, delta_digest)]):
-            self._replay.screen(delta_digest, layout_digest)
+            self._replay.screen(delta_digest, layout_digest, codec)
 
     def _written(self, result: MergeResult) -> Iterator[str]:
         yield result.state

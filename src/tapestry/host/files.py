@@ -72,6 +72,14 @@ def write_atomic(
             fsync_dir(path.parent)
 
 
+def write_new(path: Path | str, data: bytes | bytearray) -> None:
+    """Write a file in a folder that no reader knows yet; on disk when this returns, but for its name."""
+    with full_disk(path), Path(path).open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def overwrite(path: Path | str, data: bytes) -> None:
     """Put `data` in the place of a file's content where that has the same size; else nothing happens.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tapestry.merge.scalars import fp32, weight
+from tapestry.merge.scalars import fp32
 
 BLOCK = 1 << 16
 """Elements a pass: 256 KiB a tensor, so that a block's three or four tensors stay in a core's cache.
@@ -24,7 +24,7 @@ Measured: at 2^12 calls dominate (a third of the speed), at 2^18 the cache misse
 
 @dataclass(frozen=True, kw_only=True)
 class Outer:
-    """The outer step: its scalars as in the plan. FedAvg has no momentum and is rate 1."""
+    """The outer step: its scalars as in the plan."""
 
     rate: float
     momentum: float
@@ -35,8 +35,13 @@ class Outer:
         return cls(rate=rate, momentum=momentum, keeps_momentum=True)
 
     @classmethod
+    def sgd(cls, *, rate: float) -> Outer:
+        return cls(rate=rate, momentum=0.0, keeps_momentum=False)
+
+    @classmethod
     def fedavg(cls) -> Outer:
-        return cls(rate=1.0, momentum=0.0, keeps_momentum=False)
+        """SGD of rate 1: the weighted mean of the local models."""
+        return cls.sgd(rate=1.0)
 
 
 def scratch() -> Tensor:
@@ -44,12 +49,17 @@ def scratch() -> Tensor:
     return torch.empty(BLOCK, dtype=torch.float32)
 
 
-def accumulate(total: Tensor, delta: Tensor, units: int, work: Tensor) -> None:
-    """total ← total + w·delta, with w = `units` · 2^-24."""
-    w = weight(units)
+def accumulate(total: Tensor, delta: Tensor, factor: float, work: Tensor) -> None:
+    """total ← total + factor · delta; the factor is an fp32 number."""
     for a, d, t in _blocks(work, total, delta):
-        torch.mul(d, w, out=t)
+        torch.mul(d, factor, out=t)
         a.add_(t)
+
+
+def accumulate_at(total: Tensor, places: Tensor, values: Tensor, factor: float) -> None:
+    """As `accumulate` of a delta that is `values` at `places` (int64, each once) and +0 elsewhere; the same
+    bits, since a sum that began at +0 is never -0."""
+    total[places] += values * factor
 
 
 def step(base: Tensor, momentum: Tensor | None, gradient: Tensor, outer: Outer, work: Tensor) -> None:
@@ -59,8 +69,9 @@ def step(base: Tensor, momentum: Tensor | None, gradient: Tensor, outer: Outer, 
             raise ValueError("this outer step needs a momentum tensor; it is zero in the first round")
         _nesterov(base, momentum, gradient, fp32(outer.rate), fp32(outer.momentum), work)
     else:
-        for b, g, _ in _blocks(work, base, gradient):
-            b.sub_(g)
+        rate = fp32(outer.rate)
+        for b, g, t in _blocks(work, base, gradient):
+            b.sub_(g if rate == 1.0 else torch.mul(g, rate, out=t))
 
 
 def _nesterov(base: Tensor, momentum: Tensor, gradient: Tensor, rate: float, mu: float, work: Tensor) -> None:

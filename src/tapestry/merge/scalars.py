@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 
 WEIGHT_ONE = 1 << 24
@@ -9,8 +10,11 @@ WEIGHT_ONE = 1 << 24
 
 
 def fp32(value: float) -> float:
-    """`value` rounded to the nearest fp32 number, ties to even."""
-    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    """`value` rounded to the nearest fp32 number, ties to even; infinite where it is too large for one."""
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def weight(units: int) -> float:

@@ -29,6 +29,7 @@ from tapestry.errors import (
 )
 from tapestry.host import files
 from tapestry.node import child, keys, settings, setup
+from tapestry.node.account import Meter
 from tapestry.node.home import Home, identity
 from tapestry.node.memory import Memory
 from tapestry.node.mend import Mender
@@ -84,18 +85,20 @@ class Agent:
         self._replayer = Replayer(
             home.blobs, threads=min(2, os.cpu_count() or 1), log_path=home.logs / "replay.log"
         )
-        library = Library(self._client, store)
+        meter = Meter()
+        library = Library(self._client, store, meter)
         people = People(self._client)
         node = self._settings.node
         self._tools = Tools(
             home=home,
             node=node.name,
+            member=node.member,
             memory=self._memory,
             library=library,
             synchronizer=Synchronizer(home, library, self._replayer, joined.consortium, people, self._tell),
             prefetcher=Prefetcher(self._client, library, node.name),
             submitter=Submitter(
-                home, node, joined, self._client, store, self._memory, self._outbox, self._tell
+                home, node, joined, self._client, store, self._memory, self._outbox, self._tell, meter
             ),
             tell=self._tell,
         )

@@ -103,7 +103,7 @@ class Examiner:
         self._check_names(folder, delta)
         if delta is not None:
             for shard, blob in zip(self._layout_of(plan).shards, delta.shards, strict=True):
-                self._check_shard(folder / blob.sha256, shard)
+                self._check_shard(folder / blob.sha256, shard, blob.bytes, plan.codec.head(shard))
         return Passed(result=result, delta=delta)
 
     def take(self, folder: Path, passed: Passed) -> None:
@@ -133,10 +133,12 @@ class Examiner:
     def _check_result(result: TrainResult, plan: Plan) -> None:
         if result.run != plan.run:
             raise ArtifactError(f"result of run {result.run} names the plan of run {plan.run}")
-        if result.tokens > plan.round_tokens or result.steps > plan.inner.steps:
+        steps = plan.inner.steps_at(result.merges)
+        tokens = plan.inner.tokens_in(result.steps)
+        if result.steps > steps or result.tokens > tokens:
             raise ArtifactError(
-                f"result claims {result.tokens} tokens in {result.steps} steps; the plan allows "
-                f"{plan.round_tokens} in {plan.inner.steps}"
+                f"result claims {result.tokens} tokens in {result.steps} steps; the plan allows {steps} "
+                f"steps, and {tokens} tokens in so many"
             )
         if result.delta is None and (result.tokens or result.steps):
             raise ArtifactError("result claims training but has no delta")
@@ -148,7 +150,7 @@ class Examiner:
         if (actual := canonical.sha256(data)) != digest:
             raise HashMismatch(f"{MANIFEST} has SHA-256 {actual[:12]}, the result names {digest[:12]}")
         delta = Artifact.from_bytes(data)
-        delta.check_against(self._layout_of(plan), kind="delta")
+        delta.check_against(self._layout_of(plan), kind="delta", codec=plan.codec)
         return delta
 
     @staticmethod
@@ -165,8 +167,9 @@ class Examiner:
                 if not entry.is_file(follow_symlinks=False):
                     raise ArtifactError(f"{entry.name} in {folder.name} is not a regular file")
 
-    def _check_shard(self, path: Path, shard: Shard) -> None:
-        """Size and header, byte by byte; a shard already taken was checked when it was."""
+    def _check_shard(self, path: Path, shard: Shard, due: int, head: bytes) -> None:
+        """Size as the manifest says, and the first bytes as layout and codec do; a shard already taken was
+        checked when it was."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -176,12 +179,10 @@ class Examiner:
                 raise NotFound(f"shard {path.name[:12]} of {path.parent.name} is missing") from None
         try:
             size = os.fstat(fd).st_size
-            if size != shard.total_bytes:
-                raise ArtifactError(
-                    f"shard {shard.index} has {size} bytes, its layout says {shard.total_bytes}"
-                )
-            if os.pread(fd, len(shard.header), 0) != shard.header:
-                raise ArtifactError(f"the header of shard {shard.index} is not the one its layout gives")
+            if size != due:
+                raise ArtifactError(f"shard {shard.index} has {size} bytes, its manifest says {due}")
+            if os.pread(fd, len(head), 0) != head:
+                raise ArtifactError(f"shard {shard.index} does not begin as its layout and codec say")
         finally:
             os.close(fd)
 

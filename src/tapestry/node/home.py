@@ -92,6 +92,11 @@ class Home:
         return self.state / "traffic.json"
 
     @property
+    def times(self) -> Path:
+        """What each round cost this node in seconds and bytes; see `node.account`."""
+        return self.state / "times.jsonl"
+
+    @property
     def receipts(self) -> Path:
         """Signed contributions and the core's receipts for them."""
         return self.state / "receipts"

@@ -91,7 +91,7 @@ def check_record(record: RoundRecord, plan: Plan, consortium: str, people: Peopl
             raise SignatureError(f"{what}: the contribution of {merged.node} was signed for something else")
         if (said.node, said.member, said.delta) != (merged.node, merged.member, merged.delta):
             raise SignatureError(f"{what}: the record states {merged.node} otherwise than {said.node} signed")
-        shares.append(Share(member=said.member, node=said.node, tokens=said.tokens))
+        shares.append(Share(member=said.member, node=said.node, tokens=said.tokens, steps=said.steps))
     weights = merge_weights(shares, weighting=plan.merge.weighting, influence_cap=plan.merge.influence_cap)
     if weights != tuple(merged.weight for merged in record.merged):
         raise MergeMismatch(

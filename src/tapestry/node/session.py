@@ -15,6 +15,7 @@ from typing import Any, Final
 from tapestry.errors import FormatError, Refused
 from tapestry.host import files
 from tapestry.node import child
+from tapestry.node.account import Account
 from tapestry.node.home import Home, identity, parse_round_name, read_json
 from tapestry.node.memory import HeadMemory, Memory
 from tapestry.node.submit import Submitter
@@ -36,6 +37,7 @@ class Tools:
 
     home: Home
     node: str
+    member: str
     memory: Memory
     library: Library
     synchronizer: Synchronizer
@@ -98,6 +100,7 @@ class Session:
         """A job whose result the gate refused."""
         self._scored_last = False
         """The final base is scored; the score may still have to be published."""
+        self._account = Account(tools.home, run, tools.library.meter)
         self._barred = False
         """The operator has withdrawn this node from the run."""
 
@@ -129,6 +132,8 @@ class Session:
         self._enrol(view, plan)
         self._note_refusal(view)
         self.order = self._wanted(view, plan)
+        if self.order is not None and self.order.job.train:
+            self._account.given(self.order.job.round)
 
     def _enrol(self, view: RunView, plan: Plan) -> None:
         """Take part, unless this view is older than the enrolment."""
@@ -160,7 +165,7 @@ class Session:
         )
         standing = (view.current.round, accepted)
         if accepted and standing > self._accepted and view.current.phase == "training":
-            self._tools.prefetcher.look(self.run, view.sequence, self._tools.library.layout(plan.layout))
+            self._tools.prefetcher.look(self.run, view.sequence, plan)
         self._accepted = max(standing, self._accepted)
 
     def _advance(self, view: RunView, plan: Plan) -> None:
@@ -238,6 +243,7 @@ class Session:
                 return self.order
         state = self._tools.library.message(head.state, State)
         self._looked = None
+        merged = self._merged_round(round) if train and plan.codec.error_feedback is not None else 0
         return Order.of(
             self._tools.home,
             TrainJob(
@@ -249,8 +255,20 @@ class Session:
                 base=state.base,
                 train=train,
                 evaluate=evaluate,
+                steps=plan.inner.steps_at(head.merges, self._tools.member) if plan.inner.paces else None,
+                merged_round=merged,
             ),
         )
+
+    def _merged_round(self, before: int) -> int:
+        """The newest round before `before` of which what was sent is in a merge, as far as it matters: what
+        the trainer sent in a later one was merged nowhere, and returns to the residual."""
+        passed = (parse_round_name(p.stem) for p in self._tools.home.egress.glob(f"{self.run}.*.json"))
+        rounds = [named[1] for named in passed if named is not None and named[0] == self.run]
+        newest = max((number for number in rounds if number < before), default=0)
+        if newest and not self._tools.synchronizer.holds(self.run, newest, self._tools.node):
+            return newest - 1
+        return newest
 
     def stirred(self) -> bool:
         """Whether the gate has said something about the awaited round; asked a hundred times a second."""
@@ -271,6 +289,7 @@ class Session:
                 self.order = None
             return False
         if order.job.train:
+            self._account.trained(result)
             self._tools.submitter.sign(result)
         self._unscored[result.merges] = (result, time.monotonic())
         self._scored_last = not order.job.train
@@ -282,6 +301,7 @@ class Session:
         self._tools.submitter.hand_in(self.run)
         if self._scored_last:
             self.publish_scores(now=True)
+            self._account.close()
             self._tools.memory.set(self.run, finished=True)
 
     def publish_scores(self, *, now: bool = False) -> None:

@@ -10,7 +10,7 @@ from tapestry.errors import TapestryError
 from tapestry.host import files
 from tapestry.host.processes import pid_alive
 from tapestry.identity.envelope import Envelope
-from tapestry.node import settings, setup
+from tapestry.node import account, settings, setup
 from tapestry.node.home import ROLES, Home, parse_round_name, read_json, round_name
 from tapestry.protocol.messages import Contribution
 from tapestry.protocol.views import RoundRecord
@@ -61,6 +61,7 @@ def node_status(home: Path) -> dict[str, Any]:
         "trouble": agent.get("trouble") or failed.get("message"),
         "hint": agent.get("hint") or failed.get("hint"),
         "traffic": agent.get("traffic"),
+        "times": account.summary(at),
         "gate": {key: gate.get(key) for key in ("passed", "refused", "last", "last_refused")},
     }
 

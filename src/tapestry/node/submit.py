@@ -19,6 +19,7 @@ from tapestry.host import failpoints, files
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.identity.keys import KeyPair
 from tapestry.node import child
+from tapestry.node.account import Meter
 from tapestry.node.home import Home, round_name
 from tapestry.node.memory import Memory, OwnContribution
 from tapestry.node.outbox import Outbox
@@ -49,7 +50,9 @@ class Submitter:
         memory: Memory,
         outbox: Outbox,
         tell: Callable[[str], None] = lambda _: None,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter or Meter()
         self._home = home
         self._node = node
         self._joined = joined
@@ -148,7 +151,8 @@ class Submitter:
         envelope = own.envelope.encode("ascii")
         blobs = blobs_of(self._store, own.delta)
         for _ in range(MAX_UPLOADS):
-            self._client.upload_blobs(blobs, self._store)
+            with self._meter.span("uploaded"):
+                self._meter.add("uploaded_bytes", self._client.upload_blobs(blobs, self._store))
             answer = self._client.contribute(run, envelope)
             if answer.receipt is not None:
                 return answer.receipt

@@ -149,7 +149,7 @@ class Supervisor:
         self._say("running")
 
     def _worker_was_killed(self, kept: Kept) -> bool:
-        """Whether torchrun ended because its worker died of a signal; it says so in its report."""
+        """Whether a torchrun ended because its worker died of a signal; it says so in its report."""
         if kept.role != "trainer" or self._cluster:
             return False
         try:

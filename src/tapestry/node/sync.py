@@ -18,10 +18,12 @@ from tapestry.errors import (
     NotFound,
 )
 from tapestry.host import files
+from tapestry.node.account import Meter
 from tapestry.node.home import Home, round_name
 from tapestry.node.memory import HeadMemory
 from tapestry.node.people import People, check_record
 from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, Model, State
+from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout
 from tapestry.protocol.message import Message
 from tapestry.protocol.messages import Merged
@@ -35,16 +37,18 @@ from tapestry.transport.client import CoreClient
 M = TypeVar("M", bound=Message)
 
 MAX_REPLAYED_ROUNDS: Final = 4
-"""A node further behind fetches the head: that many dense contributions cost more than the state."""
+"""A node not further behind repeats the merges whatever they take; one further behind does where its
+contributions are fewer bytes than the head."""
 REPAIRS: Final = 2
 
 
 class Library:
     """Messages and artifacts by digest, fetched where they are missing."""
 
-    def __init__(self, client: CoreClient, store: BlobStore) -> None:
+    def __init__(self, client: CoreClient, store: BlobStore, meter: Meter | None = None) -> None:
         self.client = client
         self.store = store
+        self.meter = meter or Meter()
         self._layout: Layout | None = None
 
     def message(self, sha: str, kind: type[M]) -> M:
@@ -62,19 +66,29 @@ class Library:
             self._layout = self.message(sha, Layout)
         return self._layout
 
-    def manifests(self, digests: Iterable[str], layout: Layout, kind: ArtifactKind) -> dict[str, Artifact]:
+    def manifests(
+        self, digests: Iterable[str], layout: Layout, kind: ArtifactKind, codec: Codec = PLAIN
+    ) -> dict[str, Artifact]:
         """Artifacts by digest, each held against the layout before anything of it is fetched."""
         found = {}
         for sha in dict.fromkeys(digests):
             found[sha] = self.message(sha, Artifact)
-            found[sha].check_against(layout, kind=kind)
+            found[sha].check_against(layout, kind=kind, codec=codec)
         return found
 
-    def artifacts(self, digests: Iterable[str], layout: Layout, kind: ArtifactKind) -> None:
+    def artifacts(
+        self, digests: Iterable[str], layout: Layout, kind: ArtifactKind, codec: Codec = PLAIN
+    ) -> None:
         """Have all these artifacts here with every shard."""
-        found = self.manifests(digests, layout, kind)
+        found = self.manifests(digests, layout, kind, codec)
         shards = {blob.sha256: blob for artifact in found.values() for blob in artifact.shards}
-        self.client.download_blobs([b for b in shards.values() if not self._present(b)], self.store)
+        lacking = [b for b in shards.values() if not self._present(b)]
+        with self.meter.span("downloaded"):
+            self.meter.add("downloaded_bytes", self.client.download_blobs(lacking, self.store))
+
+    def deltas(self, digests: Iterable[str], plan: Plan) -> None:
+        """Have these contributions' deltas here."""
+        self.artifacts(digests, self.layout(plan.layout), "delta", plan.codec)
 
     def _present(self, blob: Blob) -> bool:
         """By its size alone: whoever reads a blob verifies its hash, and a bad one is removed then."""
@@ -158,7 +172,7 @@ class Synchronizer:
         if at is not None and plan.sync == "replay":
             behind = head.merges - at.merges
             kept = at.round >= head.round - plan.retention.blob_rounds
-            if 0 < behind <= MAX_REPLAYED_ROUNDS and kept:
+            if 0 < behind <= self._worth_repeating(view, plan) and kept:
                 return self._replay(at, view, plan), behind
         self._tell(f"fetching the state after merge {head.merges}")
         # A node that repeats no merge has no use for the momentum; `_merge` fetches it if that changes.
@@ -168,6 +182,24 @@ class Synchronizer:
                 f"the core says its head has {head.merges} merges, the state itself says {state.merges}"
             )
         return HeadMemory(merges=head.merges, state=head.state, round=head.round), 0
+
+    def _worth_repeating(self, view: RunView, plan: Plan) -> int:
+        """How many merges a node repeats rather than fetch the head: as many as take fewer bytes, and a few
+        more, since a merge that was repeated needs no trust."""
+        layout = self._library.layout(plan.layout)
+        state = sum(shard.total_bytes for shard in layout.shards)
+        if plan.merge.outer == "nesterov":
+            state *= 2
+        a_round = max(1, len(view.enrolled)) * sum(plan.codec.most_bytes(shard) for shard in layout.shards)
+        return max(MAX_REPLAYED_ROUNDS, state // a_round)
+
+    def holds(self, run: str, number: int, node: str) -> bool:
+        """Whether the merge of an ended round holds a contribution of this node. Raises `PeerError`."""
+        try:
+            record = self._library.client.round(run, number)
+        except NotFound:
+            return False  # abandoned
+        return any(merged.node == node for merged in record.merged)
 
     def _replay(self, at: HeadMemory, view: RunView, plan: Plan) -> HeadMemory:
         number = at.round
@@ -192,15 +224,7 @@ class Synchronizer:
             )
         plan = newest if newest.digest == record.plan else self._library.message(record.plan, Plan)
         check_record(record, plan, self._consortium, self._people)
-        job = MergeJob(
-            run=record.run,
-            model=plan.model,
-            layout=plan.layout,
-            state=at.state,
-            merge=plan.merge,
-            contributions=record.merged,
-            durable=False,
-        )
+        job = MergeJob.of(plan, state=at.state, contributions=record.merged, durable=False)
         result = self._merge(job, record.merged, plan)
         if result != record.after:
             raise MergeMismatch(
@@ -215,9 +239,10 @@ class Synchronizer:
     def _merge(self, job: MergeJob, merged: Iterable[Merged], plan: Plan) -> str:
         deltas = [each.delta for each in merged]
         for attempt in range(REPAIRS + 1):
-            self._library.artifacts(deltas, self._library.layout(plan.layout), "delta")
+            self._library.deltas(deltas, plan)
             try:
-                return self._replayer.merge(job).state
+                with self._library.meter.span("replayed"):
+                    return self._replayer.merge(job).state
             except (NotFound, HashMismatch):  # a blob was lost or damaged here: the bad one is gone now
                 if attempt == REPAIRS:
                     raise

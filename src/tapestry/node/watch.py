@@ -11,7 +11,7 @@ from typing import Final
 from tapestry.errors import TapestryError
 from tapestry.node import child
 from tapestry.node.sync import Library
-from tapestry.protocol.layout import Layout
+from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RunView
 from tapestry.rounds.events import ContributionAccepted, ContributionReceived, Event, RoundOpened, parse_event
 from tapestry.transport.client import CoreClient
@@ -79,7 +79,7 @@ class Prefetcher:
         self._library = library
         self._own_node = own_node
         self._lock = threading.Lock()
-        self._wanted: queue.Queue[tuple[int, str, Layout] | None] = queue.Queue()
+        self._wanted: queue.Queue[tuple[int, str, Plan] | None] = queue.Queue()
         self._after: dict[str, int] = {}
         self._received: dict[str, dict[str, str]] = {}
         """By run: of the round in flight, each contribution's delta."""
@@ -92,20 +92,20 @@ class Prefetcher:
         with self._lock:
             yield
 
-    def look(self, run: str, sequence: int, layout: Layout) -> None:
+    def look(self, run: str, sequence: int, plan: Plan) -> None:
         """In this run something was accepted, as of `sequence` of the event log."""
-        self._wanted.put((sequence, run, layout))
+        self._wanted.put((sequence, run, plan))
 
     def stop(self) -> None:
         self._wanted.put(None)
 
     def _work(self) -> None:
         while (item := self._wanted.get()) is not None:
-            sequence, run, layout = item
+            sequence, run, plan = item
             try:
                 for delta in self._accepted(run, sequence):
                     with self._lock:
-                        self._library.artifacts([delta], layout, "delta")
+                        self._library.deltas([delta], plan)
             except TapestryError as error:
                 child.log("prefetch", error=error.message)
 

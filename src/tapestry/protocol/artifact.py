@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 
 from tapestry.errors import ArtifactError
 from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout
 from tapestry.protocol.message import Message, Part
 
@@ -37,19 +38,36 @@ class Artifact(Message):
     def total_bytes(self) -> int:
         return sum(blob.bytes for blob in self.shards)
 
-    def check_against(self, layout: Layout, *, kind: ArtifactKind) -> None:
-        """Raise `ArtifactError` unless kind, layout, number and size of the shards are as expected."""
+    def check_against(self, layout: Layout, *, kind: ArtifactKind, codec: Codec = PLAIN) -> None:
+        """Raise `ArtifactError` unless kind, layout, number and size of the shards are as expected.
+
+        Args:
+            layout: of the model.
+            kind: what it should be.
+            codec: how a delta is written.
+        """
         if self.kind != kind:
             raise ArtifactError(f"expected an artifact of kind {kind}, got {self.kind}")
         if self.layout != layout.digest:
             raise ArtifactError(f"{kind} has layout {self.layout[:12]}, the run has {layout.digest[:12]}")
         if len(self.shards) != len(layout.shards):
             raise ArtifactError(f"{kind} has {len(self.shards)} shards, its layout {len(layout.shards)}")
+        if kind == "delta" and not codec.plain:
+            self._check_encoded(layout, codec)
+            return
         for shard, blob in zip(layout.shards, self.shards, strict=True):
             if blob.bytes != shard.total_bytes:
                 raise ArtifactError(
                     f"shard {shard.index} of {kind} has {blob.bytes} bytes, "
                     f"its layout says {shard.total_bytes}"
+                )
+
+    def _check_encoded(self, layout: Layout, codec: Codec) -> None:
+        for shard, blob in zip(layout.shards, self.shards, strict=True):
+            if blob.bytes > (most := codec.most_bytes(shard)):
+                raise ArtifactError(
+                    f"shard {shard.index} of the delta has {blob.bytes} bytes, "
+                    f"the plan's codec writes {most} at most"
                 )
 
 

@@ -26,6 +26,9 @@ ELEMENT_BYTES = 4
 MIN_SHARD_BYTES = 1 << 12
 MAX_SHARD_BYTES = 32 << 20
 DEFAULT_SHARD_BYTES = 8 << 20
+ROWS_TOGETHER = 64
+"""A tensor is cut at multiples of so many rows where they fit a shard, so that a codec's blocks of 64 rows
+are those of the whole tensor."""
 MAX_PIECES = 1 << 14
 """Of one shard, so that its header stays below 6 MiB."""
 MAX_BLOB_BYTES = 64 << 20
@@ -151,15 +154,18 @@ class Layout(Message):
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
-        """Greedy in tensor order: a shard takes whole rows until `shard_bytes` or `MAX_PIECES` is reached."""
+        """Greedy in tensor order: a shard takes whole rows, `ROWS_TOGETHER` at a time where as many fit,
+        until `shard_bytes` or `MAX_PIECES` is reached."""
         shards: list[Shard] = []
         pieces: list[Piece] = []
         used = 0
         for tensor in self.tensors:
             row_bytes = tensor.row_elements * ELEMENT_BYTES
+            together = ROWS_TOGETHER if ROWS_TOGETHER * row_bytes <= self.shard_bytes else 1
             row = 0
             while row < tensor.rows:
-                take = min(tensor.rows - row, (self.shard_bytes - used) // row_bytes)
+                room, left = (self.shard_bytes - used) // row_bytes, tensor.rows - row
+                take = left if left <= room else room - room % together
                 if take == 0 or len(pieces) == MAX_PIECES:
                     shards.append(Shard(index=len(shards), pieces=tuple(pieces)))
                     pieces, used = [], 0

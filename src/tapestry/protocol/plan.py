@@ -6,15 +6,18 @@ A plan carries no code and no path. Whoever changes a field writes a new revisio
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.message import Message, Part
 
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Pace = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1 << 40)]
 
 
@@ -33,18 +36,30 @@ class Rounds(Part):
     """After the deadline and below quorum: wait for more, or abandon the round and open the next."""
 
 
+class Stage(Part):
+    """Another number of inner steps from some merge on."""
+
+    after_merges: Count
+    steps: Count
+
+
 class Inner(Part):
     """What a node does between two merges."""
 
     steps: Count
     """Optimizer steps a round, the H of DiLoCo."""
+    schedule: Annotated[tuple[Stage, ...], Field(max_length=256)] = ()
+    """Where the steps a round change, in ascending order."""
+    paces: Annotated[dict[Name, Pace], Field(max_length=4096)] = Field(default_factory=dict)
+    """Members that take fewer steps a round, and what part of them."""
     sequence_length: Annotated[int, Field(ge=8, le=1 << 20)] = 256
     """Tokens a sequence."""
     batch_sequences: Annotated[int, Field(ge=1, le=1 << 16)] = 8
     """Sequences of one forward pass."""
     accumulation: Annotated[int, Field(ge=1, le=1 << 12)] = 1
     """Forward passes of one optimizer step."""
-    optimizer: Literal["adamw"] = "adamw"
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: for matrices that are no embeddings; AdamW for the rest."""
     learning_rate: Positive = 2e-3
     """Peak, reached after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0, le=1 << 30)] = 50
@@ -52,27 +67,75 @@ class Inner(Part):
     """Cosine decay ends at this fraction of the peak, at the last step of the last round."""
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
+    muon_momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.95
     weight_decay: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.1
     clip_norm: Positive = 1.0
     seed: Annotated[int, Field(ge=0, le=(1 << 53) - 1)] = 0
     """Orders the batches and seeds every generator, together with the node's name."""
 
+    @model_validator(mode="after")
+    def _ascending(self) -> Inner:
+        if any(a.after_merges >= b.after_merges for a, b in pairwise(self.schedule)):
+            raise ValueError("schedule is not in ascending order of after_merges")
+        return self
+
+    def steps_at(self, merges: int, member: str | None = None) -> int:
+        """Steps of the round after so many merges: of a member, or of one at full pace."""
+        full = self.steps
+        for stage in self.schedule:
+            if stage.after_merges <= merges:
+                full = stage.steps
+        return max(1, round(full * self.paces.get(member, 1.0))) if member is not None else full
+
+    def steps_before(self, merges: int) -> int:
+        """Steps of all rounds up to so many merges, at full pace."""
+        total, at, steps = 0, 0, self.steps
+        for stage in self.schedule:
+            if stage.after_merges >= merges:
+                break
+            total += (stage.after_merges - at) * steps
+            at, steps = stage.after_merges, stage.steps
+        return total + (merges - at) * steps
+
+    def tokens_in(self, steps: int) -> int:
+        """Tokens of so many steps."""
+        return steps * self.accumulation * self.batch_sequences * self.sequence_length
+
 
 class Merge(Part):
     """How contributions become the next base. The arithmetic is in docs/formats/merge.md."""
 
-    weighting: Literal["tokens", "equal"] = "tokens"
+    weighting: Literal["tokens", "equal", "tokens-per-step"] = "tokens"
+    """`tokens-per-step`: tokens² / steps."""
     influence_cap: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     """No member weighs more than this. Infeasible (an error) when members · cap < 1."""
-    outer: Literal["nesterov", "fedavg"] = "nesterov"
-    """`fedavg` is the special case rate 1, momentum 0."""
+    average: Literal["all", "senders", "movers"] = "all"
+    """Over whom each element is averaged: all, those who sent it, or the effective number of those who moved
+    it."""
+    embedding_rows: Literal["all", "users"] = "all"
+    """Over whom a row of an embedding is averaged: as `average` says, or those who sent anything of it."""
+    clip: Literal["none", "median"] = "none"
+    """Whether contributions longer than the median one are shortened to it."""
+    combine: Literal["mean", "directions"] = "mean"
+    """`directions`: norms and directions of each tensor but embeddings are averaged apart."""
+    outer: Literal["nesterov", "sgd", "fedavg"] = "nesterov"
+    """`sgd` keeps no momentum; `fedavg` is `sgd` of rate 1."""
     outer_rate: Positive = 0.7
     outer_momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.9
+    momentum_on_feedback: bool = False
+    """Outer momentum and the codec's error feedback together, on purpose."""
 
     @model_validator(mode="after")
     def _fedavg_is_fixed(self) -> Merge:
         if self.outer == "fedavg" and (self.outer_rate, self.outer_momentum) != (1.0, 0.0):
             raise ValueError("outer = fedavg needs outer_rate = 1 and outer_momentum = 0")
+        if self.influence_cap < 1.0 and (self.average != "all" or self.embedding_rows != "all"):
+            raise ValueError(
+                "influence_cap below 1 means nothing where an element is averaged over those who moved it: "
+                'take average = "all" and embedding_rows = "all", or influence_cap = 1'
+            )
+        if self.outer == "sgd" and self.outer_momentum != 0.0:
+            raise ValueError("outer = sgd needs outer_momentum = 0; nesterov has momentum")
         return self
 
 
@@ -110,6 +173,8 @@ class Plan(Message):
     parameters: Count
     rounds: Rounds
     inner: Inner
+    codec: Codec = PLAIN
+    """How deltas are written."""
     merge: Merge = Merge()
     evaluation: Evaluation = Evaluation()
     retention: Retention = Retention()
@@ -128,10 +193,20 @@ class Plan(Message):
             raise ValueError(
                 f"rounds.quorum {self.rounds.quorum} is above rounds.min_nodes {self.rounds.min_nodes}"
             )
+        check_feedback(self.codec, self.merge)
         return self
 
     @property
-    def round_tokens(self) -> int:
-        """Tokens one node trains on in one round."""
-        inner = self.inner
-        return inner.steps * inner.accumulation * inner.batch_sequences * inner.sequence_length
+    def total_steps(self) -> int:
+        """Inner steps of the whole run, at full pace."""
+        return self.inner.steps_before(self.rounds.total)
+
+
+def check_feedback(codec: Codec, merge: Merge) -> None:
+    """Raise `ValueError` where outer momentum and error feedback are together by accident."""
+    if codec.error_feedback is None or merge.outer_momentum == 0.0 or merge.momentum_on_feedback:
+        return
+    raise ValueError(
+        "codec.error_feedback sends late what outer momentum then amplifies: take merge.outer = sgd with "
+        "outer_momentum = 0, or set merge.momentum_on_feedback = true to have both"
+    )

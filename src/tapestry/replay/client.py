@@ -14,6 +14,7 @@ from tapestry.errors import ProcessDied
 from tapestry.host import processes
 from tapestry.host.isolation import Level
 from tapestry.protocol import canonical
+from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.message import Message
 from tapestry.replay.job import (
     MAX_LINE_BYTES,
@@ -61,9 +62,9 @@ class Replayer:
         """The state after `job`; errors as of `engine.Engine.merge`."""
         return self._request(job, MergeResult)
 
-    def screen(self, delta_digest: str, layout_digest: str) -> None:
+    def screen(self, delta_digest: str, layout_digest: str, codec: Codec = PLAIN) -> None:
         """Raise `ArtifactError` with the reason unless the delta has its layout's form and is finite."""
-        self._request(ScreenJob(delta=delta_digest, layout=layout_digest), Screened)
+        self._request(ScreenJob(delta=delta_digest, layout=layout_digest, codec=codec), Screened)
 
     def start(self) -> Level:
         """Start the worker where it does not run, and say how far it is cut off from the network."""

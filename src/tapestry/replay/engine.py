@@ -15,13 +15,16 @@ from typing import TypeVar
 
 import torch
 
-from tapestry.errors import ArtifactError, Diverged
+from tapestry.errors import Diverged
 from tapestry.host import failpoints
 from tapestry.merge import kernel
 from tapestry.protocol import plan
 from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, State
+from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.layout import Layout, Shard
 from tapestry.replay.buffers import Desk, room_for
+from tapestry.replay.combine import Combiner
+from tapestry.replay.deltas import Deltas
 from tapestry.replay.inputs import Inputs, Source, naming, read_inputs, read_message, read_source
 from tapestry.replay.job import MergeJob, MergeResult
 from tapestry.storage.blobs import BlobStore
@@ -78,44 +81,40 @@ class Engine:
             input_bytes=inputs.total_bytes,
         )
 
-    def screen(self, delta: str, layout: str) -> None:
+    def screen(self, delta: str, layout: str, codec: Codec = PLAIN) -> None:
         """Raise `ArtifactError` with the reason unless a delta has the form of its layout and is finite."""
         shape = read_message(self._store, layout, Layout)
-        source = read_source(self._store, delta, shape, "delta", "delta")
-        self._each_shard(shape, lambda desk, shard: self._screen_shard(desk, shard, source))
+        source = read_source(self._store, delta, shape, "delta", "delta", codec)
+        deltas = Deltas(self._store, codec)
+        self._each_shard(shape, lambda desk, shard: deltas.screen(desk, shard, source))
 
     def _merge_shards(self, job: MergeJob, inputs: Inputs) -> list[tuple[str, ...]]:
         """Digests of what was written for each shard; on disk for good if the job is durable."""
         outer = _outer(job.merge)
         units = [merged.weight for merged in job.contributions]
+        layout, deltas = inputs.layout, Deltas(self._store, job.codec)
+        combiner = Combiner.prepare(
+            job.merge, job.codec, layout, units, inputs.deltas, deltas, self._each_shard
+        )
         with ThreadPoolExecutor(SYNCS, "sync") as pool:
             syncs: list[Future[None]] = []
 
             def work(desk: Desk, shard: Shard) -> tuple[str, ...]:
-                shas = self._merge_shard(desk, shard, inputs, units, outer)
+                shas = self._merge_shard(desk, shard, inputs, combiner, outer)
                 if job.durable:
                     syncs.append(pool.submit(self._store.sync, shas))
                 return shas
 
-            written = self._each_shard(inputs.layout, work)
+            written = self._each_shard(layout, work)
             for sync in syncs:
                 sync.result()
         return written
 
-    def _screen_shard(self, desk: Desk, shard: Shard, source: Source) -> None:
-        with naming(source.name):
-            if not is_finite(desk.delta.read(self._store, source.sha(shard.index), shard)):
-                raise ArtifactError(f"shard {shard.index} holds NaN or infinite values")
-
     def _merge_shard(
-        self, desk: Desk, shard: Shard, inputs: Inputs, units: list[int], outer: kernel.Outer
+        self, desk: Desk, shard: Shard, inputs: Inputs, combiner: Combiner, outer: kernel.Outer
     ) -> tuple[str, ...]:
         """Digests of the new base shard and, where one is kept, of the new momentum shard."""
-        gradient = desk.total.values(shard).zero_()
-        for source, w in zip(inputs.deltas, units, strict=True):
-            with naming(source.name):
-                delta = desk.delta.read(self._store, source.sha(shard.index), shard)
-            kernel.accumulate(gradient, delta, w, desk.work)
+        gradient = combiner.gradient(desk, shard)
         with naming(inputs.base.name):
             base = desk.base.read(self._store, inputs.base.sha(shard.index), shard)
         momentum = None
@@ -123,20 +122,14 @@ class Engine:
             momentum = self._momentum(desk, shard, inputs.momentum)
         kernel.step(base, momentum, gradient, outer, desk.work)
         if not is_finite(base):
+            deltas = combiner.deltas
+            largest = max(inputs.deltas, key=lambda source: deltas.peak(desk, shard, source))
             raise Diverged(
                 f"the merged base is not finite in shard {shard.index}; "
-                f"the largest values are in the {self._largest(desk, shard, inputs)}",
+                f"the largest values are in the {largest.name}",
                 hint="withdraw a node that sends huge values, or revise merge.outer_rate",
             )
         return self._put_shard(desk, shard, with_momentum=momentum is not None)
-
-    def _largest(self, desk: Desk, shard: Shard, inputs: Inputs) -> str:
-        """Which delta holds the largest value of a shard, for a message."""
-
-        def peak(source: Source) -> float:
-            return float(desk.delta.read(self._store, source.sha(shard.index), shard).abs().max())
-
-        return max(inputs.deltas, key=peak).name
 
     def _put_shard(self, desk: Desk, shard: Shard, *, with_momentum: bool) -> tuple[str, ...]:
         shas = [self._store.put(desk.base.blob(shard), durable=False)]
@@ -195,6 +188,6 @@ class Engine:
 
 
 def _outer(merge: plan.Merge) -> kernel.Outer:
-    if merge.outer == "fedavg":
-        return kernel.Outer.fedavg()
+    if merge.outer != "nesterov":
+        return kernel.Outer.sgd(rate=merge.outer_rate)
     return kernel.Outer.nesterov(rate=merge.outer_rate, momentum=merge.outer_momentum)

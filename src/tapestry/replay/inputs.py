@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from tapestry.errors import ArtifactError, HashMismatch, NotFound, TapestryError
 from tapestry.protocol.artifact import Artifact, ArtifactKind, Model, State
+from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout
 from tapestry.protocol.message import Message
 from tapestry.replay.job import MergeJob
@@ -24,6 +25,7 @@ class Source:
 
     name: str
     digests: bytes
+    total_bytes: int
 
     def sha(self, index: int) -> str:
         return self.digests[index * _DIGEST_BYTES : (index + 1) * _DIGEST_BYTES].hex()
@@ -42,8 +44,7 @@ class Inputs:
 
     @property
     def total_bytes(self) -> int:
-        sources = 1 + (self.momentum is not None) + len(self.deltas)
-        return sources * sum(shard.total_bytes for shard in self.layout.shards)
+        return sum(s.total_bytes for s in (self.base, self.momentum, *self.deltas) if s is not None)
 
 
 def read_message(store: BlobStore, sha: str, kind: type[M]) -> M:
@@ -51,7 +52,9 @@ def read_message(store: BlobStore, sha: str, kind: type[M]) -> M:
     return kind.from_bytes(store.read(sha, min(kind.MAX_BYTES, MAX_BLOB_BYTES)))
 
 
-def read_source(store: BlobStore, sha: str, layout: Layout, kind: ArtifactKind, name: str) -> Source:
+def read_source(
+    store: BlobStore, sha: str, layout: Layout, kind: ArtifactKind, name: str, codec: Codec = PLAIN
+) -> Source:
     """An artifact held against its layout, with every shard blob present at its right size.
 
     Raises:
@@ -61,7 +64,7 @@ def read_source(store: BlobStore, sha: str, layout: Layout, kind: ArtifactKind, 
     """
     with naming(name):
         artifact = read_message(store, sha, Artifact)
-        artifact.check_against(layout, kind=kind)
+        artifact.check_against(layout, kind=kind, codec=codec)
         for blob in artifact.shards:
             if (size := store.size(blob.sha256)) != blob.bytes:
                 store.verify(blob)  # removes what is damaged; a whole blob may be of use to others
@@ -71,7 +74,8 @@ def read_source(store: BlobStore, sha: str, layout: Layout, kind: ArtifactKind, 
                     f"blob {blob.sha256} has {size} bytes instead of {blob.bytes} and was removed",
                     hint="fetch or compute it again",
                 )
-        return Source(name, b"".join(bytes.fromhex(blob.sha256) for blob in artifact.shards))
+        digests = b"".join(bytes.fromhex(blob.sha256) for blob in artifact.shards)
+        return Source(name, digests, artifact.total_bytes)
 
 
 def read_inputs(job: MergeJob, store: BlobStore) -> Inputs:
@@ -96,7 +100,7 @@ def read_inputs(job: MergeJob, store: BlobStore) -> Inputs:
             else None
         ),
         deltas=tuple(
-            read_source(store, merged.delta, layout, "delta", f"delta of node {merged.node}")
+            read_source(store, merged.delta, layout, "delta", f"delta of node {merged.node}", job.codec)
             for merged in job.contributions
         ),
     )

@@ -13,9 +13,10 @@ from pydantic import Field, model_validator
 
 from tapestry.errors import TapestryError, by_code
 from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.message import Message
 from tapestry.protocol.messages import Merged
-from tapestry.protocol.plan import Merge
+from tapestry.protocol.plan import Merge, Plan
 from tapestry.rounds.weights import UNIT
 
 MAX_LINE_BYTES = 8 << 20
@@ -34,10 +35,26 @@ class MergeJob(Message):
     state: Sha256
     """The state before."""
     merge: Merge
+    codec: Codec = PLAIN
+    """How the contributions are written."""
     contributions: Annotated[tuple[Merged, ...], Field(min_length=1, max_length=10_000)]
     """In (member, node) order; the weights add up to 2^24."""
     durable: bool
     """Whether the new state is on disk for good when the answer comes."""
+
+    @classmethod
+    def of(cls, plan: Plan, *, state: str, contributions: tuple[Merged, ...], durable: bool) -> Self:
+        """The merge of a round under `plan`."""
+        return cls(
+            run=plan.run,
+            model=plan.model,
+            layout=plan.layout,
+            state=state,
+            merge=plan.merge,
+            codec=plan.codec,
+            contributions=contributions,
+            durable=durable,
+        )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -72,6 +89,7 @@ class ScreenJob(Message):
 
     delta: Sha256
     layout: Sha256
+    codec: Codec = PLAIN
 
 
 class Screened(Message):

@@ -239,10 +239,12 @@ def _contribute(state: RunState, given: Contribute, now_ms: int) -> tuple[ev.Eve
         )
     if given.plan != state.plan.digest:
         raise Refused(f"{what} names plan {given.plan[:12]}, in force is {state.plan.digest[:12]}")
-    if given.tokens > state.plan.round_tokens or given.steps > state.plan.inner.steps:
+    steps = state.plan.inner.steps_at(state.merges, given.member)
+    tokens = state.plan.inner.tokens_in(given.steps)
+    if given.steps > steps or given.tokens > tokens:
         raise Refused(
-            f"{what} claims {given.tokens} tokens in {given.steps} steps; "
-            f"the plan allows {state.plan.round_tokens} in {state.plan.inner.steps}"
+            f"{what} claims {given.tokens} tokens in {given.steps} steps; the plan allows {steps} steps, "
+            f"and {tokens} tokens in so many"
         )
     return (
         ev.ContributionReceived(
@@ -354,7 +356,7 @@ def _close(state: RunState, at: Round, now_ms: int) -> tuple[ev.Event, ...]:
     if len(accepted) >= max(1, state.plan.rounds.quorum):
         try:
             weights = merge_weights(
-                [Share(member=s.member, node=s.node, tokens=s.tokens) for s in accepted],
+                [Share(member=s.member, node=s.node, tokens=s.tokens, steps=s.steps) for s in accepted],
                 weighting=rules.weighting,
                 influence_cap=rules.influence_cap,
             )

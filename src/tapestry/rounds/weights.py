@@ -15,6 +15,7 @@ from typing import Literal
 from tapestry.errors import InfeasibleCap
 
 UNIT = 1 << 24
+Weighting = Literal["tokens", "equal", "tokens-per-step"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +25,7 @@ class Share:
     member: str
     node: str
     tokens: int
+    steps: int = 1
 
 
 def _capped(shares: Mapping[str, Fraction], cap: Fraction) -> dict[str, Fraction]:
@@ -54,6 +56,16 @@ def _whole_units(parts: Mapping[str, Fraction], total: int, most: int) -> dict[s
     return units
 
 
+def _amount(share: Share, weighting: Weighting) -> Fraction:
+    match weighting:
+        case "tokens":
+            return Fraction(share.tokens)
+        case "tokens-per-step":
+            return Fraction(share.tokens**2, share.steps)
+        case "equal":
+            return Fraction(1)
+
+
 def cap_can_be_met(influence_cap: float, members: int) -> bool:
     """Whether weights of so many members, none above the cap, can add up to 1."""
     return members * _cap_units(influence_cap) >= UNIT
@@ -64,14 +76,12 @@ def _cap_units(influence_cap: float) -> int:
     return int(Fraction(repr(influence_cap)) * UNIT)
 
 
-def merge_weights(
-    shares: Sequence[Share], *, weighting: Literal["tokens", "equal"], influence_cap: float
-) -> tuple[int, ...]:
+def merge_weights(shares: Sequence[Share], *, weighting: Weighting, influence_cap: float) -> tuple[int, ...]:
     """Weights in units of 2^-24, in the order of `shares`; they add up to 2^24.
 
     Args:
         shares: the accepted contributions, at least one, each node once.
-        weighting: by `tokens`, or each contribution `equal`.
+        weighting: by `tokens`, by tokens² / steps, or each contribution `equal`.
         influence_cap: no member weighs more than this (0 < cap ≤ 1).
 
     Raises:
@@ -79,7 +89,7 @@ def merge_weights(
     """
     if not shares:
         raise InfeasibleCap("no contribution to weigh")
-    amounts = {share.node: Fraction(share.tokens if weighting == "tokens" else 1) for share in shares}
+    amounts = {share.node: _amount(share, weighting) for share in shares}
     if len(amounts) != len(shares):
         raise ValueError("a node stands twice in a merge")
     of_member: dict[str, list[Share]] = {}

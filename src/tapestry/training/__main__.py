@@ -1,4 +1,4 @@
-"""`torchrun --standalone --nproc-per-node RANKS -m tapestry.training --home NODE_HOME`."""
+"""`[torchrun --standalone --nproc-per-node RANKS] -m tapestry.training --home NODE_HOME`."""
 
 from __future__ import annotations
 

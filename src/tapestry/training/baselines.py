@@ -73,7 +73,7 @@ class Baselines:
         self.loaded = Loaded.read(source, plan.model)
         self.initial = State.from_bytes(source.read(plan.initial_state, State.MAX_BYTES))
         self.tasks = {name: CausalLM(plan, corpus, name) for name, corpus in corpora.items()}
-        self.steps = plan.rounds.total * plan.inner.steps
+        self.steps = plan.total_steps
 
     def alone(self, member: str) -> dict[str, Any]:
         """The run's model trained on one member's text."""
@@ -109,7 +109,7 @@ class Baselines:
         inner = self.plan.inner.model_copy(update={"learning_rate": rate, "warmup_steps": warmup})
         self.loaded.load_base(self.source, self.initial.base)
         self.loaded.module.train()
-        optimizer = InnerOptimizer(self.loaded.parameters, inner)
+        optimizer = InnerOptimizer(self.loaded.parameters, inner, self.plan.codec.is_embedding)
         size = inner.batch_sequences
         losses = []
         for step in range(steps):

@@ -121,10 +121,9 @@ class TrainerHome:
 
     def forget(self, job: TrainJob) -> None:
         """Apply the plan's retention: of the rounds before the job's, the last `inner_rounds` stay."""
-        keep = job.plan.retention.inner_rounds
-        for number in self.rounds(job.run):
-            if number < job.round - keep:
-                self.set_aside(self.result(job.run, number))
+        earlier = [number for number in self.rounds(job.run) if number < job.round]
+        for number in earlier[job.plan.retention.inner_rounds :]:
+            self.set_aside(self.result(job.run, number))
         for folder in self.out.glob(f"{job.run}.*.partial"):
             text = folder.name.removeprefix(f"{job.run}.").removesuffix(".partial")
             if text.isdigit() and int(text) != job.round:

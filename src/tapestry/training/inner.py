@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tapestry.errors import Diverged, TapestryError
+from tapestry.errors import ArtifactError, Diverged, TapestryError
 from tapestry.host import files
 from tapestry.protocol.artifact import Artifact
 from tapestry.protocol.plan import Plan
@@ -81,10 +81,10 @@ class InnerLoop:
     def begin(self, job: TrainJob, loaded: Loaded, task: Task, base: Artifact) -> Round:
         """The round as the last durable state has it. The model's parameters are those of the base before,
         and of the place inside the round afterwards."""
-        optimizer = InnerOptimizer(loaded.parameters, job.plan.inner)
+        optimizer = InnerOptimizer(loaded.parameters, job.plan.inner, job.plan.codec.is_embedding)
         inner = job.plan.inner
-        sequences = inner.steps * inner.accumulation * inner.batch_sequences
-        current = Round(job, optimizer, task, base, position=(job.round - 1) * sequences)
+        before = inner.steps_before(job.round - 1) * inner.accumulation * inner.batch_sequences
+        current = Round(job, optimizer, task, base, position=before)
         if job.train and not self._resume(current, loaded):
             self._go_on_from_earlier(current)
         return current
@@ -107,8 +107,7 @@ class InnerLoop:
                 f"the loss of round {current.job.round}, step {current.step + 1} is {total}",
                 hint="lower the plan's inner.learning_rate, or raise inner.warmup_steps",
             )
-        step = current.job.merges * inner.steps + current.step
-        current.optimizer.step(learning_rate(inner, step, current.plan.rounds.total * inner.steps))
+        current.optimizer.step(learning_rate(inner, _place(current), current.plan.total_steps))
         current.losses.append(total)
         return [each > 0 for each in raised]
 
@@ -189,8 +188,12 @@ class InnerLoop:
             if header is None:
                 continue
             moments = current.optimizer.begin_at(header.optimizer_steps)
-            checkpoint.load(folder, _named("optimizer", moments), self.island)
             current.position = header.position
+            try:
+                checkpoint.load(folder, _named("optimizer", moments), self.island)
+            except ArtifactError as e:  # another optimizer, by a revision of the plan
+                log("inner optimizer begins anew", run=job.run, round=job.round, reason=e.message)
+                current.optimizer.forget()
             return
 
     def _shared(self, folders: list[Path]) -> list[Path]:
@@ -209,6 +212,13 @@ class InnerLoop:
             log("checkpoint passed over", reason=f"{folder} belongs to another run or layout")
             return None
         return header
+
+
+def _place(current: Round) -> float:
+    """Steps of the run so far, as a member at full pace counts them: all have one schedule."""
+    job, inner = current.job, current.plan.inner
+    full = inner.steps_at(job.merges)
+    return inner.steps_before(job.merges) + current.step * full / job.round_steps
 
 
 def _named(prefix: str, tensors: dict[str, Tensor] | dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:

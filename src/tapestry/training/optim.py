@@ -1,26 +1,30 @@
-"""The inner optimizer: AdamW, its schedule, clipping.
+"""The inner optimizer: AdamW or Muon, its schedule, clipping.
 
-The learning rate is a function of the plan and of the step of the run: round r (from 1), step h of the
-round (from 0) are step (r − 1) · steps + h. So a node that joins late or misses a round trains at the
-rate that the others have.
+The learning rate is a function of the plan and of the step of the run: after so many merges, at step h of
+the round (from 0), as a member at full pace counts steps. So a node that joins late, misses a round or takes
+fewer steps trains at the rate that the others have.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW, Muon, Optimizer
 
+from tapestry.errors import ModelError
+from tapestry.protocol.encoding import PLAIN
 from tapestry.protocol.plan import Inner
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+ADAMW_STATE: Final = ("exp_avg", "exp_avg_sq")
+MUON_STATE: Final = ("momentum_buffer",)
 
 
-def learning_rate(inner: Inner, step: int, total_steps: int) -> float:
+def learning_rate(inner: Inner, step: float, total_steps: int) -> float:
     """Rate at `step` (from 0): a linear warm-up times a cosine from the peak to `final_fraction` of it at
     the last step."""
     warm = min(1.0, (step + 1) / inner.warmup_steps) if inner.warmup_steps else 1.0
@@ -30,65 +34,109 @@ def learning_rate(inner: Inner, step: int, total_steps: int) -> float:
 
 
 class InnerOptimizer:
-    """AdamW over named parameters; weight decay on those with two axes or more.
+    """AdamW over named parameters, with weight decay on those with two axes or more; or Muon (K. Jordan 2024;
+    as the inner optimizer of DiLoCo: MuLoCo, arXiv 2505.23725) for matrices and AdamW for the rest.
+
+    Muon's steps are scaled to the size of AdamW's, so one learning rate does for both.
 
     Args:
         parameters: by name, in the canonical order.
         inner: the plan's numbers.
+        is_embedding: whether a name is that of an embedding, which Muon leaves to AdamW.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], inner: Inner) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        inner: Inner,
+        is_embedding: Callable[[str], bool] = PLAIN.is_embedding,
+    ) -> None:
         self.parameters = dict(parameters)
         self.inner = inner
-        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
-        others = [p for p in self.parameters.values() if p.ndim < 2]
+        by_muon = {
+            name
+            for name, parameter in self.parameters.items()
+            if inner.optimizer == "muon" and parameter.ndim == 2 and not is_embedding(name)
+        }
+        rest = [p for name, p in self.parameters.items() if name not in by_muon]
         groups = [
-            {"params": matrices, "weight_decay": inner.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": inner.weight_decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
         ]
-        self.adamw = AdamW(
-            [group for group in groups if group["params"]],
-            lr=inner.learning_rate,
-            betas=(inner.beta1, inner.beta2),
-            fused=True,
-        )
+        groups = [group for group in groups if group["params"]]
+        betas = (inner.beta1, inner.beta2)
+        self._taken = 0
+        self._state: dict[str, tuple[Optimizer, tuple[str, ...]]] = {}
+        self._optimizers: list[Optimizer] = []
+        if groups:
+            adamw = AdamW(groups, lr=inner.learning_rate, betas=betas, fused=True)
+            self._optimizers.append(adamw)
+            self._state |= {name: (adamw, ADAMW_STATE) for name in self.parameters if name not in by_muon}
+        if by_muon:
+            for name in by_muon:
+                _check_rows(name, self.parameters[name])
+            muon = Muon(
+                [self.parameters[name] for name in sorted(by_muon)],
+                lr=inner.learning_rate,
+                weight_decay=inner.weight_decay,
+                momentum=inner.muon_momentum,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self._optimizers.append(muon)
+            self._state |= dict.fromkeys(by_muon, (muon, MUON_STATE))
 
     def step(self, rate: float) -> None:
         """Clip the gradients, move the parameters, forget the gradients."""
         nn.utils.clip_grad_norm_(self.parameters.values(), self.inner.clip_norm)
-        for group in self.adamw.param_groups:
-            group["lr"] = rate
-        self.adamw.step()
-        self.adamw.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self._taken += 1
 
     @property
     def steps(self) -> int:
         """Steps taken over all rounds."""
-        entry = next(iter(self.adamw.state.values()), None)
-        return int(entry["step"].item()) if entry else 0
+        return self._taken
 
     def state(self) -> dict[str, Tensor]:
         """Moments by `<moment>.<parameter>`; empty before the first step. Not copies."""
         found: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
-            entry = self.adamw.state.get(parameter)
+            optimizer, moments = self._state[name]
+            entry = optimizer.state.get(parameter)
             if entry:
-                found.update({f"{moment}.{name}": entry[moment] for moment in MOMENTS})
+                found.update({f"{moment}.{name}": entry[moment] for moment in moments})
         return found
 
     def begin_at(self, steps: int) -> dict[str, Tensor]:
         """Set the count of steps and make room for moments, which are zero; they are to be filled in place.
         Gives them as `state()` does."""
-        self.adamw.state.clear()
-        for parameter in self.parameters.values():
-            entry: dict[str, Any] = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
-            where = parameter.device if parameter.device.type != "cpu" else None
-            self.adamw.state[parameter] = {
-                "step": torch.tensor(float(steps), dtype=torch.float32, device=where),
-                **{moment: value.detach() for moment, value in entry.items()},
-            }
+        self.forget()
+        self._taken = steps
+        for name, parameter in self.parameters.items():
+            optimizer, moments = self._state[name]
+            entry: dict[str, Any] = {moment: torch.zeros_like(parameter).detach() for moment in moments}
+            if moments is ADAMW_STATE:
+                where = parameter.device if parameter.device.type != "cpu" else None
+                entry = {"step": torch.tensor(float(steps), dtype=torch.float32, device=where), **entry}
+            optimizer.state[parameter] = entry
         return self.state()
 
     def forget(self) -> None:
         """As before the first step."""
-        self.adamw.state.clear()
+        self._taken = 0
+        for optimizer in self._optimizers:
+            optimizer.state.clear()
+
+
+def _check_rows(name: str, parameter: nn.Parameter) -> None:
+    """Raise `ModelError` where some rank would hold no row of a matrix: Muon's products need each to have
+    some."""
+    ranks = parameter.device_mesh.size() if isinstance(parameter, DTensor) else 1
+    if parameter.shape[0] < ranks:
+        raise ModelError(
+            f"muon cannot train {name}, which has {parameter.shape[0]} rows, on {ranks} ranks",
+            hint="take fewer ranks, or inner.optimizer = adamw",
+        )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
+import time
 from pathlib import Path
 
 from tapestry.errors import ArtifactError, Diverged
@@ -19,6 +19,7 @@ from tapestry.training.home import DELTA, INNER, RESULT, TrainerHome
 from tapestry.training.inner import Round
 from tapestry.training.island import Island
 from tapestry.training.loaded import Loaded
+from tapestry.training.residual import MANIFEST, RESIDUAL, Encoder
 from tapestry.training.spool import TrainResult
 
 
@@ -45,13 +46,15 @@ def publish(
         with files.full_disk(unfinished):
             unfinished.mkdir()
     island.barrier()
-    delta = None
+    delta, began = None, time.monotonic()
     with files.full_disk(unfinished):
         if job.train:
             checkpoint.save(unfinished / INNER, current.header(), current.moments(), island)
-            delta = _write_delta(source, current, loaded, unfinished, island)
+            began = time.monotonic()
+            delta = _write_delta(home, source, current, loaded, island)
         if island.lead:
-            result = _result(current, delta, manifest, environment)
+            encode_s = time.monotonic() - began
+            result = _result(current, delta, manifest, environment, encode_s)
             (unfinished / RESULT).write_bytes(result.to_bytes())
     if island.lead:
         if final.exists():
@@ -63,34 +66,52 @@ def publish(
 
 
 def _write_delta(
-    source: BlobSource, current: Round, loaded: Loaded, folder: Path, island: Island
+    home: TrainerHome, source: BlobSource, current: Round, loaded: Loaded, island: Island
 ) -> Artifact:
-    written: dict[int, Blob] = {}
+    """Each rank writes its shards, synced by itself: another host's rename comes later."""
+    job = current.job
+    folder = home.unfinished(job.run, job.round)
+    encoder = Encoder(home, source, job, loaded.layout, folder, island)
+    sent: dict[int, Blob] = {}
+    left: dict[int, Blob] = {}
     try:
         for shard, data in loaded.deltas(source, current.base):
-            blob = Blob(sha256=sha256(memoryview(data)), bytes=len(data))
-            with (folder / blob.sha256).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # where it was written: another host's rename comes later
-            written[shard.index] = blob
+            blob, rest = encoder.encode(shard, data)
+            sent[shard.index] = _written(folder, blob)
+            if rest is not None:
+                left[shard.index] = _written(folder / INNER / RESIDUAL, rest)
     except ArtifactError as e:
-        raise Diverged(
-            f"round {current.job.round}: {e.message}", hint="lower the plan's inner.learning_rate"
-        ) from e
-    told = island.gather(json.dumps({i: blob.model_dump() for i, blob in written.items()}).encode())
-    every = {int(i): Blob.model_validate(blob) for rank in told for i, blob in json.loads(rank).items()}
-    shards = tuple(every[shard.index] for shard in loaded.layout.shards)
-    delta = Artifact(kind="delta", layout=current.plan.layout, shards=shards)
+        raise Diverged(f"round {job.round}: {e.message}", hint="lower the plan's inner.learning_rate") from e
+    delta = _manifest(sent, loaded, island)
+    if encoder.keeps_rest:
+        kept = _manifest(left, loaded, island)
+        if island.lead:
+            files.write_new(folder / INNER / RESIDUAL / MANIFEST, kept.to_bytes())
     if island.lead:
-        (folder / DELTA).write_bytes(delta.to_bytes())
+        files.write_new(folder / DELTA, delta.to_bytes())
         failpoints.reach("trainer.delta.written")
     return delta
 
 
-def _result(current: Round, delta: Artifact | None, manifest: str, environment: Environment) -> TrainResult:
+def _written(folder: Path, data: bytes | bytearray) -> Blob:
+    blob = Blob(sha256=sha256(memoryview(data)), bytes=len(data))
+    files.write_new(folder / blob.sha256, data)
+    return blob
+
+
+def _manifest(mine: dict[int, Blob], loaded: Loaded, island: Island) -> Artifact:
+    """Of the shards all ranks have written."""
+    told = island.gather(json.dumps({i: blob.model_dump() for i, blob in mine.items()}).encode())
+    every = {int(i): Blob.model_validate(blob) for rank in told for i, blob in json.loads(rank).items()}
+    shards = tuple(every[shard.index] for shard in loaded.layout.shards)
+    return Artifact(kind="delta", layout=loaded.model.layout, shards=shards)
+
+
+def _result(
+    current: Round, delta: Artifact | None, manifest: str, environment: Environment, encode_s: float
+) -> TrainResult:
     job, inner = current.job, current.plan.inner
-    last = current.losses[-max(1, inner.steps // 10) :]
+    last = current.losses[-max(1, job.round_steps // 10) :]
     return TrainResult(
         run=job.run,
         plan=job.plan.digest,
@@ -106,4 +127,5 @@ def _result(current: Round, delta: Artifact | None, manifest: str, environment: 
         environment=environment,
         train_s=current.train_s,
         evaluate_s=current.evaluate_s,
+        encode_s=encode_s,
     )

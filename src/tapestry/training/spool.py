@@ -29,6 +29,16 @@ class TrainJob(Message):
     """Digest of the base's `Artifact`, whose blobs lie in the node's blob folder."""
     train: bool
     evaluate: bool
+    steps: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
+    """Of this round, for this node; the plan's if None."""
+    merged_round: Annotated[int, Field(ge=0, le=1 << 40)] = 0
+    """With error feedback: the newest round whose merge holds a contribution of this node; what it sent in
+    a later one returns."""
+
+    @property
+    def round_steps(self) -> int:
+        """Inner steps to take."""
+        return self.steps or self.plan.inner.steps_at(self.merges)
 
 
 class TextScore(Part):
@@ -59,3 +69,5 @@ class TrainResult(Message):
     environment: Annotated[Environment, Field(max_length=16)]
     train_s: Seconds
     evaluate_s: Seconds
+    encode_s: Seconds = 0.0
+    """Taking the delta, encoding and writing it."""

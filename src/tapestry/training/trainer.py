@@ -213,7 +213,7 @@ class Trainer:
 
     def _train(self, current: Round, loaded: Loaded) -> bool:
         """All steps of the round; False where a newer job came."""
-        steps = current.plan.inner.steps
+        steps = current.job.round_steps
         self.status.update(phase="training", step=current.step, steps=steps)
         loaded.module.train()
         pace = Pace(self.home.progress, current.job.round, steps, current.task.batch_tokens)

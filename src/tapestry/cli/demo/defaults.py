@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tapestry.protocol.algorithms import AlgorithmName, with_algorithm
+from tapestry.protocol.encoding import Codec
 from tapestry.protocol.plan import Evaluation, Inner, Merge, Retention, Rounds
 
 RUN: Final = "demo"
@@ -54,19 +56,26 @@ def rounds(*, total: int, nodes: int) -> Rounds:
     return Rounds(total=total, min_nodes=nodes, quorum=nodes, deadline_s=600.0, below_quorum="wait")
 
 
-def inner(*, steps: int, seed: int) -> Inner:
-    return Inner(
-        steps=steps,
-        sequence_length=SEQUENCE,
-        batch_sequences=BATCH,
-        learning_rate=LEARNING_RATE,
-        warmup_steps=WARMUP_STEPS,
-        seed=seed,
-    )
-
-
-def merge() -> Merge:
-    return Merge(weighting="tokens", outer="nesterov", outer_rate=OUTER_RATE, outer_momentum=OUTER_MOMENTUM)
+def algorithm(name: AlgorithmName | None, *, steps: int, seed: int) -> dict[str, Any]:
+    """Inner loop, codec and merge: those of a published algorithm, or the demo's own."""
+    own: dict[str, dict[str, Any]] = {
+        "inner": {
+            "steps": steps,
+            "sequence_length": SEQUENCE,
+            "batch_sequences": BATCH,
+            "learning_rate": LEARNING_RATE,
+            "warmup_steps": WARMUP_STEPS,
+            "seed": seed,
+        }
+    }
+    if name is None:
+        own["merge"] = {"outer_rate": OUTER_RATE, "outer_momentum": OUTER_MOMENTUM}
+    tables = own if name is None else with_algorithm(name, own)
+    return {
+        "inner": Inner(**tables["inner"]),
+        "codec": Codec(**tables.get("codec", {})),
+        "merge": Merge(**tables["merge"]),
+    }
 
 
 def evaluation() -> Evaluation:

@@ -118,8 +118,7 @@ def plan(settings: DemoSettings, opened: Core, places: Places) -> None:
             initial_state=state.digest,
             parameters=parameters,
             rounds=defaults.rounds(total=settings.rounds, nodes=settings.nodes),
-            inner=defaults.inner(steps=settings.steps, seed=settings.seed),
-            merge=defaults.merge(),
+            **defaults.algorithm(settings.algorithm, steps=settings.steps, seed=settings.seed),
             evaluation=defaults.evaluation(),
             retention=defaults.retention(),
         )

@@ -29,6 +29,8 @@ class MemberResult:
     bits_per_byte_bigram: float | None = None
     bits_per_byte_alone: float | None = None
     bits_per_byte_pooled: float | None = None
+    times: dict[str, Any] | None = None
+    """Mean seconds and bytes of a round, as `node status` has them."""
 
     @property
     def start(self) -> float | None:
@@ -48,6 +50,7 @@ class MemberResult:
             "tokens": self.tokens,
             "bits_per_byte_bigram": self.bits_per_byte_bigram,
             "egress_log": self.egress,
+            "times": self.times,
         }
         if compared:
             value["bits_per_byte_alone"] = self.bits_per_byte_alone

@@ -18,6 +18,8 @@ from tapestry.cli.demo.places import Places
 from tapestry.cli.demo.result import MemberResult, Result
 from tapestry.cli.output import emit_json, note
 from tapestry.errors import ProcessDied
+from tapestry.node import account
+from tapestry.node.home import Home
 
 if TYPE_CHECKING:
     from tapestry.cli.demo.settings import Asked
@@ -176,7 +178,7 @@ def _snapshot(members: list[MemberText], places: Places, opened: Core) -> Snapsh
                 about=member.about,
                 phase=phase,
                 step=int(progress.get("step") or 0),
-                steps=int(progress.get("steps") or state.plan.inner.steps),
+                steps=int(progress.get("steps") or state.plan.inner.steps_at(state.merges)),
                 loss=progress.get("loss"),
                 tokens_per_s=progress.get("tokens_per_s"),
                 bytes_sent=sent,
@@ -238,6 +240,7 @@ def _finish(
                 bits_per_byte_bigram=bigrams[name],
                 bits_per_byte_alone=alone.get(name),
                 bits_per_byte_pooled=pooled.get(name),
+                times=account.summary(Home(places.node(name))).get(defaults.RUN),
             )
         )
     found = Result(

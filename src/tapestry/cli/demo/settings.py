@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from tapestry.cli.demo import defaults
 from tapestry.errors import FormatError, InputError
 from tapestry.host import files
+from tapestry.protocol.algorithms import AlgorithmName
 from tapestry.protocol.message import Part, explain
 
 FILE: Final = "demo.json"
@@ -27,6 +28,8 @@ class DemoSettings(Part):
     seed: Annotated[int, Field(ge=0)]
     corpora: str | None
     """Absolute path; None stands for the standard library."""
+    algorithm: AlgorithmName | None = None
+    """None stands for the demo's own settings."""
 
 
 class Asked(Part):
@@ -60,6 +63,7 @@ _OPTIONS: Final = {
     "steps": "--steps",
     "seed": "--seed",
     "corpora": "--corpora",
+    "algorithm": "--algorithm",
 }
 
 
@@ -71,6 +75,7 @@ def choose(
     steps: int | None,
     seed: int | None,
     corpora: Path | None,
+    algorithm: str | None = None,
     compare: bool,
 ) -> Asked:
     """The settings to run with: those of an unfinished demo at `out`, or new ones with the defaults.
@@ -84,6 +89,7 @@ def choose(
         "steps": steps,
         "seed": seed,
         "corpora": None if corpora is None else str(corpora.absolute()),
+        "algorithm": algorithm,
     }
     asked = {name: value for name, value in given.items() if value is not None}
     before = load(out)
