@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTS := -m pytest -m "not long"
+ROOMS := $(addprefix --ignore tests/,federation training replay cli)
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test coverage lint bench test-long lock clean help
+.PHONY: demo test coverage lint bench parity test-long lock clean help
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
@@ -32,9 +33,9 @@ lint: $(STAMP)  ## ruff, mypy --strict, import contracts
 # Two lanes, as long as each other on two cores.
 test: $(STAMP)  ## lint, types, contracts and every test but the long ones; two lanes at once
 	@rm -f .lane.log
-	@{ $(MAKE) --no-print-directory lint && $(BIN)/python $(TESTS) -q tests/training tests/replay \
+	@{ $(MAKE) --no-print-directory lint && $(BIN)/python $(TESTS) -q tests/training tests/replay tests/cli \
 	&& $(BIN)/python $(TESTS) tests/federation -s; } > .lane.log 2>&1 & lane=$$!; \
-	$(BIN)/python $(TESTS) --ignore tests/federation --ignore tests/training --ignore tests/replay $(TEST_ARGS); \
+	$(BIN)/python $(TESTS) $(ROOMS) $(TEST_ARGS); \
 	rooms=$$?; wait $$lane; lane=$$?; cat .lane.log; test $$rooms -eq 0 -a $$lane -eq 0
 
 coverage: $(STAMP)  ## which lines the tests' own processes reach; slower than `make test`
@@ -46,6 +47,9 @@ test-long: $(STAMP)  ## the long runs: 200 random kills
 
 bench: $(STAMP)  ## measure; writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+parity: $(STAMP)  ## loss against bytes, one member a language: PARITY_ARGS="--setting small --corpora DIR"
+	$(BIN)/python -m benchmarks.parity --out parity $(PARITY_ARGS)
 
 lock: $(STAMP)  ## write requirements/lock.txt anew from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude tapestry > requirements/lock.txt

@@ -94,6 +94,7 @@ def random_kills(start: Runs, *, kills: int, rounds: int, timeout_s: float) -> N
     assert wild.history() == undisturbed(start, rounds=rounds, steps=STEPS)
 
 
+@pytest.mark.long
 def test_killed_at_random_instants(start: Runs) -> None:
     random_kills(start, kills=20, rounds=ROUNDS, timeout_s=230)
 

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -315,3 +316,13 @@ def test_wait_for_answers_or_gives_up() -> None:
     assert files.wait_for(lambda: asked.append(1), poll_s=0.001, timeout_s=0.02) is None
     assert len(asked) > 1
     assert files.wait_for(lambda: 0, timeout_s=0) == 0
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    first, second = files.Lock(tmp_path), files.Lock(tmp_path)
+    first.acquire()
+    with pytest.raises(Busy):
+        second.wait(0.1)
+    threading.Timer(0.2, first.release).start()
+    second.wait(10.0)
+    second.release()

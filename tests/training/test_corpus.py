@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,13 +85,33 @@ def test_text_is_tokenized_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert changed.digest != first.digest
 
 
+def test_two_that_tokenize_at_once_do_not_meet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `demo --compare` does: text pooled and text alone, from one cache."""
+    put(folder, train_txt="train " * 50, valid_txt="valid " * 50)
+    real, inside, most = corpus_module._write_split, [], []
+
+    def slow(*given: Any) -> int:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        try:
+            return real(*given)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(corpus_module, "_write_split", slow)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(opened, [folder] * 3))
+    assert len({each.digest for each in found}) == 1 and len(most) == 2 and max(most) == 1
+
+
 def test_a_cache_that_was_cut_off_is_made_again(folder: Path) -> None:
     put(folder, train_txt="hello", valid_txt="v")
     opened(folder)
     (place,) = (folder.parent / "cache").glob("tokens-*")
     place.rename(place.with_name(place.name + ".tmp"))
     assert opened(folder).train.tokens.tolist() == [*b"hello", 256]
-    assert [path.name for path in place.parent.iterdir()] == [place.name]
+    assert [path.name for path in place.parent.glob("[!.]*")] == [place.name]
 
 
 def test_long_text_is_read_in_pieces_that_lose_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

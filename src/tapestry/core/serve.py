@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import uvicorn
 import uvloop
+from uvicorn.protocols.http import h11_impl
 
 from tapestry.core.api import Api
 from tapestry.core.clock import Clock, now_ms
@@ -42,6 +43,9 @@ PARTIAL_KEPT_S: Final = 7 * 86_400.0
 """A half-sent blob that nobody went on with for so long is removed at the next start."""
 STATUS_BYTES: Final = 16 << 10
 """The status file is padded to this size, so that a full disk has room for the next one in its place."""
+BODY_AHEAD_BYTES: Final = 512 << 10
+"""Of a body that a connection may hold unread. uvicorn's own 64 KiB stops and starts the socket with each
+record of TLS, which costs an upload a third of its processor time; there is no setting for it."""
 MAX_HEADER_BYTES: Final = 32 << 10
 BACKLOG: Final = 512
 
@@ -198,6 +202,7 @@ class _Serving:
         options: dict[str, Any] = {}
         if tls is not None:
             options = {"ssl_certfile": root / tls.certificate, "ssl_keyfile": root / tls.key}
+        h11_impl.HIGH_WATER_LIMIT = BODY_AHEAD_BYTES  # type: ignore[attr-defined]
         config = uvicorn.Config(
             Shell(api.app(), time=api.now, unexpected=self._log.unexpected),
             http="h11",

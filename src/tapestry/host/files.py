@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import itertools
+import math
 import os
 import re
 import secrets
@@ -244,6 +245,17 @@ class Lock:
                 os.close(fd)
                 raise
         self._fd = fd
+
+    def wait(self, patience_s: float = math.inf) -> None:
+        """Acquire it; while another holds it, try again for so long. Raises `Busy` then."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                return self.acquire()
+            except Busy:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def release(self) -> None:
         """Let go; harmless where nothing is held. The lock file stays, since removing it would race."""

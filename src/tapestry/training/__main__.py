@@ -7,10 +7,9 @@ import os
 import secrets
 import signal
 import sys
-import time
 from pathlib import Path
 
-from tapestry.errors import Busy, RankLost, TapestryError
+from tapestry.errors import RankLost, TapestryError
 from tapestry.host import processes
 from tapestry.host.files import Lock
 from tapestry.training import launcher
@@ -81,15 +80,9 @@ def serve(root: Path, settings: TrainerSettings, status: Status) -> None:
 
 def held(home: TrainerHome) -> Lock:
     """The spool's lock; a predecessor that was killed may take a moment to go. Raises `Busy`."""
-    lock, deadline = Lock(home.spool), time.monotonic() + LOCK_S
-    while True:
-        try:
-            lock.acquire()
-            return lock
-        except Busy:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    lock = Lock(home.spool)
+    lock.wait(LOCK_S)
+    return lock
 
 
 if __name__ == "__main__":

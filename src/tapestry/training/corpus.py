@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tapestry.errors import Conflict, CorpusError
+from tapestry.errors import CorpusError
 from tapestry.host import files
 from tapestry.protocol import canonical
 from tapestry.training.batches import sequences
@@ -151,7 +151,7 @@ def open_corpus(folder: Path, tokenizer: Tokenizer, cache: Path, *, manifest: by
     key = canonical.sha256(manifest + tokenizer.digest.encode())
     place = cache / f"tokens-{key[:32]}"
     if not (place / "corpus.json").is_file():
-        _tokenize(folder, found, manifest, tokenizer, place)
+        _tokenize_once(folder, found, manifest, tokenizer, place)
     dtype = _dtype(tokenizer)
     return Corpus(
         folder=folder,
@@ -167,10 +167,23 @@ def _dtype(tokenizer: Tokenizer) -> type[np.uint16] | type[np.uint32]:
     return np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
 
 
+def _tokenize_once(
+    folder: Path, found: list[TextFile], manifest: bytes, tokenizer: Tokenizer, place: Path
+) -> None:
+    """As `_tokenize`, while no other process does the same."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = files.Lock(place.parent)
+    lock.wait()
+    try:
+        if not (place / "corpus.json").is_file():
+            _tokenize(folder, found, manifest, tokenizer, place)
+    finally:
+        lock.release()
+
+
 def _tokenize(
     folder: Path, found: list[TextFile], manifest: bytes, tokenizer: Tokenizer, place: Path
 ) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.with_name(place.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     with files.full_disk(place):
@@ -184,10 +197,7 @@ def _tokenize(
         raise CorpusError(
             f"a file in {folder} changed while it was read", hint="start again when nothing writes there"
         )
-    try:
-        files.publish_dir(temporary, place)
-    except Conflict:
-        shutil.rmtree(temporary, ignore_errors=True)
+    files.publish_dir(temporary, place)
 
 
 def _write_split(place: Path, split: Split, found: list[TextFile], tokenizer: Tokenizer) -> int:

@@ -62,6 +62,7 @@ def lives_through(site: Site, node: Node) -> None:
     wait_until(lambda: not ranks(site.home))
 
 
+@pytest.mark.long
 def test_two_hosts_of_slurm(tmp_path: Path) -> None:
     table = 'interface = "lo"\nmax_restarts = 5\nsetup = ["export TAPESTRY_TEST=1"]\n'
     site = SlurmSite(tmp_path, table=table, training=TRAINING)

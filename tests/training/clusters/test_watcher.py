@@ -228,12 +228,10 @@ def test_a_second_watcher_of_a_home_is_refused(slurm: SlurmSite, monkeypatch: py
     from tapestry.training.clusters import __main__ as program
 
     monkeypatch.setattr(program, "LOCK_S", 0.1)
+    monkeypatch.setattr(program.processes, "die_with_parent", lambda: None)
     (slurm.home / "status").mkdir()
-    with (
-        files.Lock(slurm.home / "status" / ".launcher.lock"),
-        pytest.raises(Busy),
-    ):
-        program.take(files.Lock(slurm.home / "status" / ".launcher.lock"))
+    with files.Lock(slurm.home / "status" / ".launcher.lock"):
+        assert program.main(["--home", str(slurm.home)]) == Busy.exit_code
 
 
 def test_it_asks_the_scheduler_no_more_often_than_told(slurm: SlurmSite) -> None:

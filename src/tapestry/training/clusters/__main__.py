@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Final
 
-from tapestry.errors import Busy, TapestryError
+from tapestry.errors import TapestryError
 from tapestry.host import files, processes
 from tapestry.training.clusters import settings
 from tapestry.training.clusters.opening import open_cluster
@@ -33,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     lock = files.Lock(home / "status" / ".launcher.lock")
     try:
         given = settings.load(home)
-        take(lock)
+        lock.wait(LOCK_S)  # a predecessor that was killed may take a moment to go
         watcher = Watcher(open_cluster(home, given), home, report)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: watcher.stop())
@@ -43,18 +42,6 @@ def main(argv: list[str] | None = None) -> int:
         return e.exit_code
     finally:
         lock.release()
-
-
-def take(lock: files.Lock) -> None:
-    """A predecessor that was killed may take a moment to go. Raises `Busy`."""
-    deadline = time.monotonic() + LOCK_S
-    while True:
-        try:
-            return lock.acquire()
-        except Busy:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 if __name__ == "__main__":
