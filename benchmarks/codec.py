@@ -150,10 +150,10 @@ def _merge(codec: ShardCodec, shard: layouts.Shard, data: bytes, total: Tensor) 
     for section in codec.decode(shard, data):
         decoded = section.decoded
         if isinstance(decoded, Dense):
-            inside = total[section.start : section.start + decoded.values.numel()]
+            inside = total[section.values]
             kernel.accumulate(inside, decoded.values, 0.25, work)
         else:
-            kernel.accumulate_at(total[section.start :], decoded.places, decoded.values, 0.25)
+            kernel.accumulate_at(total[section.values], decoded.places, decoded.values, 0.25)
 
 
 def _plain(shard: layouts.Shard, deltas: list[Tensor], residuals: list[Tensor]) -> list[Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Literal, Protocol
 
 import torch
@@ -48,19 +47,13 @@ EncodingSettings = Plain | Few
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What a decoded piece holds; it begins at value `start` of its shard."""
+    """What a decoded piece holds."""
 
-    start: int
+    values: slice
+    """Where the piece's values stand in its shard."""
     decoded: Decoded
     tensor: str
     """Name of the tensor it is of."""
-    shape: Shape
-    """Of the piece."""
-
-    @property
-    def values(self) -> slice:
-        """Where the piece's values stand in the shard."""
-        return slice(self.start, self.start + prod(self.shape))
 
 
 def make(settings: EncodingSettings) -> Encoding:
@@ -98,9 +91,8 @@ class ShardCodec:
         """The encoded shard; `values`, all of a shard, flat and finite, become what was not sent."""
         parts = [torch.frombuffer(bytearray(MAGIC), dtype=torch.uint8)]
         for piece in shard.pieces:
-            start, shape = piece.byte_start // 4, tuple(piece.shape)
-            inside = values[start : start + piece.elements]
-            parts.append(self._encoding(piece.tensor).encode_(inside, shape))
+            inside = values[piece.values]
+            parts.append(self._encoding(piece.tensor).encode_(inside, tuple(piece.shape)))
         return torch.cat(parts).numpy().tobytes()
 
     def decode(self, shard: ShardLike, blob: ReadBuffer) -> Sequence[Section]:
@@ -117,7 +109,7 @@ class ShardCodec:
             for piece in shard.pieces:
                 shape = tuple(piece.shape)
                 decoded = self._encoding(piece.tensor).decode(cursor, shape)
-                sections.append(Section(piece.byte_start // 4, decoded, piece.tensor.name, shape))
+                sections.append(Section(piece.values, decoded, piece.tensor.name))
         except ArtifactError as e:
             raise ArtifactError(f"shard {shard.index}: {e.message}", hint=e.hint) from e
         if cursor.left:
@@ -135,4 +127,4 @@ def add_(sections: Sequence[Section], values: Tensor) -> None:
         if isinstance(decoded, Dense):
             values[section.values] += decoded.values
         else:
-            values[decoded.places + section.start] += decoded.values
+            values[section.values][decoded.places] += decoded.values

@@ -29,7 +29,6 @@ from tapestry.errors import (
 )
 from tapestry.host import files
 from tapestry.node import child, keys, settings, setup
-from tapestry.node.account import Meter
 from tapestry.node.home import Home, identity
 from tapestry.node.memory import Memory
 from tapestry.node.mend import Mender
@@ -85,8 +84,7 @@ class Agent:
         self._replayer = Replayer(
             home.blobs, threads=min(2, os.cpu_count() or 1), log_path=home.logs / "replay.log"
         )
-        meter = Meter()
-        library = Library(self._client, store, meter)
+        library = Library(self._client, store)
         people = People(self._client)
         node = self._settings.node
         self._tools = Tools(
@@ -98,7 +96,7 @@ class Agent:
             synchronizer=Synchronizer(home, library, self._replayer, joined.consortium, people, self._tell),
             prefetcher=Prefetcher(self._client, library, node.name),
             submitter=Submitter(
-                home, node, joined, self._client, store, self._memory, self._outbox, self._tell, meter
+                home, node, joined, self._client, store, self._memory, self._outbox, self._tell, library.meter
             ),
             tell=self._tell,
         )

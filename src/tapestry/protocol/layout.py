@@ -78,6 +78,12 @@ class Piece:
         return (self.row_stop - self.row_start) * self.tensor.row_elements
 
     @property
+    def values(self) -> slice:
+        """Where the piece's values stand among those of its shard."""
+        start = self.byte_start // ELEMENT_BYTES
+        return slice(start, start + self.elements)
+
+    @property
     def whole(self) -> bool:
         return self.row_start == 0 and self.row_stop == self.tensor.rows
 

@@ -96,8 +96,7 @@ class Combiner:
         total = self._sum(desk, shard, averages := self._averages(shard))
         for piece, average in zip(shard.pieces, averages, strict=True):
             if average is not None:
-                start = piece.byte_start // 4
-                average.finish(total[start : start + piece.elements])
+                average.finish(total[piece.values])
         return total
 
     def _sum(self, desk: Desk, shard: Shard, averages: Sequence[Average | None]) -> Tensor:
@@ -144,8 +143,7 @@ class Combiner:
         total = self._sum(desk, shard, [None] * len(shard.pieces))
         found = {}
         for piece in shard.pieces:
-            start = piece.byte_start // 4
-            inside = total[start : start + piece.elements]
+            inside = total[piece.values]
             found[piece.tensor.name] = array("d", [reduce.dot(inside, inside)])
         return found
 

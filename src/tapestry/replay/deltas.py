@@ -38,12 +38,9 @@ class Deltas:
             if self._codec is not None:
                 return self._codec.decode(shard, self._store.read(sha, self._settings.most_bytes(shard)))
             values = desk.delta.read(self._store, sha, shard)
-        found = []
-        for piece in shard.pieces:
-            start = piece.byte_start // 4
-            inside = Dense(values[start : start + piece.elements])
-            found.append(Section(start, inside, piece.tensor.name, piece.shape))
-        return found
+        return [
+            Section(piece.values, Dense(values[piece.values]), piece.tensor.name) for piece in shard.pieces
+        ]
 
     def screen(self, desk: Desk, shard: Shard, source: Source) -> None:
         """Raise `ArtifactError` unless the shard is as its codec writes it, with finite values."""
