@@ -21,6 +21,7 @@ PROGRAMS = {
     "merge": "arithmetic, replay engine with reading, hashing and writing, memory of the worker",
     "trainer": "the trainer against a plain torch loop",
     "island": "tokens a second by ranks, precision and memory options",
+    "overlap": "what part of the time nodes train over slow links",
     "transfer": "updates to the core and to other nodes, against plain HTTP",
     "large": "a whole round of a model of a billion parameters (44 GB of disk, 20 GB of memory)",
     "replay": "a merge of a large model from a cold disk, against a plain loop (44 GB of disk)",
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="small sizes; prints and writes no file")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
     made.add_argument("--note", default="", help="a remark for the result file, e.g. what else was running")
-    made.add_argument("--repeat", type=_count, help="repetitions of transfer and replay")
+    made.add_argument("--repeat", type=_count, help="repetitions of transfer, replay and overlap")
     made.add_argument("--mib", type=_count, help="transfer: size of an update (1024)")
     made.add_argument("--nodes", type=_count, default=2, help="transfer: how many (2)")
     made.add_argument("--parameters", type=_count, help="replay: of the model (10^9)")

@@ -25,7 +25,7 @@ def test_the_example_is_a_plan_with_every_field() -> None:
     stated = file.model_dump(exclude_unset=True)
     whole = file.model_dump()
     del whole["model"]["adopt"], whole["model"]["licence"], whole["model"]["add_tokens"]
-    del whole["run"]["algorithm"], whole["codec"]["error_feedback"]
+    del whole["run"]["algorithm"], whole["codec"]["error_feedback"], whole["inner"]["seconds"]
     assert stated == whole, "the example leaves a field out"
 
 
@@ -69,7 +69,7 @@ def test_the_example_states_the_defaults_of_the_plan_where_a_run_needs_no_other(
         (
             'outer = "nesterov"',
             'outer = "adam"',
-            "merge.outer: input should be 'nesterov', 'sgd' or 'fedavg', not 'adam'",
+            "merge.outer: input should be 'nesterov', 'sgd', 'fedavg' or 'delayed', not 'adam'",
         ),
         ('outer = "nesterov"', 'outer = "fedavg"', "merge: outer = fedavg needs outer_rate = 1"),
         ("[merge]", "[unknown]\n[merge]", "unknown: there is no such field"),
@@ -146,3 +146,13 @@ def test_a_path_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     path.write_text(text().replace('tokenizer = "byte"', f'tokenizer = "{name}"'))
     with pytest.raises(PlanError, match=r"model\.tokenizer"):
         planfile.load(path)
+
+
+def test_a_round_in_tokens_is_so_many_steps() -> None:
+    head = 'format = "tapestry.plan-file"\nversion = 1\n[run]\nname = "a"\n[model]\nconfig = {}\n'
+    rest = f"{head}[rounds]\ntotal = 1\n[inner]\nsequence_length = 100\nbatch_sequences = 3\n"
+    for tokens, steps in ((1, 1), (300, 1), (301, 2), (90_000, 300)):
+        assert planfile.parse(f"{rest}tokens = {tokens}\n".encode(), what="plan").inner.steps == steps
+    for wrong, said in (("tokens = 5\nsteps = 1", "both say"), ("tokens = 0", "whole number"), ("", "steps")):
+        with pytest.raises(PlanError, match=said):
+            planfile.parse(f"{rest}{wrong}\n".encode(), what="plan")

@@ -76,10 +76,10 @@ def test_every_way_a_record_can_differ(merged: Path, call: Call) -> None:
     )
     assert found == [
         ("differs", ""),
-        ("differs", "it was merged with other weights than its plan gives"),
-        ("differs", f"{a.node} signed another contribution than was merged"),
+        ("differs", "round 1 of run run was merged with other weights than its plan gives"),
+        ("differs", f"round 1 of run run: the record states {a.node} otherwise than {a.node} signed"),
         ("gone", "the record of round 1 lacks a contribution's signed envelope"),
-        ("differs", f"the contribution of {a.node} was signed for something else"),
+        ("differs", f"round 2 of run run: the contribution of {a.node} was signed for something else"),
     ]
     assert not list(root.glob(".recompute-*")), "scratch is left behind"
 

@@ -96,7 +96,7 @@ def sections(page: str) -> dict[str, str]:
     }
 
 
-OF_OTHER_PLANS = {"adopt", "licence", "add_tokens", "error_feedback", "algorithm"}
+OF_OTHER_PLANS = {"adopt", "licence", "add_tokens", "error_feedback", "algorithm", "seconds"}
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -23,7 +23,7 @@ from tapestry.core.views import round_record
 from tapestry.errors import Unreachable
 from tapestry.node import setup
 from tapestry.node.member import member_init
-from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Rounds
+from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Rounds, Streaming
 from tapestry.protocol.views import RunView
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.model import initial_state
@@ -214,8 +214,9 @@ class Federation:
 
 
 def make_plan(seed_blobs: Path, *, rounds: int, steps: int, nodes: int, **other: Any) -> Plan:
+    streaming = other.get("streaming", Streaming())
     model, layout, state, parameters = initial_state(
-        "run", CONFIG, "byte", 7, 1 << 14, BlobStore.open(seed_blobs)
+        "run", CONFIG, "byte", 7, 1 << 14, BlobStore.open(seed_blobs), fragments=streaming.fragments
     )
     fields: dict[str, Any] = {
         "run": "run",

@@ -1,8 +1,9 @@
 """Kill -9 of every process at every named durability point and at random instants.
 
 The plan sends few values and keeps what it leaves out, so that a residual that was lost, or counted twice,
-would show in every later round. The measure is one: with the same accepted set, every state hash and every
-merged delta is the same as in a run that nobody disturbed.
+would show in every later round; the model is merged in two fragments, and nodes train ahead of their base.
+The measure is one: with the same accepted set, every state hash and every merged delta is the same as in a
+run that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pytest
 
 from tapestry.host import failpoints
 from tapestry.protocol.encoding import Bf16, Codec, TopK
-from tapestry.protocol.plan import Merge
+from tapestry.protocol.plan import Merge, Streaming
 from tests.federation.kills import RandomKiller
 from tests.federation.support import Federation, History
 
@@ -23,6 +24,7 @@ FEW = TopK(keep=8, side=16, bits=4)
 SPARSE = {
     "codec": Codec(matrices=FEW, embeddings=FEW, norms=Bf16(), error_feedback=0.95),
     "merge": Merge(outer="sgd", outer_rate=1.0, outer_momentum=0.0, influence_cap=0.9),
+    "streaming": Streaming(fragments=2, overlap_steps=4),
 }
 
 ON_THE_CORE = [n for n in failpoints.NAMES if n.startswith(("core.", "replay.", "file."))]

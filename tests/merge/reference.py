@@ -153,8 +153,11 @@ def merge_values(
     mu: float,
     factors: list[np.float32] | None = None,
     average: str = "all",
+    refresh: int = 1,
+    number: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """New base and new momentum of one tensor; every numpy operation rounds once, in binary32."""
+    """New base and new momentum of one tensor; every numpy operation rounds once, in binary32. It is the
+    merge with this number of the tensor, the first being 1."""
     rate32, mu32 = np.float32(rate), np.float32(mu)
     total = np.zeros_like(base)
     shares = [np.float32(units) / np.float32(2**24) for units in weights]
@@ -178,6 +181,13 @@ def merge_values(
         return base - total, momentum
     if outer == "sgd":
         return base - rate32 * total, momentum
+    if outer == "delayed":
+        part = total if refresh == 1 else total * (np.float32(1) / np.float32(refresh))
+        gathered = momentum + part
+        if number % refresh:
+            return base - rate32 * part, gathered
+        kept = gathered * mu32
+        return base - rate32 * (kept + part), kept
     momentum = mu32 * momentum + total
     step = total + mu32 * momentum
     return base - rate32 * step, momentum
@@ -280,7 +290,7 @@ def merge(blobs: Blobs, job: Any) -> tuple[str, Blobs]:
     assert sum(c["weight"] for c in contributions) == 2**24
     base = read_tensors(blobs, state["base"], "base", layout)
     momentum = {name: np.zeros_like(values) for name, values in base.items()}
-    if state["outer"] is not None and settings["outer"] == "nesterov":
+    if state["outer"] is not None and settings["outer"] in ("nesterov", "delayed"):
         momentum = read_tensors(blobs, state["outer"], "outer", layout)
     if all(job["codec"][kind]["kind"] == "fp32" for kind in ("matrices", "embeddings", "norms")):
         deltas = [read_tensors(blobs, c["delta"], "delta", layout) for c in contributions]
@@ -306,13 +316,17 @@ def merge(blobs: Blobs, job: Any) -> tuple[str, Blobs]:
                 mu=settings["outer_momentum"],
                 factors=factors[name],
                 average=average,
+                refresh=settings["refresh"],
+                number=state["merges"] + 1,
             )
             if not np.isfinite(new_base[name]).all():
                 raise ArithmeticError("the merged base is not finite")
+            if settings["outer"] == "delayed" and not np.isfinite(new_momentum[name]).all():
+                raise ArithmeticError("the merged momentum is not finite")
     made: Blobs = {}
     base_sha = put_artifact(made, job["layout"], layout, "base", new_base)
     outer_sha = None
-    if settings["outer"] == "nesterov":
+    if settings["outer"] in ("nesterov", "delayed"):
         outer_sha = put_artifact(made, job["layout"], layout, "outer", new_momentum)
     following = {
         "base": base_sha,

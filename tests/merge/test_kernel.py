@@ -43,22 +43,94 @@ def run(
     return b, v
 
 
-@given(rows=ROWS, units=st.integers(0, WEIGHT_ONE), rate=st.floats(1e-9, 10), mu=st.floats(0, 0.999))
-def test_equals_the_reference(rows: list[list[float]], units: int, rate: float, mu: float) -> None:
+def same_as_reference(
+    rows: list[list[float]], units: int, outer: kernel.Outer, name: str, number: int = 1
+) -> None:
     base, momentum, *deltas = (np.array(row, dtype=np.float32) for row in rows)
     weights = [units, WEIGHT_ONE - units]
+    with np.errstate(all="ignore"):
+        expected = reference.merge_values(
+            base,
+            momentum,
+            deltas,
+            weights,
+            outer=name,
+            rate=outer.rate,
+            mu=outer.momentum,
+            refresh=outer.refresh or 1,
+            number=number,
+        )
+    made = run(base, momentum, deltas, weights, outer)
+    finite = np.isfinite(expected[0])
+    assert bits(made[0].numpy()[finite]) == bits(expected[0][finite])
+    assert bits(made[1].numpy()[finite]) == bits(expected[1][finite])
+    assert (np.isfinite(made[0].numpy()) == finite).all()
+
+
+@given(rows=ROWS, units=st.integers(0, WEIGHT_ONE), rate=st.floats(1e-9, 10), mu=st.floats(0, 0.999))
+def test_equals_the_reference(rows: list[list[float]], units: int, rate: float, mu: float) -> None:
     for outer, name in (
         (kernel.Outer.nesterov(rate=rate, momentum=mu), "nesterov"),
         (kernel.Outer.sgd(rate=rate), "sgd"),
         (kernel.Outer.fedavg(), "fedavg"),
     ):
-        with np.errstate(all="ignore"):
-            expected = reference.merge_values(base, momentum, deltas, weights, outer=name, rate=rate, mu=mu)
-        made = run(base, momentum, deltas, weights, outer)
-        finite = np.isfinite(expected[0])
-        assert bits(made[0].numpy()[finite]) == bits(expected[0][finite])
-        assert bits(made[1].numpy()[finite]) == bits(expected[1][finite])
-        assert (np.isfinite(made[0].numpy()) == finite).all()
+        same_as_reference(rows, units, outer, name)
+
+
+@given(
+    rows=ROWS,
+    units=st.integers(0, WEIGHT_ONE),
+    rate=st.floats(1e-9, 10),
+    mu=st.floats(0, 0.999),
+    refresh=st.sampled_from([1, 2, 3, 4, 7, 4096]),
+)
+def test_delayed_equals_the_reference(
+    rows: list[list[float]], units: int, rate: float, mu: float, refresh: int
+) -> None:
+    for number in (1, refresh, refresh + 1):
+        outer = kernel.Outer.delayed(
+            rate=rate, momentum=mu, refresh=refresh, is_refresh=number % refresh == 0
+        )
+        same_as_reference(rows, units, outer, "delayed", number)
+
+
+def test_delayed_is_the_algorithm_of_the_paper() -> None:
+    """In binary64: momentum m and the sum of what arrived apart, and the mean of N arrivals makes m."""
+    rng = np.random.default_rng(0)
+    every, mu, rate = 3, 0.9, 0.7
+    gradients = rng.standard_normal((9, 50)).astype(np.float32)
+    theta, m, arrived = (np.zeros(50) for _ in range(3))
+    base, momentum = torch.zeros(50), torch.zeros(50)
+    work = kernel.scratch()
+    for number, gradient in enumerate(gradients, start=1):
+        arrived += gradient
+        if number % every == 0:
+            m = mu * m + arrived / every
+            theta -= rate * (mu * m + gradient / every)
+            arrived[:] = 0
+        else:
+            theta -= rate * gradient / every
+        is_refresh = number % every == 0
+        outer = kernel.Outer.delayed(rate=rate, momentum=mu, refresh=every, is_refresh=is_refresh)
+        given = torch.tensor(gradient)
+        kernel.step(base, momentum, given, outer, work)
+        assert (given.numpy() == gradient).all(), "the gradient is not written to"
+        np.testing.assert_allclose(base.numpy(), theta, atol=1e-5)
+        np.testing.assert_allclose(momentum.numpy(), mu * m + arrived / every, atol=1e-5)
+
+
+def test_delayed_in_every_merge_is_nesterov_but_for_rounding() -> None:
+    rng = np.random.default_rng(0)
+    work = kernel.scratch()
+    delayed = kernel.Outer.delayed(rate=0.7, momentum=0.9, refresh=1, is_refresh=True)
+    nesterov = kernel.Outer.nesterov(rate=0.7, momentum=0.9)
+    (base, u), (other, v) = ([torch.zeros(50), torch.zeros(50)] for _ in range(2))
+    for _ in range(5):
+        gradient = torch.tensor(rng.standard_normal(50, dtype=np.float32))
+        kernel.step(base, u, gradient.clone(), delayed, work)
+        kernel.step(other, v, gradient, nesterov, work)
+    np.testing.assert_allclose(base, other, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(u, 0.9 * v, rtol=1e-5, atol=1e-6)
 
 
 def test_the_example_in_the_format() -> None:
@@ -90,9 +162,13 @@ def test_blocks_change_nothing(length: int) -> None:
     rng = np.random.default_rng(length)
     base, momentum, *deltas = (rng.standard_normal(length, dtype=np.float32) for _ in range(5))
     units = [1, 5_000_000, WEIGHT_ONE - 5_000_001]
-    expected = reference.merge_values(base, momentum, deltas, units, outer="nesterov", rate=0.7, mu=0.9)
-    made = run(base, momentum, deltas, units, kernel.Outer.nesterov(rate=0.7, momentum=0.9))
-    assert bits(made[0]) == bits(expected[0]) and bits(made[1]) == bits(expected[1])
+    delayed = kernel.Outer.delayed(rate=0.7, momentum=0.9, refresh=3, is_refresh=True)
+    for outer, name in ((kernel.Outer.nesterov(rate=0.7, momentum=0.9), "nesterov"), (delayed, "delayed")):
+        expected = reference.merge_values(
+            base, momentum, deltas, units, outer=name, rate=0.7, mu=0.9, refresh=3, number=3
+        )
+        made = run(base, momentum, deltas, units, outer)
+        assert bits(made[0]) == bits(expected[0]) and bits(made[1]) == bits(expected[1])
 
 
 def test_weights_are_exact() -> None:

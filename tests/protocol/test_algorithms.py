@@ -6,16 +6,14 @@ import pytest
 
 from tapestry.cli.demo import defaults
 from tapestry.protocol.algorithms import ALGORITHMS, AlgorithmName, with_algorithm
-from tapestry.protocol.plan import Plan, Rounds
+from tapestry.protocol.plan import Plan
 
 
 @pytest.mark.parametrize("name", get_args(AlgorithmName))
 def test_every_name_makes_a_plan(name: AlgorithmName) -> None:
-    fields = defaults.algorithm(name, steps=10, seed=0)
+    fields = defaults.algorithm(name, total=2, nodes=3, steps=10, seed=0)
     sha = "0" * 64
-    plan = Plan(
-        run="r", model=sha, layout=sha, initial_state=sha, parameters=1, rounds=Rounds(total=1), **fields
-    )
+    plan = Plan(run="r", model=sha, layout=sha, initial_state=sha, parameters=1, **fields)
     assert Plan.from_bytes(plan.to_bytes()) == plan
     assert set(ALGORITHMS) == set(get_args(AlgorithmName))
 

@@ -96,3 +96,26 @@ def test_outer_momentum_and_error_feedback_are_not_together_by_accident() -> Non
             Merge(influence_cap=0.5, **rule)
     with pytest.raises(ValidationError, match="sgd needs outer_momentum"):
         Merge(outer="sgd")
+    with pytest.raises(ValidationError, match="momentum_on_feedback"):
+        Plan(**plan_fields, codec=codec, merge=Merge(outer="delayed", refresh=4))
+    Plan(**plan_fields, codec=codec, merge=Merge(outer="delayed", outer_momentum=0.0, refresh=4))
+
+
+@pytest.mark.parametrize("outer", ["nesterov", "sgd", "fedavg"])
+def test_refresh_is_of_a_delayed_momentum_alone(outer: str) -> None:
+    fields = {
+        "nesterov": {},
+        "sgd": {"outer_momentum": 0.0},
+        "fedavg": {"outer_rate": 1.0, "outer_momentum": 0.0},
+    }[outer] | {"outer": outer}
+    assert Merge.model_validate({**fields, "refresh": 1}).keeps_momentum == (outer == "nesterov")
+    with pytest.raises(ValidationError, match="refresh is of outer = delayed alone"):
+        Merge.model_validate({**fields, "refresh": 2})
+
+
+def test_limits_of_refresh() -> None:
+    for refresh in (1, 4096):
+        assert Merge(outer="delayed", refresh=refresh).keeps_momentum
+    for refresh in (0, 4097):
+        with pytest.raises(ValidationError, match="refresh"):
+            Merge(outer="delayed", refresh=refresh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tapestry.errors import Conflict, NotFound, PlanError, Refused
-from tapestry.protocol.plan import Inner, Merge, Plan, Rounds
+from tapestry.errors import Busy, Conflict, NotFound, PlanError, Refused
+from tapestry.protocol.plan import Inner, Merge, Plan, Rounds, Streaming
 from tapestry.rounds import events as ev
 from tapestry.rounds import machine as m
 from tapestry.rounds.state import RunState, evolve
@@ -193,6 +194,94 @@ def test_late_is_refused_recorded_once_and_disturbs_nobody() -> None:
     assert run.state.merges == 1
 
 
+def late_run(**rounds: object) -> tuple[Run, m.Contribute]:
+    """Round 1 was merged without `b`, which then answers."""
+    run = Run(make_plan(min_nodes=2, quorum=1, total=9, **rounds))
+    run.begin("a", "b")
+    late = contribution(run.state, "b")
+    end_round(run, "a")
+    return run, late
+
+
+def end_round(run: Run, *nodes: str) -> None:
+    for node in nodes:
+        run.give(contribution(run.state, node))
+    run.screen_all()
+    run.now += 10_000
+    run.give(m.Tick())
+    run.merge_all()
+
+
+def test_a_late_contribution_enters_the_next_merge_with_less_weight() -> None:
+    run, late = late_run(staleness=1)
+    run.give(late)
+    assert run.give(late).events == (), "it may come twice"
+    run.give(contribution(run.state, "a"))
+    run.screen_all()
+    at = m.work(run.state).merge[0]
+    assert [(s.node, s.weight) for s in at.merged] == [("a", 11184811), ("b", 5592405)], "2 to 1"
+    assert at.submissions["b"].lag == 1
+    run.merge_all()
+    end_round(run, "a", "b")
+    assert run.state.merges == 3, "and then it is in time again"
+
+
+def test_what_is_late_by_more_than_the_plan_allows_is_refused() -> None:
+    for staleness, refused in ((0, True), (1, True), (2, False)):
+        run, late = late_run(staleness=staleness)
+        end_round(run, "a")
+        if refused:
+            assert isinstance(run.give(late).refusal, Refused)
+        else:
+            assert run.give(late).refusal is None
+
+
+def test_nobody_is_counted_twice_for_one_round() -> None:
+    run, _ = late_run(staleness=3)
+    with pytest.raises(Conflict, match="came already"):
+        run.give(contribution(run.state, "a", salt="again", round=1, state=run.state.plan.initial_state))
+    run, late = late_run(staleness=3)
+    run.give(late)
+    end_round(run, "a")
+    again = contribution(run.state, "b", salt="again", round=1, state=run.state.plan.initial_state)
+    with pytest.raises(Conflict, match="came already"):
+        run.give(again)
+    run.give(contribution(run.state, "b"))
+    with pytest.raises(Conflict, match="came already"):
+        run.give(contribution(run.state, "b", salt="again"))
+
+
+def test_a_late_contribution_must_be_from_its_own_rounds_state() -> None:
+    run, late = late_run(staleness=1)
+    with pytest.raises(Refused, match="trained from state"):
+        run.give(dataclasses.replace(late, state=run.state.head))
+    run.give(late)
+
+
+def test_while_a_merge_is_computed_a_late_one_waits() -> None:
+    run, late = late_run(staleness=1)
+    run.give(contribution(run.state, "a"))
+    run.screen_all()
+    run.now += 10_000
+    run.give(m.Tick())
+    assert m.work(run.state).merge
+    with pytest.raises(Busy, match="not open yet"):
+        run.give(late)
+
+
+def test_fragments_take_turns() -> None:
+    run = Run(
+        make_plan(min_nodes=2, quorum=2, total=3).model_copy(update={"streaming": Streaming(fragments=2)})
+    )
+    run.begin("a", "b")
+    with pytest.raises(Refused):
+        run.give(contribution(run.state, "a", fragment=1))
+    for fragment in (0, 1, 0):
+        assert run.state.current is not None and run.state.current.fragment == fragment
+        end_round(run, "a", "b")
+    assert run.state.status == "finished"
+
+
 def test_a_refused_contribution_leaves_the_round_to_the_others() -> None:
     run = Run(make_plan(min_nodes=3, quorum=2))
     run.begin("a", "b", "c")
@@ -282,9 +371,12 @@ def test_an_infeasible_cap_is_an_error_before_the_run() -> None:
 class AnyOrder(RuleBasedStateMachine):
     """Whatever comes, in whatever order and however often: invariants hold."""
 
-    @initialize(policy=st.sampled_from(["wait", "abandon"]), quorum=st.integers(1, 3))
-    def plan(self, policy: str, quorum: int) -> None:
-        self.run_ = Run(make_plan(total=3, min_nodes=3, quorum=quorum, below_quorum=policy))
+    @initialize(
+        policy=st.sampled_from(["wait", "abandon"]), quorum=st.integers(1, 3), staleness=st.integers(0, 2)
+    )
+    def plan(self, policy: str, quorum: int, staleness: int) -> None:
+        plan = make_plan(total=3, min_nodes=3, quorum=quorum, below_quorum=policy, staleness=staleness)
+        self.run_ = Run(plan)
         self.sent: list[m.Contribute] = []
 
     @rule()
@@ -314,7 +406,7 @@ class AnyOrder(RuleBasedStateMachine):
             self._try(data.draw(st.sampled_from(self.sent)))
 
     def _try(self, given: m.Contribute) -> None:
-        with contextlib.suppress(Refused, Conflict, NotFound):
+        with contextlib.suppress(Refused, Conflict, NotFound, Busy):
             self.run_.give(given)
 
     @rule(reason=st.sampled_from([None, "artifact"]))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +46,23 @@ def test_the_declared_tables_are_those_of_the_migrations(database: Database) -> 
         differences = compare_metadata(MigrationContext.configure(connection), metadata)
     kinds = {d[0] if isinstance(d, tuple) else d[0][0] for d in differences}
     assert kinds <= {"remove_index", "remove_fk"}
+
+
+def test_the_schema_is_that_of_the_newest_migration() -> None:
+    from alembic.script import ScriptDirectory
+
+    from tapestry.storage import database, migrate
+
+    assert ScriptDirectory.from_config(migrate.settings()).get_current_head() == database.SCHEMA
+
+
+def test_alembic_is_not_imported_where_nothing_is_to_be_migrated(tmp_path: Path) -> None:
+    Database.open(tmp_path / "db", create=True).close()
+    program = (
+        "import sys; from pathlib import Path; from tapestry.storage.database import Database; "
+        "Database.open(Path(sys.argv[1])).close(); sys.exit('alembic' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "db")], check=True)
 
 
 def test_logging_is_left_alone(where: Path | str) -> None:

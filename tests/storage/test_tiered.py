@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -95,6 +96,39 @@ def test_a_large_blob_goes_in_parts(at: Fixture, monkeypatch: pytest.MonkeyPatch
     sha = at.store().put(data)
     assert at.proxy.count("PUT") == 3
     assert at.store("two").read(sha) == data
+
+
+def test_no_more_large_blobs_are_in_memory_than_may_be(at: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = at.store()
+    shas = [one.put(os.urandom(MIB), durable=False) for _ in range(8)]
+    small = one.put(b"small", durable=False)
+    now, most, counting = 0, 0, threading.Lock()
+    send = Bucket._send
+
+    def counted(self: Bucket, path: Path, name: str, size: int) -> None:
+        nonlocal now, most
+        with counting:
+            now += 1
+            most = max(most, now)
+        try:
+            time.sleep(0.02)
+            send(self, path, name, size)
+        finally:
+            with counting:
+                now -= 1
+
+    monkeypatch.setattr(Bucket, "_send", counted)
+    threads = [threading.Thread(target=one.sync, args=(shas[start::2],)) for start in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == bucket_module.SENDING
+    with contextlib.ExitStack() as stack:
+        for _ in range(bucket_module.SENDING):
+            stack.enter_context(one.bucket._sending)
+        one.sync([small])  # waits for none of them
+    assert len(at.s3.names(at.url)) == 9
 
 
 def test_received_adopted_and_deleted(at: Fixture, tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ class Node:
     plan: Plan
 
     @classmethod
-    def make(cls, root: Path, *, steps: int = 6, checkpoint_s: float = 1e6, **inner: Any) -> Node:
+    def make(
+        cls, root: Path, *, steps: int = 6, checkpoint_s: float = 1e6, fragments: int = 1, **inner: Any
+    ) -> Node:
         root.mkdir(parents=True, exist_ok=True)
         write_corpus(root / "corpus")
         (root / "node.toml").write_text(
@@ -79,7 +81,9 @@ class Node:
             f'corpus = "corpus"\nthreads = 1\ncheckpoint_s = {float(checkpoint_s)}\n'
         )
         store = BlobStore.open(root / "blobs")
-        model, layout, state, parameters = initial_state(RUN, CONFIG, "byte", 7, 1 << 14, store)
+        model, layout, state, parameters = initial_state(
+            RUN, CONFIG, "byte", 7, 1 << 14, store, fragments=fragments
+        )
         plan = cls.make_plan(model, layout, state, parameters, steps=steps, **inner)
         store.put(plan.to_bytes())
         store.put(state.to_bytes())
@@ -150,15 +154,17 @@ class Node:
         """The next state if this node is alone: base − delta."""
         delta = Artifact.from_bytes((self.folder(round) / "delta.json").read_bytes())
         base = Artifact.from_bytes(self.store.read(state.base))
-        blobs = []
-        for shard, old, change in zip(self.layout.shards, base.shards, delta.shards, strict=True):
+        blobs = list(base.shards)
+        fragment = self.layout.fragment_at(state.merges)
+        for shard, change in zip(fragment.shards, delta.shards, strict=True):
+            old = base.shards[shard.index]
             data = bytearray(self.store.read(old.sha256))
             rows = shards.unpack(shard, data)
             for name, moved in shards.unpack(
                 shard, (self.folder(round) / change.sha256).read_bytes()
             ).items():
                 rows[name].sub_(moved)
-            blobs.append(old.model_copy(update={"sha256": self.store.put(bytes(data))}))
+            blobs[shard.index] = old.model_copy(update={"sha256": self.store.put(bytes(data))})
         new = Artifact(kind="base", layout=self.layout.digest, shards=tuple(blobs))
         self.store.put(new.to_bytes())
         return state.model_copy(update={"merges": state.merges + 1, "base": new.digest})

@@ -19,6 +19,7 @@ HEADER = InnerState(
     run="r",
     plan="1" * 64,
     layout="2" * 64,
+    merges=0,
     round=3,
     state="4" * 64,
     step=5,

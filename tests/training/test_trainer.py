@@ -101,6 +101,20 @@ def test_a_resident_trainer_and_fresh_ones_give_the_same_bytes(node: Node, tmp_p
         shutil.copytree(node.root / "blobs", other.root / "blobs", dirs_exist_ok=True)
 
 
+def test_a_round_by_time_ends_after_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that is two seconds on at each look."""
+    now = iter(range(0, 10_000, 2))
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: float(next(now)))
+    for seconds, steps in ((9.0, 2), (1e6, 6)):
+        inner = node.plan.inner.model_copy(update={"seconds": seconds})
+        node.plan = node.plan.model_copy(update={"inner": inner})
+        make_trainer(node).do(node.job(1, evaluate=False))
+        result = node.result(1)
+        assert result.steps <= steps and (seconds < 10 or result.steps == 6)
+        assert result.tokens == node.plan.inner.tokens_in(result.steps) > 0
+    assert result.steps == 6
+
+
 def test_a_done_job_is_not_done_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     make_trainer(node).do(node.job(1))
     monkeypatch.setattr(InnerLoop, "step", None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
+
+from tapestry.protocol.algorithms import AlgorithmName
 
 Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON object on stdout, at the end.")]
 
@@ -34,7 +36,7 @@ def demo(
     algorithm: Annotated[
         str | None,
         typer.Option(
-            help="How nodes train and what they send: fedavg, diloco, sparseloco, muloco, decoupled, movers. "
+            help=f"How nodes train and what they send: {', '.join(get_args(AlgorithmName))}. "
             "[dim]Default: DiLoCo with rates that suit the demo[/dim]"
         ),
     ] = None,

@@ -7,7 +7,7 @@
     [run]         name, title, algorithm
     [model]       tokenizer, seed, shard_bytes, and [model.config] in the words of Hugging Face's config.json;
                   or adopt, the folder of a trained model, and licence; add_tokens, a file of tokens to add
-    [rounds] [inner] [codec] [merge] [evaluation] [retention]     as in the plan itself
+    [rounds] [inner] [codec] [merge] [streaming] [evaluation] [retention]     as in the plan itself
 
 The tables of the plan are those of `tapestry.protocol.plan`, so a field is described in one place.
 """
@@ -28,7 +28,17 @@ from tapestry.protocol.canonical import Name, is_name
 from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.layout import DEFAULT_SHARD_BYTES, MAX_SHARD_BYTES, MIN_SHARD_BYTES
 from tapestry.protocol.message import Part
-from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Retention, Rounds, check_feedback
+from tapestry.protocol.plan import (
+    Evaluation,
+    Inner,
+    Merge,
+    Plan,
+    Retention,
+    Rounds,
+    Streaming,
+    check_feedback,
+    check_overlap,
+)
 
 FORMAT: Final = "tapestry.plan-file"
 VERSION: Final = 1
@@ -91,6 +101,7 @@ class PlanFile(Part):
     inner: Inner
     codec: Codec = PLAIN
     merge: Merge = Merge()
+    streaming: Streaming = Streaming()
     evaluation: Evaluation = Evaluation()
     retention: Retention = Retention()
 
@@ -100,7 +111,8 @@ class PlanFile(Part):
             raise ValueError(
                 f"rounds.quorum {self.rounds.quorum} is above rounds.min_nodes {self.rounds.min_nodes}"
             )
-        check_feedback(self.codec, self.merge)
+        check_feedback(self.codec, self.merge, self.streaming)
+        check_overlap(self.rounds, self.inner, self.streaming)
         return self
 
     def plan(
@@ -120,6 +132,7 @@ class PlanFile(Part):
                 inner=self.inner,
                 codec=self.codec,
                 merge=self.merge,
+                streaming=self.streaming,
                 evaluation=self.evaluation,
                 retention=self.retention,
                 sync=self.sync,
@@ -211,6 +224,7 @@ def parse(data: bytes, *, what: str) -> PlanFile:
     algorithm = run.get("algorithm")
     if isinstance(algorithm, str) and algorithm in ALGORITHMS:
         value = with_algorithm(algorithm, value)
+    value = _steps_of_tokens(value, what)
     name = value["run"].get("name") if isinstance(value.get("run"), dict) else None
     if isinstance(name, str) and not is_name(name):
         line = _line_of(text, ["run", "name"])
@@ -223,6 +237,25 @@ def parse(data: bytes, *, what: str) -> PlanFile:
         return PlanFile.model_validate({**value, **_as_tuples(listed)})
     except ValidationError as e:
         raise PlanError(_describe(e, text, what), hint=_hint(e)) from e
+
+
+def _steps_of_tokens(value: dict[str, Any], what: str) -> dict[str, Any]:
+    """`inner.tokens`, where a round is given in tokens, as `inner.steps`: at least so many."""
+    inner = value.get("inner")
+    if not isinstance(inner, dict) or "tokens" not in inner:
+        return value
+    inner = dict(inner)
+    tokens = inner.pop("tokens")
+    if "steps" in inner:
+        raise PlanError(f"{what}: inner.steps and inner.tokens both say how long a round is", hint="take one")
+    if type(tokens) is not int or tokens < 1:
+        raise PlanError(f"{what}: inner.tokens is a whole number of tokens, not {tokens!r}")
+    fields = Inner.model_fields
+    each = 1
+    for name in ("sequence_length", "batch_sequences", "accumulation"):
+        given = inner.get(name, fields[name].default)
+        each *= given if type(given) is int and given > 0 else 1  # what is wrong with it is said later
+    return {**value, "inner": {**inner, "steps": -(-tokens // each)}}
 
 
 def _as_tuples(value: Any) -> Any:

@@ -6,7 +6,6 @@ writes there was computed there. `MergeMismatch` is left to the caller: a table 
 
 from __future__ import annotations
 
-import base64
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -14,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tapestry.errors import NotFound
+from tapestry.errors import NotFound, TapestryError
 from tapestry.identity.envelope import Envelope
 from tapestry.protocol import canonical
 from tapestry.protocol.layout import Layout
 from tapestry.protocol.messages import Contribution
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RoundRecord
-from tapestry.rounds.weights import Share, merge_weights
+from tapestry.rounds.records import check_merged
 
 if TYPE_CHECKING:
     from tapestry.replay.client import Replayer
@@ -57,25 +56,15 @@ def contradiction(record: RoundRecord, plan: Plan) -> str | None:
 
     Bindings and weights; the signatures were judged when the core took them in and when nodes merged.
     """
-    said = [_contribution(text) for text in record.envelopes]
-    for merged, one in zip(record.merged, said, strict=True):
-        bound = (one.run, one.round, one.fragment, one.plan, one.state)
-        if bound != (record.run, record.round, record.fragment, record.plan, record.before):
-            return f"the contribution of {merged.node} was signed for something else"
-        if (one.node, one.member, one.delta) != (merged.node, merged.member, merged.delta):
-            return f"{merged.node} signed another contribution than was merged"
-    weights = merge_weights(
-        [Share(member=one.member, node=one.node, tokens=one.tokens, steps=one.steps) for one in said],
-        weighting=plan.merge.weighting,
-        influence_cap=plan.merge.influence_cap,
-    )
-    if weights != tuple(merged.weight for merged in record.merged):
-        return "it was merged with other weights than its plan gives"
+    try:
+        check_merged(record, plan, [_contribution(text) for text in record.envelopes])
+    except TapestryError as error:
+        return error.message
     return None
 
 
 def _contribution(envelope: str) -> Contribution:
-    return Contribution.from_bytes(base64.b64decode(Envelope.from_bytes(envelope.encode()).payload))
+    return Envelope.from_bytes(envelope.encode()).unverified(Contribution)
 
 
 def _link(store: BlobStore, scratch: BlobStore, digests: Iterable[str]) -> None:

@@ -64,6 +64,7 @@ def record_plan(read: PlanFile, core: Path) -> tuple[Any, Any]:
                 Path(table.adopt),
                 table.shard_bytes,
                 store,
+                fragments=read.streaming.fragments,
                 licence=table.licence,
                 add_tokens=more,
                 told=lambda done: note(str(done)),
@@ -75,7 +76,13 @@ def record_plan(read: PlanFile, core: Path) -> tuple[Any, Any]:
                 table.tokenizer, more, end_id=end_id, told=lambda done: note(str(done))
             ) as tokenizer:
                 model, layout, state, parameters = initial_state(
-                    name, config, tokenizer, table.seed, table.shard_bytes, store
+                    name,
+                    config,
+                    tokenizer,
+                    table.seed,
+                    table.shard_bytes,
+                    store,
+                    fragments=read.streaming.fragments,
                 )
     made = read.plan(
         model=model.digest, layout=layout.digest, initial_state=state.digest, parameters=parameters

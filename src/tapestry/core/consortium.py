@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -166,7 +165,7 @@ def _certify(
 def _refuse_twin(ring: KeyRing, envelope: Envelope, *, at: str) -> None:
     """Two nodes of one name would take each other's place in every round. A key that is changed comes
     another way, signed for by the key before it; here it may only follow one that is not valid any more."""
-    new = KeyCertificate.from_bytes(base64.b64decode(envelope.payload))
+    new = envelope.unverified(KeyCertificate)
     for key in ring.keys.values():
         held = key.certificate
         if (
@@ -184,13 +183,13 @@ def _refuse_twin(ring: KeyRing, envelope: Envelope, *, at: str) -> None:
 
 def _certified(envelope: Envelope) -> tuple[str, str]:
     """Member and name of the key in a certificate that the ring has verified."""
-    certificate = KeyCertificate.from_bytes(base64.b64decode(envelope.payload))
+    certificate = envelope.unverified(KeyCertificate)
     return certificate.member, key_id(certificate.public_key)
 
 
 def _revoked(envelope: Envelope) -> tuple[str, str]:
     """Member and name of the key in a revocation that the ring has verified."""
-    revocation = KeyRevocation.from_bytes(base64.b64decode(envelope.payload))
+    revocation = envelope.unverified(KeyRevocation)
     return revocation.member, revocation.key_id
 
 

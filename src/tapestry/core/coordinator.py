@@ -50,7 +50,7 @@ class Replay(Protocol):
     """What a coordinator needs of `replay.client.Replayer`."""
 
     def merge(self, job: MergeJob, /) -> MergeResult: ...
-    def screen(self, delta_digest: str, layout_digest: str, codec: Codec, /) -> None: ...
+    def screen(self, delta_digest: str, layout_digest: str, codec: Codec, fragment: int, /) -> None: ...
 
 
 class Coordinator:
@@ -177,9 +177,9 @@ class Coordinator:
     def _screen(self, state: RunState, at: Round, submission: Submission) -> None:
         reason: str | None = None
         try:
-            self._replay.screen(submission.delta, state.plan.layout, state.plan.codec)
+            self._replay.screen(submission.delta, state.plan.layout, state.plan.codec, at.fragment)
         except (IntegrityError, NotFound) as error:
-            if isinstance(error, HashMismatch | NotFound) and self._whole(state, submission):
+            if isinstance(error, HashMismatch | NotFound) and self._whole(state, at, submission):
                 raise  # what is damaged or lost is ours
             reason = reason_of(error)
             self._tell(
@@ -201,10 +201,11 @@ class Coordinator:
             sizes = [blob.bytes for blob in manifest.shards]
             self._quota.release(submission.node, [*sizes, self._runs.store.size(submission.delta)])
 
-    def _whole(self, state: RunState, submission: Submission) -> bool:
+    def _whole(self, state: RunState, at: Round, submission: Submission) -> bool:
         plan, store = state.plan, self._runs.store
         layout = self._runs.layout(plan.layout)
-        found = find_artifact(store, submission.delta, layout, "delta", plan.codec)
+        fragment = layout.fragment(at.fragment)
+        found = find_artifact(store, submission.delta, fragment, "delta", plan.codec)
         return not isinstance(found, Lacking)
 
     def _merge(self, state: RunState, at: Round) -> None:

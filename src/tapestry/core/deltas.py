@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from tapestry.errors import HashMismatch, IntegrityError, NotFound, PlanError
 from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, Model, State
 from tapestry.protocol.encoding import PLAIN, Codec
-from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout
+from tapestry.protocol.layout import MAX_BLOB_BYTES, Fragment, Layout
 from tapestry.protocol.message import Message
 from tapestry.protocol.plan import Plan
 from tapestry.storage.blobs import BlobStore
@@ -32,7 +32,7 @@ def read_message(store: BlobStore, sha: str, kind: type[M]) -> M:
 
 
 def find_artifact(
-    store: BlobStore, sha: str, layout: Layout, kind: ArtifactKind, codec: Codec = PLAIN
+    store: BlobStore, sha: str, layout: Layout | Fragment, kind: ArtifactKind, codec: Codec = PLAIN
 ) -> tuple[Blob, ...] | Lacking:
     """The shards of an artifact that is whole here.
 
@@ -92,6 +92,7 @@ def _agree(plan: Plan, model: Model, layout: Layout, state: State) -> None:
     said = (
         ("model.task", model.task, plan.task),
         ("model.layout", model.layout, plan.layout),
+        ("layout.fragments", layout.fragment_count, plan.streaming.fragments),
         ("parameters", layout.elements, plan.parameters),
         ("state.run", state.run, plan.run),
         ("state.model", state.model, plan.model),

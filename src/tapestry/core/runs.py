@@ -20,7 +20,7 @@ from tapestry.identity.keyring import Signer
 from tapestry.ledger.entries import CONSORTIUM
 from tapestry.protocol.layout import Layout
 from tapestry.protocol.messages import Contribution, Enrolment, Receipt, Score
-from tapestry.protocol.plan import Plan
+from tapestry.protocol.plan import MAX_STALENESS, Plan
 from tapestry.rounds import machine
 from tapestry.rounds.events import ScorePublished, parse_event
 from tapestry.rounds.state import RunState
@@ -154,8 +154,8 @@ class Runs:
         )
         state = self.standing(run).state
         if machine.step(state, given, self.journal.now_ms()).refusal is None:
-            layout = self.layout(state.plan.layout)
-            shards = find_artifact(self.store, contribution.delta, layout, "delta", state.plan.codec)
+            fragment = self.layout(state.plan.layout).fragment(contribution.fragment)
+            shards = find_artifact(self.store, contribution.delta, fragment, "delta", state.plan.codec)
             if isinstance(shards, Lacking):
                 return shards
             kept = self.store.put(envelope.to_bytes(), durable=False)
@@ -194,14 +194,18 @@ class Runs:
         return message
 
     def _receipt(self, contribution: Contribution, digest: str) -> Envelope | None:
-        found = received(self.journal, contribution.run, contribution.round, digest)
+        found = None
+        upto = min(self.standing(contribution.run).state.last_round, contribution.round + MAX_STALENESS)
+        for number in range(contribution.round, max(upto, contribution.round) + 1):
+            if found is None:  # a late one is recorded with the round it enters
+                found = received(self.journal, contribution.run, number, digest)
         if found is None:
             return None
         entry, event = found
         receipt = Receipt(
             consortium=self.consortium.id,
             run=contribution.run,
-            round=event.round,
+            round=contribution.round,
             fragment=event.fragment,
             node=event.node,
             contribution=digest,

@@ -35,9 +35,11 @@ class Staged:
             self._store.sync(self._written(result))
         return result
 
-    def screen(self, delta_digest: str, layout_digest: str, codec: Codec = PLAIN, /) -> None:
+    def screen(
+        self, delta_digest: str, layout_digest: str, codec: Codec = PLAIN, fragment: int = 0, /
+    ) -> None:
         with self._store.holding([layout_digest, *artifact_blobs(self._store, delta_digest)]):
-            self._replay.screen(delta_digest, layout_digest, codec)
+            self._replay.screen(delta_digest, layout_digest, codec, fragment)
 
     def _written(self, result: MergeResult) -> Iterator[str]:
         yield result.state

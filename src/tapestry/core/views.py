@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 
 from tapestry.core.clock import time_text
@@ -109,7 +108,7 @@ def environments(store: BlobStore, state: RunState) -> dict[str, dict[str, str]]
                 envelope = Envelope.from_bytes(store.read(submission.contribution, Envelope.MAX_BYTES))
             except (NotFound, HashMismatch):
                 continue
-            found[node] = Contribution.from_bytes(base64.b64decode(envelope.payload)).environment
+            found[node] = envelope.unverified(Contribution).environment
     return dict(sorted(found.items()))
 
 

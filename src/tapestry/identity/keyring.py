@@ -8,7 +8,6 @@ reading of the ledger gives the same verdicts for ever.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, TypeVar
@@ -315,7 +314,7 @@ def open_join(envelope: Envelope, consortium: str) -> Join:
         SignatureError: not signed by the key it names, or meant for another consortium.
         FormatError: not a valid `Join`.
     """
-    join = Join.from_bytes(base64.b64decode(envelope.payload))
+    join = envelope.unverified(Join)
     envelope.open_as(Join, join.root_key)
     if join.consortium != consortium:
         raise SignatureError(

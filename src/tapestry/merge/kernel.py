@@ -29,10 +29,19 @@ class Outer:
     rate: float
     momentum: float
     keeps_momentum: bool
+    refresh: int | None = None
+    """Merges between two refreshes of a delayed momentum; None where it is no delayed one."""
+    is_refresh: bool = True
+    """Whether this merge is one; of a delayed momentum."""
 
     @classmethod
     def nesterov(cls, *, rate: float, momentum: float) -> Outer:
         return cls(rate=rate, momentum=momentum, keeps_momentum=True)
+
+    @classmethod
+    def delayed(cls, *, rate: float, momentum: float, refresh: int, is_refresh: bool) -> Outer:
+        """Delayed Nesterov (arXiv 2401.09135): momentum once in `refresh` merges, of their mean gradient."""
+        return cls(rate=rate, momentum=momentum, keeps_momentum=True, refresh=refresh, is_refresh=is_refresh)
 
     @classmethod
     def sgd(cls, *, rate: float) -> Outer:
@@ -67,7 +76,10 @@ def step(base: Tensor, momentum: Tensor | None, gradient: Tensor, outer: Outer, 
     if outer.keeps_momentum:
         if momentum is None:
             raise ValueError("this outer step needs a momentum tensor; it is zero in the first round")
-        _nesterov(base, momentum, gradient, fp32(outer.rate), fp32(outer.momentum), work)
+        if outer.refresh is None:
+            _nesterov(base, momentum, gradient, fp32(outer.rate), fp32(outer.momentum), work)
+        else:
+            _delayed(base, momentum, gradient, outer, outer.refresh, work)
     else:
         rate = fp32(outer.rate)
         for b, g, t in _blocks(work, base, gradient):
@@ -82,6 +94,20 @@ def _nesterov(base: Tensor, momentum: Tensor, gradient: Tensor, rate: float, mu:
         t.add_(g)
         t.mul_(rate)
         b.sub_(t)
+
+
+def _delayed(
+    base: Tensor, momentum: Tensor, gradient: Tensor, outer: Outer, refresh: int, work: Tensor
+) -> None:
+    """`momentum` holds the momentum times mu, and the gradients since the last refresh by their part."""
+    rate, mu, part = fp32(outer.rate), fp32(outer.momentum), fp32(1.0 / refresh)
+    for b, u, g, w in _blocks(work, base, momentum, gradient):
+        t = g if refresh == 1 else torch.mul(g, part, out=w)
+        u.add_(t)
+        if outer.is_refresh:
+            u.mul_(mu)
+            t = torch.add(u, t, out=w)
+        b.sub_(torch.mul(t, rate, out=w))
 
 
 def _blocks(work: Tensor, *tensors: Tensor) -> Iterator[list[Tensor]]:

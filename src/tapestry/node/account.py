@@ -64,7 +64,7 @@ class Account:
         self._meter = meter
         self._round: int | None = None
         self._began = 0.0
-        self._trained: tuple[float, TrainResult] | None = None
+        self._trained: TrainResult | None = None
 
     def given(self, round: int) -> None:
         """A job was given to the trainer; the round before is over for this node."""
@@ -76,14 +76,14 @@ class Account:
     def trained(self, result: TrainResult) -> None:
         """The trainer's result of this round has passed the gate."""
         if result.round == self._round:
-            self._trained = (time.monotonic(), result)
+            self._trained = result
 
     def close(self) -> None:
         """Write the line of the round in hand, if it was trained."""
         if self._round is None or self._trained is None:
             return
         moved = self._meter.take()
-        (ended, result), now = self._trained, time.monotonic()
+        result, now = self._trained, time.monotonic()
         line: dict[str, Any] = {
             "time": round(time.time(), 3),
             "run": self._run,
@@ -94,7 +94,7 @@ class Account:
             "trained_s": result.train_s,
             "evaluated_s": result.evaluate_s,
             "encoded_s": result.encode_s,
-            "waited_s": now - ended,
+            "waited_s": result.waited_s,
         }
         for name in ("uploaded", "downloaded", "replayed"):
             line[f"{name}_s"] = moved.get(f"{name}_s", 0.0)

@@ -27,7 +27,7 @@ from tapestry.node.home import Home, parse_round_name
 from tapestry.node.settings import Publish
 from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact
-from tapestry.protocol.layout import Layout, Shard
+from tapestry.protocol.layout import Fragment, Layout, Shard
 from tapestry.protocol.messages import Progress
 from tapestry.protocol.plan import Plan
 from tapestry.storage.blobs import BlobStore
@@ -99,10 +99,10 @@ class Examiner:
         self._check_result(result, plan)
         delta = None
         if result.delta is not None:
-            delta = self._manifest(folder, result.delta, plan)
+            delta = self._manifest(folder, result.delta, self._fragment(result, plan), plan)
         self._check_names(folder, delta)
         if delta is not None:
-            for shard, blob in zip(self._layout_of(plan).shards, delta.shards, strict=True):
+            for shard, blob in zip(self._fragment(result, plan).shards, delta.shards, strict=True):
                 self._check_shard(folder / blob.sha256, shard, blob.bytes, plan.codec.head(shard))
         return Passed(result=result, delta=delta)
 
@@ -133,6 +133,8 @@ class Examiner:
     def _check_result(result: TrainResult, plan: Plan) -> None:
         if result.run != plan.run:
             raise ArtifactError(f"result of run {result.run} names the plan of run {plan.run}")
+        if result.fragment != (due := result.merges % plan.streaming.fragments):
+            raise ArtifactError(f"result is of fragment {result.fragment}, due is fragment {due}")
         steps = plan.inner.steps_at(result.merges)
         tokens = plan.inner.tokens_in(result.steps)
         if result.steps > steps or result.tokens > tokens:
@@ -145,12 +147,16 @@ class Examiner:
         if result.delta is not None and not (result.tokens and result.steps):
             raise ArtifactError("result has a delta but claims no training")
 
-    def _manifest(self, folder: Path, digest: str, plan: Plan) -> Artifact:
+    def _fragment(self, result: TrainResult, plan: Plan) -> Fragment:
+        return self._layout_of(plan).fragment_at(result.merges)
+
+    @staticmethod
+    def _manifest(folder: Path, digest: str, fragment: Fragment, plan: Plan) -> Artifact:
         data = _read(folder / MANIFEST, Artifact.MAX_BYTES)
         if (actual := canonical.sha256(data)) != digest:
             raise HashMismatch(f"{MANIFEST} has SHA-256 {actual[:12]}, the result names {digest[:12]}")
         delta = Artifact.from_bytes(data)
-        delta.check_against(self._layout_of(plan), kind="delta", codec=plan.codec)
+        delta.check_against(fragment, kind="delta", codec=plan.codec)
         return delta
 
     @staticmethod

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tapestry.errors import FormatError, IntegrityError, MergeMismatch, SignatureError, UnknownMember
+from tapestry.errors import FormatError, IntegrityError, SignatureError, UnknownMember
 from tapestry.identity.envelope import Envelope
 from tapestry.protocol.messages import Contribution
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RoundRecord
-from tapestry.rounds.weights import Share, merge_weights
+from tapestry.rounds.records import check_merged
 from tapestry.transport.client import CoreClient
 
 
@@ -81,20 +81,11 @@ def check_record(record: RoundRecord, plan: Plan, consortium: str, people: Peopl
     what = f"round {record.round} of run {record.run}"
     if len(record.envelopes) != len(record.merged):
         raise IntegrityError(f"the record of {what} has not one envelope for each contribution")
-    shares = []
+    said = []
     for merged, text in zip(record.merged, record.envelopes, strict=True):
         envelope = Envelope.from_bytes(text.encode())
-        said, _ = people.verify(envelope)
-        bound = (said.consortium, said.run, said.round, said.fragment, said.plan, said.state)
-        due = (consortium, record.run, record.round, record.fragment, record.plan, record.before)
-        if bound != due or envelope.digest != merged.contribution:
+        contribution, _ = people.verify(envelope)
+        if contribution.consortium != consortium or envelope.digest != merged.contribution:
             raise SignatureError(f"{what}: the contribution of {merged.node} was signed for something else")
-        if (said.node, said.member, said.delta) != (merged.node, merged.member, merged.delta):
-            raise SignatureError(f"{what}: the record states {merged.node} otherwise than {said.node} signed")
-        shares.append(Share(member=said.member, node=said.node, tokens=said.tokens, steps=said.steps))
-    weights = merge_weights(shares, weighting=plan.merge.weighting, influence_cap=plan.merge.influence_cap)
-    if weights != tuple(merged.weight for merged in record.merged):
-        raise MergeMismatch(
-            f"{what} was merged with other weights than its plan gives",
-            hint="report this to the other members; the event log of the core shows what it recorded",
-        )
+        said.append(contribution)
+    check_merged(record, plan, said)

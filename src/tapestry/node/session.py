@@ -84,6 +84,8 @@ class Session:
         self.plan: Plan | None = None
         self.order: Order | None = None
         """What this run wants of the trainer now."""
+        self._in_hand: Order | None = None
+        """The newest round to be trained of which nothing has passed the gate yet."""
         self.note: str | None = None
         """Something the owner should know: a refusal."""
         self._tools = tools
@@ -133,6 +135,7 @@ class Session:
         self._note_refusal(view)
         self.order = self._wanted(view, plan)
         if self.order is not None and self.order.job.train:
+            self._in_hand = self.order
             self._account.given(self.order.job.round)
 
     def _enrol(self, view: RunView, plan: Plan) -> None:
@@ -224,6 +227,8 @@ class Session:
         if view.status == "finished":
             return self._make_order(head, plan, view.head.round + 1, train=False, evaluate=True)
         at = view.current
+        if self._still_counts(at, plan):
+            return self._in_hand
         if at is None or at.phase != "training" or at.state != head.state:
             return None
         standing = self._standing(at)
@@ -236,6 +241,13 @@ class Session:
         order = self._make_order(head, plan, at.round, train=True, evaluate=evaluate)
         return None if self._refused_by_gate(order) else order
 
+    def _still_counts(self, at: OpenRound | None, plan: Plan) -> bool:
+        """Whether the trainer is at a round that is over, and its outcome may still enter a merge."""
+        if self._in_hand is None or self._in_hand.job.plan != plan or at is None or not plan.rounds.staleness:
+            return False
+        late = at.round - self._in_hand.job.round
+        return late <= plan.rounds.staleness and (late > 0 or at.phase != "training")
+
     def _make_order(self, head: HeadMemory, plan: Plan, round: int, *, train: bool, evaluate: bool) -> Order:
         if self.order is not None:
             job = self.order.job
@@ -243,7 +255,7 @@ class Session:
                 return self.order
         state = self._tools.library.message(head.state, State)
         self._looked = None
-        merged = self._merged_round(round) if train and plan.codec.error_feedback is not None else 0
+        merged = self._merged_round(plan, round) if train and plan.codec.error_feedback is not None else 0
         return Order.of(
             self._tools.home,
             TrainJob(
@@ -260,13 +272,15 @@ class Session:
             ),
         )
 
-    def _merged_round(self, before: int) -> int:
+    def _merged_round(self, plan: Plan, before: int) -> int:
         """The newest round before `before` of which what was sent is in a merge, as far as it matters: what
         the trainer sent in a later one was merged nowhere, and returns to the residual."""
         passed = (parse_round_name(p.stem) for p in self._tools.home.egress.glob(f"{self.run}.*.json"))
         rounds = [named[1] for named in passed if named is not None and named[0] == self.run]
         newest = max((number for number in rounds if number < before), default=0)
-        if newest and not self._tools.synchronizer.holds(self.run, newest, self._tools.node):
+        if newest and not self._tools.synchronizer.holds(
+            self.run, newest, self._tools.node, plan.rounds.staleness
+        ):
             return newest - 1
         return newest
 
@@ -286,14 +300,14 @@ class Session:
         result = self._passed(order)
         if result is None:
             if self._refused_by_gate(order):
-                self.order = None
+                self.order = self._in_hand = None
             return False
         if order.job.train:
             self._account.trained(result)
             self._tools.submitter.sign(result)
         self._unscored[result.merges] = (result, time.monotonic())
         self._scored_last = not order.job.train
-        self.order = None
+        self.order = self._in_hand = None
         return True
 
     def hand_in(self) -> None:

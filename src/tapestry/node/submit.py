@@ -134,7 +134,7 @@ class Submitter:
             run=result.run,
             plan=result.plan,
             round=result.round,
-            fragment=0,
+            fragment=result.fragment,
             member=self._node.member,
             node=self._node.name,
             state=result.state,

@@ -18,15 +18,16 @@ from tapestry.errors import (
     NotFound,
 )
 from tapestry.host import files
+from tapestry.identity.envelope import Envelope
 from tapestry.node.account import Meter
 from tapestry.node.home import Home, round_name
 from tapestry.node.memory import HeadMemory
 from tapestry.node.people import People, check_record
 from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, Model, State
 from tapestry.protocol.encoding import PLAIN, Codec
-from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout
+from tapestry.protocol.layout import MAX_BLOB_BYTES, Fragment, Layout
 from tapestry.protocol.message import Message
-from tapestry.protocol.messages import Merged
+from tapestry.protocol.messages import Contribution
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RoundRecord, RunView
 from tapestry.replay.client import Replayer
@@ -67,7 +68,7 @@ class Library:
         return self._layout
 
     def manifests(
-        self, digests: Iterable[str], layout: Layout, kind: ArtifactKind, codec: Codec = PLAIN
+        self, digests: Iterable[str], layout: Layout | Fragment, kind: ArtifactKind, codec: Codec = PLAIN
     ) -> dict[str, Artifact]:
         """Artifacts by digest, each held against the layout before anything of it is fetched."""
         found = {}
@@ -77,7 +78,7 @@ class Library:
         return found
 
     def artifacts(
-        self, digests: Iterable[str], layout: Layout, kind: ArtifactKind, codec: Codec = PLAIN
+        self, digests: Iterable[str], layout: Layout | Fragment, kind: ArtifactKind, codec: Codec = PLAIN
     ) -> None:
         """Have all these artifacts here with every shard."""
         found = self.manifests(digests, layout, kind, codec)
@@ -86,9 +87,9 @@ class Library:
         with self.meter.span("downloaded"):
             self.meter.add("downloaded_bytes", self.client.download_blobs(lacking, self.store))
 
-    def deltas(self, digests: Iterable[str], plan: Plan) -> None:
-        """Have these contributions' deltas here."""
-        self.artifacts(digests, self.layout(plan.layout), "delta", plan.codec)
+    def deltas(self, digests: Iterable[str], plan: Plan, fragment: int) -> None:
+        """Have these contributions' deltas, of this fragment, here."""
+        self.artifacts(digests, self.layout(plan.layout).fragment(fragment), "delta", plan.codec)
 
     def _present(self, blob: Blob) -> bool:
         """By its size alone: whoever reads a blob verifies its hash, and a bad one is removed then."""
@@ -188,18 +189,24 @@ class Synchronizer:
         more, since a merge that was repeated needs no trust."""
         layout = self._library.layout(plan.layout)
         state = sum(shard.total_bytes for shard in layout.shards)
-        if plan.merge.outer == "nesterov":
+        if plan.merge.keeps_momentum:
             state *= 2
-        a_round = max(1, len(view.enrolled)) * sum(plan.codec.most_bytes(shard) for shard in layout.shards)
+        deltas = sum(plan.codec.most_bytes(shard) for shard in layout.shards) // plan.streaming.fragments
+        a_round = max(1, len(view.enrolled)) * max(1, deltas)
         return max(MAX_REPLAYED_ROUNDS, state // a_round)
 
-    def holds(self, run: str, number: int, node: str) -> bool:
-        """Whether the merge of an ended round holds a contribution of this node. Raises `PeerError`."""
-        try:
-            record = self._library.client.round(run, number)
-        except NotFound:
-            return False  # abandoned
-        return any(merged.node == node for merged in record.merged)
+    def holds(self, run: str, number: int, node: str, staleness: int) -> bool:
+        """Whether a merge holds this node's contribution to a round: its own, or one of the next that it was
+        late for. Raises `PeerError`."""
+        for later in range(number, number + staleness + 1):
+            try:
+                record = self._library.client.round(run, later)
+            except NotFound:
+                continue  # abandoned, or not yet
+            for merged, text in zip(record.merged, record.envelopes, strict=False):
+                if merged.node == node:
+                    return Envelope.from_bytes(text.encode()).unverified(Contribution).round == number
+        return False
 
     def _replay(self, at: HeadMemory, view: RunView, plan: Plan) -> HeadMemory:
         number = at.round
@@ -224,8 +231,12 @@ class Synchronizer:
             )
         plan = newest if newest.digest == record.plan else self._library.message(record.plan, Plan)
         check_record(record, plan, self._consortium, self._people)
+        if record.fragment != (due := at.merges % plan.streaming.fragments):
+            raise IntegrityError(
+                f"round {record.round} merged fragment {record.fragment}, due was fragment {due}"
+            )
         job = MergeJob.of(plan, state=at.state, contributions=record.merged, durable=False)
-        result = self._merge(job, record.merged, plan)
+        result = self._merge(job, record, plan)
         if result != record.after:
             raise MergeMismatch(
                 f"round {record.round} of run {record.run}: this node's merge gives state {result[:12]}, "
@@ -236,10 +247,10 @@ class Synchronizer:
         files.write_atomic(path, record.to_bytes(), durable=False)
         return HeadMemory(merges=at.merges + 1, state=record.after, round=record.round)
 
-    def _merge(self, job: MergeJob, merged: Iterable[Merged], plan: Plan) -> str:
-        deltas = [each.delta for each in merged]
+    def _merge(self, job: MergeJob, record: RoundRecord, plan: Plan) -> str:
+        deltas = [each.delta for each in record.merged]
         for attempt in range(REPAIRS + 1):
-            self._library.deltas(deltas, plan)
+            self._library.deltas(deltas, plan, record.fragment)
             try:
                 with self._library.meter.span("replayed"):
                     return self._replayer.merge(job).state

@@ -81,8 +81,8 @@ class Prefetcher:
         self._lock = threading.Lock()
         self._wanted: queue.Queue[tuple[int, str, Plan] | None] = queue.Queue()
         self._after: dict[str, int] = {}
-        self._received: dict[str, dict[str, str]] = {}
-        """By run: of the round in flight, each contribution's delta."""
+        self._received: dict[str, dict[str, tuple[str, int]]] = {}
+        """By run: of the round in flight, each contribution's delta and its fragment."""
         self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
         self._thread.start()
 
@@ -103,18 +103,18 @@ class Prefetcher:
         while (item := self._wanted.get()) is not None:
             sequence, run, plan = item
             try:
-                for delta in self._accepted(run, sequence):
+                for delta, fragment in self._accepted(run, sequence):
                     with self._lock:
-                        self._library.deltas([delta], plan)
+                        self._library.deltas([delta], plan, fragment)
             except TapestryError as error:
                 child.log("prefetch", error=error.message)
 
-    def _accepted(self, run: str, sequence: int) -> list[str]:
-        """Others' deltas that were accepted since the last look."""
+    def _accepted(self, run: str, sequence: int) -> list[tuple[str, int]]:
+        """Others' deltas, with their fragments, that were accepted since the last look."""
         after = self._after.get(run, 0)
         if sequence - after > MAX_EVENTS_BEHIND or after == 0:
             after = max(0, sequence - MAX_EVENTS_BEHIND)
-        found: list[str] = []
+        found: list[tuple[str, int]] = []
         while after < sequence:
             entries = self._client.events(after=after)
             if not entries:
@@ -126,12 +126,12 @@ class Prefetcher:
         self._after[run] = max(after, sequence)
         return found
 
-    def _of(self, run: str, event: Event) -> list[str]:
+    def _of(self, run: str, event: Event) -> list[tuple[str, int]]:
         received = self._received.setdefault(run, {})
         if isinstance(event, RoundOpened):
             received.clear()
         elif isinstance(event, ContributionReceived) and event.node != self._own_node:
-            received[event.contribution] = event.delta
+            received[event.contribution] = (event.delta, event.fragment)
         elif isinstance(event, ContributionAccepted) and event.contribution in received:
             return [received.pop(event.contribution)]
         return []

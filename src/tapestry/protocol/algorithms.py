@@ -11,7 +11,9 @@ FEW: Final = {"kind": "topk", "keep": 64, "side": 64, "bits": 2}
 FP4: Final = {"kind": "fp4"}
 
 
-AlgorithmName = Literal["fedavg", "diloco", "sparseloco", "muloco", "decoupled", "movers"]
+AlgorithmName = Literal[
+    "fedavg", "diloco", "sparseloco", "muloco", "decoupled", "streaming", "movers", "delayed"
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,10 +24,18 @@ class Algorithm:
     inner: dict[str, Any] = field(default_factory=dict)
     codec: dict[str, Any] = field(default_factory=dict)
     merge: dict[str, Any] = field(default_factory=dict)
+    streaming: dict[str, Any] = field(default_factory=dict)
+    rounds: dict[str, Any] = field(default_factory=dict)
 
     def tables(self) -> dict[str, dict[str, Any]]:
         """By name of the table."""
-        return {"inner": dict(self.inner), "codec": dict(self.codec), "merge": dict(self.merge)}
+        return {
+            "inner": dict(self.inner),
+            "codec": dict(self.codec),
+            "merge": dict(self.merge),
+            "streaming": dict(self.streaming),
+            "rounds": dict(self.rounds),
+        }
 
 
 ALGORITHMS: Final[dict[AlgorithmName, Algorithm]] = {
@@ -58,9 +68,20 @@ ALGORITHMS: Final[dict[AlgorithmName, Algorithm]] = {
             "outer_momentum": 0.9,
         },
     ),
+    "streaming": Algorithm(
+        about="parts of the model merged in turn while the next steps train, in 4 bits (arXiv 2501.18512)",
+        codec={"matrices": FP4, "embeddings": FP4},
+        merge={"outer": "nesterov", "outer_rate": 0.7, "outer_momentum": 0.9},
+        streaming={"fragments": 2, "overlap_steps": 5, "mixing": 0.5},
+    ),
     "movers": Algorithm(
         about="each element divided by the effective number of those who moved it, little outer momentum",
         merge={"average": "movers", "outer": "nesterov", "outer_rate": 1.0, "outer_momentum": 0.3},
+    ),
+    "delayed": Algorithm(
+        about="nobody waits, and momentum is refreshed once in several merges (arXiv 2401.09135)",
+        merge={"outer": "delayed", "outer_rate": 0.7, "outer_momentum": 0.9, "refresh": 4},
+        rounds={"quorum": 1, "deadline_s": 0.05, "staleness": 16},
     ),
 }
 

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 from tapestry.errors import ArtifactError
 from tapestry.protocol.canonical import Name, Sha256
 from tapestry.protocol.encoding import PLAIN, Codec
-from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout
+from tapestry.protocol.layout import MAX_BLOB_BYTES, Fragment, Layout
 from tapestry.protocol.message import Message, Part
 
 ArtifactKind = Literal["base", "outer", "delta"]
@@ -24,7 +24,7 @@ class Blob(Part):
 
 
 class Artifact(Message):
-    """A tensor state: one blob per shard of its layout, in order."""
+    """A tensor state: one blob per shard of its layout, or of one fragment of it, in order."""
 
     format: Literal["tapestry.artifact"] = "tapestry.artifact"
     version: Literal[1] = 1
@@ -38,11 +38,11 @@ class Artifact(Message):
     def total_bytes(self) -> int:
         return sum(blob.bytes for blob in self.shards)
 
-    def check_against(self, layout: Layout, *, kind: ArtifactKind, codec: Codec = PLAIN) -> None:
+    def check_against(self, layout: Layout | Fragment, *, kind: ArtifactKind, codec: Codec = PLAIN) -> None:
         """Raise `ArtifactError` unless kind, layout, number and size of the shards are as expected.
 
         Args:
-            layout: of the model.
+            layout: of the model; for a delta, the fragment it should be of.
             kind: what it should be.
             codec: how a delta is written.
         """
@@ -62,7 +62,7 @@ class Artifact(Message):
                     f"its layout says {shard.total_bytes}"
                 )
 
-    def _check_encoded(self, layout: Layout, codec: Codec) -> None:
+    def _check_encoded(self, layout: Layout | Fragment, codec: Codec) -> None:
         for shard, blob in zip(layout.shards, self.shards, strict=True):
             if blob.bytes > (most := codec.most_bytes(shard)):
                 raise ArtifactError(

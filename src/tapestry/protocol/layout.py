@@ -14,12 +14,13 @@ import json
 import struct
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, repeat
 from math import prod
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from tapestry.errors import ArtifactError
 from tapestry.protocol.message import Message, Part
 
 ELEMENT_BYTES = 4
@@ -35,6 +36,7 @@ MAX_BLOB_BYTES = 64 << 20
 """No blob of any kind is larger, so that a limit can be enforced before its kind is known."""
 
 TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$")]
+FragmentNumber = Annotated[int, Field(ge=0, le=4095)]
 Dimension = Annotated[int, Field(ge=1, le=1 << 40)]
 
 
@@ -94,6 +96,9 @@ class Shard:
 
     index: int
     pieces: tuple[Piece, ...]
+    fragment: int = 0
+    place: int = 0
+    """Index among the shards of its fragment."""
 
     @property
     def elements(self) -> int:
@@ -126,6 +131,16 @@ class Shard:
         return len(self.header) + self.data_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """Shards that are sent and merged together."""
+
+    number: int
+    digest: str
+    """Of the layout."""
+    shards: tuple[Shard, ...]
+
+
 class Layout(Message):
     """Tensors of a model state in name order, and where they are cut."""
 
@@ -135,6 +150,9 @@ class Layout(Message):
 
     shard_bytes: Annotated[int, Field(ge=MIN_SHARD_BYTES, le=MAX_SHARD_BYTES)] = DEFAULT_SHARD_BYTES
     tensors: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=200_000)]
+    fragments: Annotated[tuple[FragmentNumber, ...], Field(max_length=200_000)] = ()
+    """Which fragment each tensor belongs to; none where the model is merged as a whole. No shard lies
+    in two."""
 
     @field_validator("tensors")
     @classmethod
@@ -154,18 +172,61 @@ class Layout(Message):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _fragments_cover(self) -> Layout:
+        if self.fragments and len(self.fragments) != len(self.tensors):
+            raise ValueError(f"fragments names {len(self.fragments)} tensors, there are {len(self.tensors)}")
+        if lacking := set(range(self.fragment_count)) - set(self.fragments or (0,)):
+            raise ValueError(f"no tensor is in fragment {min(lacking)}, though there are later ones")
+        return self
+
     @property
     def elements(self) -> int:
         return sum(tensor.elements for tensor in self.tensors)
 
+    @property
+    def fragment_count(self) -> int:
+        return max(self.fragments, default=0) + 1
+
+    def fragment_at(self, merges: int) -> Fragment:
+        """What the merge after so many merges changes: the fragments take turns."""
+        return self._by_fragment[merges % len(self._by_fragment)]
+
+    def fragment(self, number: int) -> Fragment:
+        """Raises `ArtifactError` where there is no such fragment."""
+        if number >= self.fragment_count:
+            raise ArtifactError(f"there is no fragment {number}; the layout has {self.fragment_count}")
+        return self._by_fragment[number]
+
+    @cached_property
+    def _by_fragment(self) -> tuple[Fragment, ...]:
+        digest = self.digest
+        shards: list[list[Shard]] = [[] for _ in range(self.fragment_count)]
+        for shard in self.shards:
+            shards[shard.fragment].append(shard)
+        return tuple(Fragment(number, digest, tuple(own)) for number, own in enumerate(shards))
+
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
         """Greedy in tensor order: a shard takes whole rows, `ROWS_TOGETHER` at a time where as many fit,
-        until `shard_bytes` or `MAX_PIECES` is reached."""
+        until `shard_bytes` or `MAX_PIECES` is reached, or a tensor of another fragment comes."""
         shards: list[Shard] = []
         pieces: list[Piece] = []
         used = 0
-        for tensor in self.tensors:
+        places = [0] * self.fragment_count
+
+        def end(fragment: int) -> None:
+            shards.append(
+                Shard(index=len(shards), pieces=tuple(pieces), fragment=fragment, place=places[fragment])
+            )
+            places[fragment] += 1
+            pieces.clear()
+
+        before = self.fragments[0] if self.fragments else 0
+        for tensor, fragment in zip(self.tensors, self.fragments or repeat(0), strict=False):
+            if fragment != before:
+                end(before)
+                before, used = fragment, 0
             row_bytes = tensor.row_elements * ELEMENT_BYTES
             together = ROWS_TOGETHER if ROWS_TOGETHER * row_bytes <= self.shard_bytes else 1
             row = 0
@@ -173,11 +234,11 @@ class Layout(Message):
                 room, left = (self.shard_bytes - used) // row_bytes, tensor.rows - row
                 take = left if left <= room else room - room % together
                 if take == 0 or len(pieces) == MAX_PIECES:
-                    shards.append(Shard(index=len(shards), pieces=tuple(pieces)))
-                    pieces, used = [], 0
+                    end(fragment)
+                    used = 0
                     continue
                 pieces.append(Piece(tensor=tensor, row_start=row, row_stop=row + take, byte_start=used))
                 used += take * row_bytes
                 row += take
-        shards.append(Shard(index=len(shards), pieces=tuple(pieces)))
+        end(before)
         return tuple(shards)

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.layout import FragmentNumber
 from tapestry.protocol.message import Message, Part
 
 RoundNumber = Annotated[int, Field(ge=1, le=1 << 40)]
-FragmentNumber = Annotated[int, Field(ge=0, le=4095)]
 KeyId = Sha256
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """Raw Ed25519 public key, hexadecimal."""

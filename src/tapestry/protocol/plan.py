@@ -19,6 +19,7 @@ Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Pace = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1 << 40)]
+MAX_STALENESS = 64
 
 
 class Rounds(Part):
@@ -34,6 +35,9 @@ class Rounds(Part):
     """A round waits this long for every enrolled node; from then on a quorum is enough."""
     below_quorum: Literal["wait", "abandon"] = "wait"
     """After the deadline and below quorum: wait for more, or abandon the round and open the next."""
+    staleness: Annotated[int, Field(ge=0, le=MAX_STALENESS)] = 0
+    """Rounds that a contribution may come late and still enter the merge of the round then open; after that
+    it is refused."""
 
 
 class Stage(Part):
@@ -50,6 +54,9 @@ class Inner(Part):
     """Optimizer steps a round, the H of DiLoCo."""
     schedule: Annotated[tuple[Stage, ...], Field(max_length=256)] = ()
     """Where the steps a round change, in ascending order."""
+    seconds: Positive | None = None
+    """A round is over for a node after so many seconds of training, if `steps` are not done before. Such a
+    round does not come out the same when it is repeated."""
     paces: Annotated[dict[Name, Pace], Field(max_length=4096)] = Field(default_factory=dict)
     """Members that take fewer steps a round, and what part of them."""
     sequence_length: Annotated[int, Field(ge=8, le=1 << 20)] = 256
@@ -107,6 +114,8 @@ class Merge(Part):
 
     weighting: Literal["tokens", "equal", "tokens-per-step"] = "tokens"
     """`tokens-per-step`: tokens² / steps."""
+    staleness_factor: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
+    """What a late contribution weighs of what it would in time, once for each round it is late."""
     influence_cap: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     """No member weighs more than this. Infeasible (an error) when members · cap < 1."""
     average: Literal["all", "senders", "movers"] = "all"
@@ -118,12 +127,20 @@ class Merge(Part):
     """Whether contributions longer than the median one are shortened to it."""
     combine: Literal["mean", "directions"] = "mean"
     """`directions`: norms and directions of each tensor but embeddings are averaged apart."""
-    outer: Literal["nesterov", "sgd", "fedavg"] = "nesterov"
-    """`sgd` keeps no momentum; `fedavg` is `sgd` of rate 1."""
+    outer: Literal["nesterov", "sgd", "fedavg", "delayed"] = "nesterov"
+    """`sgd` keeps no momentum; `fedavg` is `sgd` of rate 1; `delayed` is Nesterov that refreshes its momentum
+    once in `refresh` merges."""
     outer_rate: Positive = 0.7
     outer_momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.9
+    refresh: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Merges between two refreshes of the momentum, of one fragment; of `delayed`."""
     momentum_on_feedback: bool = False
     """Outer momentum and the codec's error feedback together, on purpose."""
+
+    @property
+    def keeps_momentum(self) -> bool:
+        """Whether the outer step has a tensor of its own that is kept from merge to merge."""
+        return self.outer in ("nesterov", "delayed")
 
     @model_validator(mode="after")
     def _fedavg_is_fixed(self) -> Merge:
@@ -136,6 +153,32 @@ class Merge(Part):
             )
         if self.outer == "sgd" and self.outer_momentum != 0.0:
             raise ValueError("outer = sgd needs outer_momentum = 0; nesterov has momentum")
+        if self.refresh != 1 and self.outer != "delayed":
+            raise ValueError("refresh is of outer = delayed alone: take refresh = 1, or outer = delayed")
+        return self
+
+
+class Streaming(Part):
+    """Parts of the model that are merged in turn, and steps taken while a merge is on its way (Streaming
+    DiLoCo, arXiv 2501.18512)."""
+
+    fragments: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Each round merges one of so many, so that a fragment is merged every `fragments` · `inner.steps`
+    steps."""
+    overlap_steps: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    """Steps of a round that a node takes before it has the base the round starts from, the τ of the paper."""
+    mixing: Fraction = 0.0
+    """Part of the node's own value that stays where a merged fragment comes in, the α of the paper."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a node trains on from its own parameters, and not from the shared base."""
+        return self.fragments > 1 or self.overlap_steps > 0
+
+    @model_validator(mode="after")
+    def _something_to_mix(self) -> Streaming:
+        if self.mixing and not self.goes_on:
+            raise ValueError("mixing means nothing without fragments or overlap_steps")
         return self
 
 
@@ -176,6 +219,7 @@ class Plan(Message):
     codec: Codec = PLAIN
     """How deltas are written."""
     merge: Merge = Merge()
+    streaming: Streaming = Streaming()
     evaluation: Evaluation = Evaluation()
     retention: Retention = Retention()
     sync: Literal["replay", "fetch"] = "replay"
@@ -193,7 +237,8 @@ class Plan(Message):
             raise ValueError(
                 f"rounds.quorum {self.rounds.quorum} is above rounds.min_nodes {self.rounds.min_nodes}"
             )
-        check_feedback(self.codec, self.merge)
+        check_feedback(self.codec, self.merge, self.streaming)
+        check_overlap(self.rounds, self.inner, self.streaming)
         return self
 
     @property
@@ -202,8 +247,29 @@ class Plan(Message):
         return self.inner.steps_before(self.rounds.total)
 
 
-def check_feedback(codec: Codec, merge: Merge) -> None:
-    """Raise `ValueError` where outer momentum and error feedback are together by accident."""
+def check_overlap(rounds: Rounds, inner: Inner, streaming: Streaming) -> None:
+    """Raise `ValueError` where some round is over before the base it starts from is due, or what is late
+    would meet another fragment."""
+    if rounds.staleness and streaming.fragments > 1:
+        raise ValueError(
+            "rounds.staleness needs streaming.fragments = 1: a late fragment's turn is a whole cycle later"
+        )
+    full = min([inner.steps, *(stage.steps for stage in inner.schedule)])
+    fewest = max(1, round(full * min(inner.paces.values(), default=1.0)))
+    if streaming.overlap_steps >= fewest:
+        raise ValueError(
+            f"streaming.overlap_steps {streaming.overlap_steps} is not below the {fewest} steps of the "
+            "shortest round"
+        )
+
+
+def check_feedback(codec: Codec, merge: Merge, streaming: Streaming) -> None:
+    """Raise `ValueError` where something would be sent twice: outer momentum and error feedback together by
+    accident, or a node that keeps in its parameters what it also keeps in its residual."""
+    if codec.error_feedback is not None and streaming.mixing:
+        raise ValueError(
+            "codec.error_feedback keeps what was not sent, and so would streaming.mixing: take mixing = 0"
+        )
     if codec.error_feedback is None or merge.outer_momentum == 0.0 or merge.momentum_on_feedback:
         return
     raise ValueError(

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from tapestry.protocol.canonical import Name, Sha256, encode, sha256
+from tapestry.protocol.layout import FragmentNumber
 from tapestry.protocol.message import Message, Part
 from tapestry.protocol.messages import (
-    FragmentNumber,
     Merged,
     Progress,
     PublicKey,

@@ -6,12 +6,13 @@ Shape legend: `values` is 1-D, fp32, the data of the shard now in the buffer.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from tapestry.errors import ArtifactError
 from tapestry.merge import kernel
-from tapestry.protocol.layout import ELEMENT_BYTES, Layout, Shard
+from tapestry.protocol.layout import ELEMENT_BYTES, Shard
 from tapestry.storage.blobs import BlobStore
 from tapestry.tensors import flat
 from tapestry.tensors.shards import check_header
@@ -61,9 +62,9 @@ class Desk:
         self.work = kernel.scratch()
 
 
-def room_for(layout: Layout) -> tuple[int, int]:
-    """Header and data bytes that hold any shard of a layout."""
+def room_for(every: Sequence[Shard]) -> tuple[int, int]:
+    """Header and data bytes that hold any of these shards."""
     return (
-        max(len(shard.header) for shard in layout.shards),
-        max(shard.data_bytes for shard in layout.shards),
+        max(len(shard.header) for shard in every),
+        max(shard.data_bytes for shard in every),
     )

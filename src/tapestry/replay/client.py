@@ -62,9 +62,11 @@ class Replayer:
         """The state after `job`; errors as of `engine.Engine.merge`."""
         return self._request(job, MergeResult)
 
-    def screen(self, delta_digest: str, layout_digest: str, codec: Codec = PLAIN) -> None:
-        """Raise `ArtifactError` with the reason unless the delta has its layout's form and is finite."""
-        self._request(ScreenJob(delta=delta_digest, layout=layout_digest, codec=codec), Screened)
+    def screen(self, delta_digest: str, layout_digest: str, codec: Codec = PLAIN, fragment: int = 0) -> None:
+        """Raise `ArtifactError` with the reason unless the delta has the form of this fragment of its layout
+        and is finite."""
+        job = ScreenJob(delta=delta_digest, layout=layout_digest, codec=codec, fragment=fragment)
+        self._request(job, Screened)
 
     def start(self) -> Level:
         """Start the worker where it does not run, and say how far it is cut off from the network."""

@@ -22,13 +22,13 @@ from tapestry.merge.average import Average, Movers, Senders, Users
 from tapestry.merge.scalars import weight
 from tapestry.protocol import plan
 from tapestry.protocol.encoding import Codec
-from tapestry.protocol.layout import Layout, Shard
+from tapestry.protocol.layout import Shard
 from tapestry.replay.buffers import Desk
 from tapestry.replay.deltas import Deltas
 from tapestry.replay.inputs import Source
 
 R = TypeVar("R")
-EachShard = Callable[[Layout, Callable[[Desk, Shard], R]], list[R]]
+EachShard = Callable[[Sequence[Shard], Callable[[Desk, Shard], R]], list[R]]
 Squares = Mapping[str, Sequence[float]]
 """Squared norms by tensor, one a contribution."""
 
@@ -40,7 +40,7 @@ class Combiner:
     Args:
         rules: of the plan.
         codec: of the plan.
-        layout: of the model.
+        shards: that are merged.
         units: weights.
         sources: the deltas.
         deltas: reads them.
@@ -50,7 +50,7 @@ class Combiner:
 
     rules: plan.Merge
     codec: Codec
-    layout: Layout
+    shards: Sequence[Shard]
     units: Sequence[int]
     sources: Sequence[Source]
     deltas: Deltas
@@ -62,7 +62,7 @@ class Combiner:
         cls,
         rules: plan.Merge,
         codec: Codec,
-        layout: Layout,
+        shards: Sequence[Shard],
         units: Sequence[int],
         sources: Sequence[Source],
         deltas: Deltas,
@@ -71,25 +71,26 @@ class Combiner:
         """Read what the factors depend on.
 
         Args:
-            each_shard: runs work on every shard of a layout; results in shard order.
+            each_shard: runs work on every shard given; results in order.
         """
-        made = cls(rules, codec, layout, units, sources, deltas, {}, [weight(each) for each in units])
+        made = cls(rules, codec, shards, units, sources, deltas, {}, [weight(each) for each in units])
         if rules.clip == "none" and rules.combine == "mean":
             return made
-        squares = _summed(each_shard(layout, made._squares))
+        squares = _summed(each_shard(shards, made._squares))
         clip = [1.0] * len(units)
         if rules.clip == "median":
             clip = factors.clips(_over_all(squares, len(units)))
         otherwise = factors.mean(units, clip)
         if rules.combine == "mean":
-            return cls(rules, codec, layout, units, sources, deltas, {}, otherwise)
-        classes = {tensor.name: codec.class_of(tensor.name, tensor.shape) for tensor in layout.tensors}
+            return cls(rules, codec, shards, units, sources, deltas, {}, otherwise)
+        tensors = (piece.tensor for shard in shards for piece in shard.pieces)
+        classes = {tensor.name: codec.class_of(tensor.name, tensor.shape) for tensor in tensors}
         apart = [name for name in squares if classes[name] != "embeddings"]
         directed = {name: factors.unit(units, squares[name]) for name in apart}
-        made = cls(rules, codec, layout, units, sources, deltas, directed, otherwise)
-        sums = _summed(each_shard(layout, made._square_of_sum))
+        made = cls(rules, codec, shards, units, sources, deltas, directed, otherwise)
+        sums = _summed(each_shard(shards, made._square_of_sum))
         scaled = {name: factors.rescaled(units, clip, squares[name], sums[name][0]) for name in apart}
-        return cls(rules, codec, layout, units, sources, deltas, scaled, otherwise)
+        return cls(rules, codec, shards, units, sources, deltas, scaled, otherwise)
 
     def gradient(self, desk: Desk, shard: Shard) -> Tensor:
         """The merged gradient of a shard, in the desk's memory."""

@@ -34,7 +34,7 @@ class Deltas:
     def read(self, desk: Desk, shard: Shard, source: Source) -> Sequence[Section]:
         """What a shard holds, piece by piece; good until the desk reads another."""
         with naming(source.name):
-            sha = source.sha(shard.index)
+            sha = source.sha(shard.place)
             if self._codec is not None:
                 return self._codec.decode(shard, self._store.read(sha, self._settings.most_bytes(shard)))
             values = desk.delta.read(self._store, sha, shard)

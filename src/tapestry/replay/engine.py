@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -62,12 +62,11 @@ class Engine:
         """
         started = time.monotonic()
         inputs = read_inputs(job, self._store)
-        keeps_momentum = _outer(job.merge).keeps_momentum
         written = self._merge_shards(job, inputs)
-        base = self._put_artifact("base", inputs.layout, [shas[0] for shas in written])
+        base = self._put_artifact("base", inputs, inputs.base, [shas[0] for shas in written])
         momentum = None
-        if keeps_momentum:
-            momentum = self._put_artifact("outer", inputs.layout, [shas[1] for shas in written])
+        if job.merge.keeps_momentum:
+            momentum = self._put_artifact("outer", inputs, inputs.momentum, [shas[1] for shas in written])
         if job.durable:
             self._store.sync([base, momentum] if momentum else [base])
         state = State(run=job.run, model=job.model, merges=inputs.state.merges + 1, base=base, outer=momentum)
@@ -81,20 +80,21 @@ class Engine:
             input_bytes=inputs.total_bytes,
         )
 
-    def screen(self, delta: str, layout: str, codec: Codec = PLAIN) -> None:
-        """Raise `ArtifactError` with the reason unless a delta has the form of its layout and is finite."""
-        shape = read_message(self._store, layout, Layout)
+    def screen(self, delta: str, layout: str, codec: Codec = PLAIN, fragment: int = 0) -> None:
+        """Raise `ArtifactError` with the reason unless a delta has the form of this fragment of its
+        layout and is finite."""
+        shape = read_message(self._store, layout, Layout).fragment(fragment)
         source = read_source(self._store, delta, shape, "delta", "delta", codec)
         deltas = Deltas(self._store, codec)
-        self._each_shard(shape, lambda desk, shard: deltas.screen(desk, shard, source))
+        self._each_shard(shape.shards, lambda desk, shard: deltas.screen(desk, shard, source))
 
     def _merge_shards(self, job: MergeJob, inputs: Inputs) -> list[tuple[str, ...]]:
         """Digests of what was written for each shard; on disk for good if the job is durable."""
-        outer = _outer(job.merge)
+        outer = _outer(job.merge, inputs)
         units = [merged.weight for merged in job.contributions]
-        layout, deltas = inputs.layout, Deltas(self._store, job.codec)
+        fragment, deltas = inputs.fragment, Deltas(self._store, job.codec)
         combiner = Combiner.prepare(
-            job.merge, job.codec, layout, units, inputs.deltas, deltas, self._each_shard
+            job.merge, job.codec, fragment.shards, units, inputs.deltas, deltas, self._each_shard
         )
         with ThreadPoolExecutor(SYNCS, "sync") as pool:
             syncs: list[Future[None]] = []
@@ -105,7 +105,7 @@ class Engine:
                     syncs.append(pool.submit(self._store.sync, shas))
                 return shas
 
-            written = self._each_shard(layout, work)
+            written = self._each_shard(fragment.shards, work)
             for sync in syncs:
                 sync.result()
         return written
@@ -121,11 +121,14 @@ class Engine:
         if outer.keeps_momentum:
             momentum = self._momentum(desk, shard, inputs.momentum)
         kernel.step(base, momentum, gradient, outer, desk.work)
-        if not is_finite(base):
+        bad = None if is_finite(base) else "base"
+        if momentum is not None and not outer.is_refresh and not is_finite(momentum):
+            bad = bad or "momentum"  # which only the next refresh would show
+        if bad is not None:
             deltas = combiner.deltas
             largest = max(inputs.deltas, key=lambda source: deltas.peak(desk, shard, source))
             raise Diverged(
-                f"the merged base is not finite in shard {shard.index}; "
+                f"the merged {bad} is not finite in shard {shard.index}; "
                 f"the largest values are in the {largest.name}",
                 hint="withdraw a node that sends huge values, or revise merge.outer_rate",
             )
@@ -144,18 +147,34 @@ class Engine:
         with naming(source.name):
             return desk.momentum.read(self._store, source.sha(shard.index), shard)
 
-    def _put_artifact(self, kind: ArtifactKind, layout: Layout, shas: list[str]) -> str:
+    def _put_artifact(
+        self, kind: ArtifactKind, inputs: Inputs, before: Source | None, written: list[str]
+    ) -> str:
+        """With the fragment's new shards among those of before; momentum that never was is zero."""
+        new = {shard.index: sha for shard, sha in zip(inputs.fragment.shards, written, strict=True)}
+        others = [shard for shard in inputs.layout.shards if shard.index not in new]
+        if before is None:
+            zeros = self._each_shard(others, lambda desk, shard: self._put_zeros(desk, shard))
+            new |= {shard.index: sha for shard, sha in zip(others, zeros, strict=True)}
+        else:
+            new |= {shard.index: before.sha(shard.index) for shard in others}
         shards = tuple(
-            Blob(sha256=sha, bytes=shard.total_bytes) for sha, shard in zip(shas, layout.shards, strict=True)
+            Blob(sha256=new[shard.index], bytes=shard.total_bytes) for shard in inputs.layout.shards
         )
-        artifact = Artifact(kind=kind, layout=layout.digest, shards=shards)
+        artifact = Artifact(kind=kind, layout=inputs.fragment.digest, shards=shards)
         return self._store.put(artifact.to_bytes(), durable=False)
 
-    def _each_shard(self, layout: Layout, work: Callable[[Desk, Shard], R]) -> list[R]:
-        """`work` on every shard, several at a time; results in shard order. The first error stops all."""
-        threads = min(self._threads, len(layout.shards))
-        self._make_room(layout, threads)
-        shards = iter(layout.shards)
+    def _put_zeros(self, desk: Desk, shard: Shard) -> str:
+        desk.momentum.zero(shard)
+        return self._store.put(desk.momentum.blob(shard), durable=False)
+
+    def _each_shard(self, every: Sequence[Shard], work: Callable[[Desk, Shard], R]) -> list[R]:
+        """`work` on every shard, several at a time; results in order. The first error stops all."""
+        if not every:
+            return []
+        threads = min(self._threads, len(every))
+        self._make_room(every, threads)
+        shards = iter(every)
         lock, stop = threading.Lock(), threading.Event()
         results: dict[int, R] = {}
 
@@ -175,10 +194,10 @@ class Engine:
         with ThreadPoolExecutor(threads, "shard") as pool:
             for done in [pool.submit(run, desk) for desk in self._desks[:threads]]:
                 done.result()
-        return [results[shard.index] for shard in layout.shards]
+        return [results[shard.index] for shard in every]
 
-    def _make_room(self, layout: Layout, threads: int) -> None:
-        header_bytes, data_bytes = room_for(layout)
+    def _make_room(self, every: Sequence[Shard], threads: int) -> None:
+        header_bytes, data_bytes = room_for(every)
         if self._desks and not all(
             have >= need for have, need in zip(self._desks[0].size, (header_bytes, data_bytes), strict=True)
         ):
@@ -187,7 +206,15 @@ class Engine:
             self._desks.append(Desk(header_bytes, data_bytes))
 
 
-def _outer(merge: plan.Merge) -> kernel.Outer:
-    if merge.outer != "nesterov":
+def _outer(merge: plan.Merge, inputs: Inputs) -> kernel.Outer:
+    if not merge.keeps_momentum:
         return kernel.Outer.sgd(rate=merge.outer_rate)
+    if merge.outer == "delayed":
+        before = inputs.state.merges // inputs.layout.fragment_count  # of this fragment
+        return kernel.Outer.delayed(
+            rate=merge.outer_rate,
+            momentum=merge.outer_momentum,
+            refresh=merge.refresh,
+            is_refresh=(before + 1) % merge.refresh == 0,
+        )
     return kernel.Outer.nesterov(rate=merge.outer_rate, momentum=merge.outer_momentum)

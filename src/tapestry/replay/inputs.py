@@ -10,7 +10,7 @@ from typing import TypeVar
 from tapestry.errors import ArtifactError, HashMismatch, NotFound, TapestryError
 from tapestry.protocol.artifact import Artifact, ArtifactKind, Model, State
 from tapestry.protocol.encoding import PLAIN, Codec
-from tapestry.protocol.layout import MAX_BLOB_BYTES, Layout
+from tapestry.protocol.layout import MAX_BLOB_BYTES, Fragment, Layout
 from tapestry.protocol.message import Message
 from tapestry.replay.job import MergeJob
 from tapestry.storage.blobs import BlobStore
@@ -39,6 +39,8 @@ class Inputs:
     state: State
     base: Source
     momentum: Source | None
+    fragment: Fragment
+    """That this merge changes."""
     deltas: tuple[Source, ...]
     """In the order of the job's contributions."""
 
@@ -53,7 +55,7 @@ def read_message(store: BlobStore, sha: str, kind: type[M]) -> M:
 
 
 def read_source(
-    store: BlobStore, sha: str, layout: Layout, kind: ArtifactKind, name: str, codec: Codec = PLAIN
+    store: BlobStore, sha: str, layout: Layout | Fragment, kind: ArtifactKind, name: str, codec: Codec = PLAIN
 ) -> Source:
     """An artifact held against its layout, with every shard blob present at its right size.
 
@@ -89,18 +91,19 @@ def read_inputs(job: MergeJob, store: BlobStore) -> Inputs:
     if model.layout != job.layout:
         raise ArtifactError(f"model {job.model[:12]} has layout {model.layout[:12]}, not {job.layout[:12]}")
     layout = read_message(store, job.layout, Layout)
-    keeps_momentum = job.merge.outer == "nesterov"
+    fragment = layout.fragment_at(state.merges)
     return Inputs(
         layout=layout,
+        fragment=fragment,
         state=state,
         base=read_source(store, state.base, layout, "base", "base"),
         momentum=(
             read_source(store, state.outer, layout, "outer", "momentum")
-            if keeps_momentum and state.outer is not None
+            if job.merge.keeps_momentum and state.outer is not None
             else None
         ),
         deltas=tuple(
-            read_source(store, merged.delta, layout, "delta", f"delta of node {merged.node}", job.codec)
+            read_source(store, merged.delta, fragment, "delta", f"delta of node {merged.node}", job.codec)
             for merged in job.contributions
         ),
     )

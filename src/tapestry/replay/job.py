@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from tapestry.errors import TapestryError, by_code
 from tapestry.protocol.canonical import Name, Sha256
 from tapestry.protocol.encoding import PLAIN, Codec
+from tapestry.protocol.layout import FragmentNumber
 from tapestry.protocol.message import Message
 from tapestry.protocol.messages import Merged
 from tapestry.protocol.plan import Merge, Plan
@@ -90,6 +91,7 @@ class ScreenJob(Message):
     delta: Sha256
     layout: Sha256
     codec: Codec = PLAIN
+    fragment: FragmentNumber = 0
 
 
 class Screened(Message):

@@ -9,8 +9,9 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from tapestry.errors import FormatError
 from tapestry.protocol import canonical
 from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.layout import FragmentNumber
 from tapestry.protocol.message import Part, explain
-from tapestry.protocol.messages import FragmentNumber, Merged, ReasonCode, RoundNumber
+from tapestry.protocol.messages import Merged, ReasonCode, RoundNumber
 from tapestry.protocol.plan import Plan
 
 Milliseconds = Annotated[int, Field(ge=0, le=1 << 53)]
@@ -73,6 +74,8 @@ class ContributionReceived(_Keyed):
     delta: Sha256
     tokens: int
     steps: int
+    lag: Annotated[int, Field(ge=0)] = 0
+    """Rounds it is late: `round` is the one it enters, not the one it was trained in."""
     received_ms: Milliseconds
 
 

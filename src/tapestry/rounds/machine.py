@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tapestry.errors import Conflict, InfeasibleCap, NotFound, PlanError, Refused, TapestryError
+from tapestry.errors import Conflict, InfeasibleCap, PlanError, Refused, TapestryError
 from tapestry.protocol.messages import Merged
 from tapestry.protocol.plan import Plan
 from tapestry.rounds import events as ev
@@ -29,6 +29,7 @@ from tapestry.rounds.inputs import (
     Withdraw,
 )
 from tapestry.rounds.state import Round, RunState, Submission, evolve
+from tapestry.rounds.taking import RecordedRefusal, contribute
 from tapestry.rounds.weights import Share, cap_can_be_met, merge_weights
 
 __all__ = [
@@ -95,7 +96,7 @@ def step(state: RunState, given: Input, now_ms: int) -> Step:
     events: list[ev.Event] = []
     try:
         first = _decide(state, given, now_ms)
-    except _RecordedRefusal as recorded:
+    except RecordedRefusal as recorded:
         first, refusal = recorded.events, recorded.refusal
     for event in first:
         state = evolve(state, event)
@@ -122,14 +123,6 @@ def work(state: RunState) -> Work:
     )
 
 
-class _RecordedRefusal(Exception):
-    """A refusal that is itself an event."""
-
-    def __init__(self, refusal: TapestryError, *events: ev.Event) -> None:
-        self.refusal = refusal
-        self.events = events
-
-
 def _decide(state: RunState, given: Input, now_ms: int) -> tuple[ev.Event, ...]:
     match given:
         case Start():
@@ -143,7 +136,7 @@ def _decide(state: RunState, given: Input, now_ms: int) -> tuple[ev.Event, ...]:
                 return ()
             return (ev.NodeWithdrawn(node=given.node, reason=given.reason),)
         case Contribute():
-            return _contribute(state, given, now_ms)
+            return contribute(state, given, now_ms)
         case Screened():
             return _screened(state, given)
         case MergeDone():
@@ -177,6 +170,11 @@ def _revise(state: RunState, plan: Plan) -> tuple[ev.Event, ...]:
             f"a revision may not change {', '.join(changed)} of run {state.run}",
             hint="plan a new run instead",
         )
+    if plan.streaming.fragments != state.plan.streaming.fragments:
+        raise PlanError(
+            f"a revision may not change streaming.fragments of run {state.run}: its layout is cut by them",
+            hint="plan a new run instead",
+        )
     if plan.revision != newest.revision + 1:
         raise PlanError(
             f"revision {plan.revision} does not follow revision {newest.revision} of run {state.run}",
@@ -204,61 +202,6 @@ def _enrol(state: RunState, given: Enrol) -> tuple[ev.Event, ...]:
             hint="fetch the run again and accept the plan in force",
         )
     return (ev.NodeEnrolled(node=given.node, member=given.member),)
-
-
-def _contribute(state: RunState, given: Contribute, now_ms: int) -> tuple[ev.Event, ...]:
-    what = f"contribution of {given.node} to round {given.round} of run {state.run}"
-    at = state.find(given.round, given.fragment)
-    if at is None:
-        if given.round > state.last_round:
-            raise NotFound(f"round {given.round} of run {state.run} is not open")
-        raise Refused(f"{what} is late: that round ended long ago")
-    before = at.submissions.get(given.node)
-    if before is not None and before.contribution == given.contribution:
-        return ()
-    if at.phase != "training":
-        if at.late.get(given.node) == given.contribution:
-            raise Refused(f"{what} is late")
-        raise _RecordedRefusal(
-            Refused(f"{what} is late: the round is {at.phase}", hint="go on with the next round"),
-            ev.ContributionLate(
-                round=given.round,
-                fragment=given.fragment,
-                node=given.node,
-                contribution=given.contribution,
-            ),
-        )
-    if before is not None and before.status != "refused":
-        raise Conflict(f"{what} came already, with other bytes", hint="a node contributes once a round")
-    if given.node not in at.nodes:
-        raise Refused(f"{what}: that node is not expected in this round", hint="wait for the next round")
-    if given.state != at.state:
-        raise Refused(
-            f"{what} was trained from state {given.state[:12]}, the round's base is {at.state[:12]}",
-            hint="fetch the round again and train from its state",
-        )
-    if given.plan != state.plan.digest:
-        raise Refused(f"{what} names plan {given.plan[:12]}, in force is {state.plan.digest[:12]}")
-    steps = state.plan.inner.steps_at(state.merges, given.member)
-    tokens = state.plan.inner.tokens_in(given.steps)
-    if given.steps > steps or given.tokens > tokens:
-        raise Refused(
-            f"{what} claims {given.tokens} tokens in {given.steps} steps; the plan allows {steps} steps, "
-            f"and {tokens} tokens in so many"
-        )
-    return (
-        ev.ContributionReceived(
-            round=given.round,
-            fragment=given.fragment,
-            node=given.node,
-            member=given.member,
-            contribution=given.contribution,
-            delta=given.delta,
-            tokens=given.tokens,
-            steps=given.steps,
-            received_ms=now_ms,
-        ),
-    )
 
 
 def _screened(state: RunState, given: Screened) -> tuple[ev.Event, ...]:
@@ -330,7 +273,7 @@ def _settle(state: RunState, now_ms: int) -> tuple[ev.Event, ...]:
     return (
         ev.RoundOpened(
             round=state.last_round + 1,
-            fragment=0,
+            fragment=state.merges % plan.streaming.fragments,
             plan=plan.digest,
             state=state.head,
             opened_ms=now_ms,
@@ -356,8 +299,12 @@ def _close(state: RunState, at: Round, now_ms: int) -> tuple[ev.Event, ...]:
     if len(accepted) >= max(1, state.plan.rounds.quorum):
         try:
             weights = merge_weights(
-                [Share(member=s.member, node=s.node, tokens=s.tokens, steps=s.steps) for s in accepted],
+                [
+                    Share(member=s.member, node=s.node, tokens=s.tokens, steps=s.steps, lag=s.lag)
+                    for s in accepted
+                ],
                 weighting=rules.weighting,
+                staleness_factor=rules.staleness_factor,
                 influence_cap=rules.influence_cap,
             )
         except InfeasibleCap:

@@ -8,13 +8,15 @@ from pydantic import Field
 
 from tapestry.errors import FormatError
 from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.layout import FragmentNumber
 from tapestry.protocol.message import Message, Part
-from tapestry.protocol.messages import FragmentNumber, Merged, ReasonCode, RoundNumber
+from tapestry.protocol.messages import Merged, ReasonCode, RoundNumber
 from tapestry.protocol.plan import Plan
 from tapestry.rounds import events as ev
 
 KEPT_ROUNDS = 4
-"""Ended rounds a state still holds, so that a repeated contribution is recognised."""
+"""Ended rounds a state still holds, beside those that may still be contributed to, so that a repeated
+contribution is recognised."""
 
 
 class Submission(Part):
@@ -26,6 +28,7 @@ class Submission(Part):
     delta: Sha256
     tokens: int
     steps: int
+    lag: Annotated[int, Field(ge=0)] = 0
     received_ms: ev.Milliseconds
     status: Literal["received", "accepted", "refused"]
     reason: ReasonCode | None = None
@@ -39,6 +42,8 @@ class Round(Part):
     phase: Literal["training", "merging", "committed", "abandoned"]
     state: Sha256
     """Trained from."""
+    merges: Annotated[int, Field(ge=0)]
+    """Of that state."""
     opened_ms: ev.Milliseconds
     deadline_ms: ev.Milliseconds
     nodes: tuple[Name, ...]
@@ -94,6 +99,12 @@ class RunState(Message):
         """The round in flight of the lowest number, if any."""
         return next((r for r in self.rounds if r.open), None)
 
+    def submission(self, node: str, trained: Round) -> Submission | None:
+        """What a node sent for a round, whichever round it has entered; the newest if one was refused."""
+        entered = ((r, s) for r in self.rounds if (s := r.submissions.get(node)) is not None)
+        sent = [s for r, s in entered if r.round - s.lag == trained.round]
+        return sent[-1] if sent else None
+
     def find(self, round: int, fragment: int) -> Round | None:
         return next((r for r in self.rounds if r.key == (round, fragment)), None)
 
@@ -101,7 +112,8 @@ class RunState(Message):
 def _replace(state: RunState, changed: Round) -> RunState:
     rounds = tuple(changed if r.key == changed.key else r for r in state.rounds)
     ended = [r for r in rounds if not r.open]
-    drop = {r.key for r in ended[: max(0, len(ended) - KEPT_ROUNDS)]}
+    kept = KEPT_ROUNDS + state.plan.rounds.staleness
+    drop = {r.key for r in ended[: max(0, len(ended) - kept)]}
     return state.model_copy(update={"rounds": tuple(r for r in rounds if r.key not in drop)})
 
 
@@ -172,6 +184,7 @@ def evolve(state: RunState | None, event: ev.Event) -> RunState:
                 fragment=event.fragment,
                 phase="training",
                 state=event.state,
+                merges=state.merges,
                 opened_ms=event.opened_ms,
                 deadline_ms=event.deadline_ms,
                 nodes=event.nodes,

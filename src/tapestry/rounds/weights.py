@@ -26,6 +26,8 @@ class Share:
     node: str
     tokens: int
     steps: int = 1
+    lag: int = 0
+    """Rounds it is late."""
 
 
 def _capped(shares: Mapping[str, Fraction], cap: Fraction) -> dict[str, Fraction]:
@@ -76,12 +78,15 @@ def _cap_units(influence_cap: float) -> int:
     return int(Fraction(repr(influence_cap)) * UNIT)
 
 
-def merge_weights(shares: Sequence[Share], *, weighting: Weighting, influence_cap: float) -> tuple[int, ...]:
+def merge_weights(
+    shares: Sequence[Share], *, weighting: Weighting, influence_cap: float, staleness_factor: float = 1.0
+) -> tuple[int, ...]:
     """Weights in units of 2^-24, in the order of `shares`; they add up to 2^24.
 
     Args:
         shares: the accepted contributions, at least one, each node once.
         weighting: by `tokens`, by tokens² / steps, or each contribution `equal`.
+        staleness_factor: a share counts so much of itself for each round it is late (0 < factor ≤ 1).
         influence_cap: no member weighs more than this (0 < cap ≤ 1).
 
     Raises:
@@ -89,7 +94,8 @@ def merge_weights(shares: Sequence[Share], *, weighting: Weighting, influence_ca
     """
     if not shares:
         raise InfeasibleCap("no contribution to weigh")
-    amounts = {share.node: _amount(share, weighting) for share in shares}
+    factor = Fraction(repr(staleness_factor))
+    amounts = {share.node: _amount(share, weighting) * factor**share.lag for share in shares}
     if len(amounts) != len(shares):
         raise ValueError("a node stands twice in a merge")
     of_member: dict[str, list[Share]] = {}

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import obstore
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from tapestry.errors import DiskFull, HashMismatch, NotFound, SettingsError, StoreError, TooLarge
-from tapestry.storage.medium import guard, write_all
+from tapestry.storage.medium import guard, read_mapped, write_all
 
 PATIENCE_S: Final = 20.0
 """A request is repeated for so long; then whoever asked the core is told, and tries again later."""
@@ -32,9 +33,16 @@ STALLED_S: Final = 30
 """A part that is sent, or a read, may take so long."""
 WHOLE_BYTES: Final = 9 << 20
 """An object up to this size is sent by one request: a shard of the default size with its header."""
-PART_BYTES: Final = 8 << 20
+PART_BYTES: Final = 5 << 20
+"""The least S3 takes."""
 PARTS: Final = 2
-"""Parts of a larger object in flight, so memory of an upload is PARTS × PART_BYTES."""
+"""Parts of a larger object in flight; with the one that is being read, an upload takes about 16 MiB."""
+SMALL_BYTES: Final = 1 << 20
+"""A smaller object waits for no other."""
+SENDING: Final = 2
+"""Larger objects sent at once, whoever asks: each lies in memory whole or by parts, and a core has up to 36
+threads that would send one. Memory of sending is SENDING × 16 MiB at most; with shards of the default size
+SENDING × 9 MiB."""
 MARKER: Final = "tapestry"
 _MARKER_TEXT: Final = b"Blobs of a Tapestry core, each under its SHA-256.\n"
 
@@ -97,6 +105,7 @@ class Bucket:
 
     def __init__(self, place: Place) -> None:
         self.url = place.url
+        self._sending = threading.BoundedSemaphore(SENDING)
         try:
             self._objects = _open(place)
         except (obstore.exceptions.BaseError, OSError, ValueError) as e:
@@ -132,21 +141,25 @@ class Bucket:
     def upload(self, path: Path, name: str) -> None:
         """Store a file as an object, atomically, over one that may be there; `StoreError` unless the store
         then has as many bytes."""
-        whole = None
         with guard(f"blob {path.name}"):
             size = path.stat().st_size
-            if size <= WHOLE_BYTES:
-                whole = path.read_bytes()
-        with self._guard(name, missing=StoreError):
-            if whole is not None:
-                self._objects.put(name, whole, use_multipart=False)
-            else:
-                self._objects.put(name, path, chunk_size=PART_BYTES, max_concurrency=PARTS)
+        with self._sending if size >= SMALL_BYTES else contextlib.nullcontext():
+            self._send(path, name, size)
         if (stored := self.size(name)) != size:
             raise StoreError(
                 f"object store {self.url} has {stored or 0} of {size} bytes of {name} after it took them",
                 hint="it is sent again; if this repeats, the store is not fit for use",
             )
+
+    def _send(self, path: Path, name: str, size: int) -> None:
+        if size > WHOLE_BYTES:
+            with self._guard(name, missing=StoreError):
+                self._objects.put(name, path, chunk_size=PART_BYTES, max_concurrency=PARTS)
+            return
+        with guard(f"blob {path.name}"):
+            whole = read_mapped(path) if size >= SMALL_BYTES else path.read_bytes()
+        with self._guard(name, missing=StoreError):
+            self._objects.put(name, whole, use_multipart=False)
 
     def download(self, name: str, path: Path, max_bytes: int) -> str:
         """Write an object to a new file; its SHA-256, which is not compared with anything here.

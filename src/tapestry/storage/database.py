@@ -6,22 +6,19 @@ database that a newer release wrote is refused.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
-from tapestry.errors import VersionError
 from tapestry.storage.backend import Backend, Leadership
+
+SCHEMA: Final = "0001"
+"""The newest migration of this release."""
 
 # SQLite's INTEGER has 64 bits, PostgreSQL's has 32.
 _Integer = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -81,7 +78,10 @@ class Database:
         database = cls(_backend(where, create=create, password=password))
         try:
             with database.transaction() as connection:
-                _migrate(connection, database.name)
+                if not _is_current(connection):
+                    from tapestry.storage.migrate import migrate
+
+                    migrate(connection, database.name)
         except BaseException:
             database.close()
             raise
@@ -131,24 +131,9 @@ def _backend(where: Path | str, *, create: bool, password: str | None) -> Backen
     return Sqlite(Path(where), create=create)
 
 
-def _migrate(connection: Connection, name: str) -> None:
-    current = MigrationContext.configure(connection).get_current_revision()
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    scripts = ScriptDirectory.from_config(config)
-    head = scripts.get_current_head()
-    if current == head:
-        return
-    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
-        raise VersionError(
-            f"database {name} has schema {current}, newer than {head} of this release",
-            hint="upgrade Tapestry to the release that wrote it",
-        )
-    log = logging.getLogger("alembic")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-    finally:
-        log.setLevel(level)
+def _is_current(connection: Connection) -> bool:
+    """Whether the schema is this release's."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return False
+    found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all()
+    return list(found) == [SCHEMA]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,27 @@ def write_all(fd: int, view: memoryview) -> None:
     done = 0
     while done < len(view):
         done += os.write(fd, view[done : done + _WRITE_BYTES])
+
+
+def read_mapped(path: Path) -> mmap.mmap:
+    """A file's bytes, in pages of their own that the system has back as soon as nobody refers to them.
+
+    What `malloc` gives is kept after use, for each thread apart, which at some MiB a thread is most of a
+    core's memory. The file itself is not mapped: one that is cut short meanwhile would kill the process.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is empty.
+    """
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with memoryview(pages) as view:
+            done = 0
+            while done < size and (got := file.readinto(view[done:size])):
+                done += got
+    if done < size:
+        raise OSError(errno.EIO, f"it ends after {done} of {size} bytes")
+    return pages
 
 
 def fsync_path(path: Path) -> None:

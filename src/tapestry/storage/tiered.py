@@ -38,7 +38,7 @@ from tapestry.storage.medium import guard
 
 R = TypeVar("R")
 PARALLEL: Final = 4
-"""Blobs sent or fetched at once by one call; memory of sending is PARALLEL × 16 MiB at most."""
+"""Blobs looked up, sent or fetched at once by one call; of large ones the bucket sends fewer."""
 DOWNLOADS: Final = 2
 """A blob that arrives with other bytes is fetched once more before it is called wrong."""
 LOCK: Final = "lock"

@@ -54,6 +54,7 @@ def adopt(
     shard_bytes: int,
     store: BlobSink,
     *,
+    fragments: int = 1,
     licence: str | None = None,
     add_tokens: Path | None = None,
     told: Told | None = None,
@@ -65,6 +66,7 @@ def adopt(
         folder: with `config.json`, `tokenizer.json` and weights as safetensors, fp32, bf16 or fp16.
         shard_bytes: data bytes a shard holds at most.
         store: a blob folder.
+        fragments: into which the model is cut.
         licence: the model's; what the front matter of its README.md says, if None.
         add_tokens: file of tokens to add to the tokenizer and the model; see `vocabulary.extend`.
         told: learns what became of them.
@@ -92,7 +94,7 @@ def adopt(
         raise ModelError(f"{folder / CONFIG} makes no model: {first_line(e)}") from e
     config = {key: value for key, value in settings.to_dict().items() if key not in LEFT_OUT}
     config |= {"architectures": [architecture.model.__name__], "dtype": "float32"}
-    layout = layout_of(meta, shard_bytes)
+    layout = layout_of(meta, shard_bytes, fragments)
     tied = set(getattr(meta, "all_tied_weights_keys", None) or ())
     growth = None if added is None else _Growth(added, _tables(meta), rows)
     with _Weights.open(folder, growth) as weights:

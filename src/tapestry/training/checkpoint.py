@@ -57,6 +57,8 @@ class InnerState(Message):
     plan: Sha256
     layout: Sha256
     round: Annotated[int, Field(ge=1, le=1 << 40)]
+    merges: Annotated[int, Field(ge=0, le=1 << 40)]
+    """Of that round's base."""
     state: Sha256
     """The shared state this round was trained from."""
     step: Annotated[int, Field(ge=0, le=1 << 40)]

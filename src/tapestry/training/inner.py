@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from tapestry.errors import ArtifactError, Diverged, TapestryError
-from tapestry.host import files
+from tapestry.host import failpoints, files
 from tapestry.protocol.artifact import Artifact
 from tapestry.protocol.plan import Plan
 from tapestry.training import checkpoint
+from tapestry.training.blobs import BlobSource
 from tapestry.training.checkpoint import InnerState
 from tapestry.training.home import INNER, TrainerHome, log
 from tapestry.training.island import Island
@@ -41,10 +42,22 @@ class Round:
     task: Task
     base: Artifact
     position: int
+    origin: float = 0.0
+    """Steps of the run before this round, as a member at full pace counts them: all have one schedule."""
+    stride: float = 1.0
+    """Steps of such a member while this one takes a step."""
     losses: list[float] = field(default_factory=list)
     score: TextScore | None = None
     train_s: float = 0.0
     evaluate_s: float = 0.0
+    waited_s: float = 0.0
+
+    def begins(self, job: TrainJob, base: Artifact) -> None:
+        """The job of this round is known; steps may have been taken before."""
+        inner = job.plan.inner
+        self.job, self.base = job, base
+        self.origin = inner.steps_before(job.merges)
+        self.stride = inner.steps_at(job.merges) / job.round_steps
 
     @property
     def step(self) -> int:
@@ -60,6 +73,7 @@ class Round:
             plan=self.plan.digest,
             layout=self.plan.layout,
             round=self.job.round,
+            merges=self.job.merges,
             state=self.job.state,
             step=self.step,
             position=self.position,
@@ -78,16 +92,47 @@ class InnerLoop:
         self.settings = settings
         self.island = island
 
-    def begin(self, job: TrainJob, loaded: Loaded, task: Task, base: Artifact) -> Round:
-        """The round as the last durable state has it. The model's parameters are those of the base before,
-        and of the place inside the round afterwards."""
+    def begin(self, job: TrainJob, loaded: Loaded, task: Task, source: BlobSource, base: Artifact) -> Round:
+        """The round as the last durable state has it; the model's parameters are those of its place."""
         optimizer = InnerOptimizer(loaded.parameters, job.plan.inner, job.plan.codec.is_embedding)
         inner = job.plan.inner
         before = inner.steps_before(job.round - 1) * inner.accumulation * inner.batch_sequences
         current = Round(job, optimizer, task, base, position=before)
+        current.begins(job, base)
+        loaded.take(source, base)
         if job.train and not self._resume(current, loaded):
-            self._go_on_from_earlier(current)
+            self._go_on_from_earlier(current, loaded, source)
         return current
+
+    def ahead(self, finished: Round) -> Round:
+        """The round after one that is finished, before its job and its base are known."""
+        return Round(
+            finished.job,
+            finished.optimizer,
+            finished.task,
+            finished.base,
+            position=finished.position,
+            origin=finished.plan.inner.steps_before(finished.job.merges + 1),
+            stride=finished.plan.inner.steps_at(finished.job.merges) / finished.step,
+        )
+
+    def step_ahead(self, current: Round, loaded: Loaded, *, stopping: Callable[[], bool]) -> bool:
+        """Take the steps that the plan lets a node take before it has the base; False where told to stop."""
+        loaded.module.train()
+        while current.step < current.plan.streaming.overlap_steps:
+            failpoints.reach("trainer.step")
+            if self.step(current, loaded, stopping())[0]:
+                return False
+        return True
+
+    def join(
+        self, current: Round, merges: int, job: TrainJob, loaded: Loaded, source: BlobSource, base: Artifact
+    ) -> None:
+        """Take in what was merged since the node's own parameters had so many merges."""
+        current.begins(job, base)
+        for number in range(merges, job.merges):
+            fragment = loaded.layout.fragment_at(number)
+            loaded.take(source, base, fragment.shards, keep=job.plan.streaming.mixing)
 
     def step(self, current: Round, loaded: Loaded, *flags: bool) -> list[bool]:
         """One optimizer step; which `flags` any rank has set. Raises `Diverged`."""
@@ -107,7 +152,8 @@ class InnerLoop:
                 f"the loss of round {current.job.round}, step {current.step + 1} is {total}",
                 hint="lower the plan's inner.learning_rate, or raise inner.warmup_steps",
             )
-        current.optimizer.step(learning_rate(inner, _place(current), current.plan.total_steps))
+        place = current.origin + current.step * current.stride
+        current.optimizer.step(learning_rate(inner, place, current.plan.total_steps))
         current.losses.append(total)
         return [each > 0 for each in raised]
 
@@ -119,7 +165,7 @@ class InnerLoop:
         if self.island.lead:
             shutil.rmtree(unfinished, ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
-        tensors = current.moments() | _named("parameter", loaded.parameters)
+        tensors = current.moments() | named_parameters(loaded)
         inside = {"losses": tuple(current.losses), "score": current.score}
         try:
             checkpoint.save(unfinished, current.header().model_copy(update=inside), tensors, self.island)
@@ -147,13 +193,7 @@ class InnerLoop:
 
     def _seed(self, current: Round) -> None:
         """Random numbers (of dropout) are a function of the place in the run, so no checkpoint holds any."""
-        place = (
-            current.plan.inner.seed,
-            self.settings.node,
-            current.job.round,
-            current.step,
-            self.island.rank,
-        )
+        place = (current.plan.inner.seed, self.settings.node, current.position, self.island.rank)
         digest = hashlib.sha256("\0".join(map(str, place)).encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
@@ -171,7 +211,7 @@ class InnerLoop:
             if job.evaluate and header.score is None:
                 continue
             moments = current.optimizer.begin_at(header.optimizer_steps)
-            into = _named("optimizer", moments) | _named("parameter", loaded.parameters)
+            into = _named("optimizer", moments) | named_parameters(loaded)
             checkpoint.load(folder, into, self.island)
             current.position = header.position
             current.losses = list(header.losses)
@@ -179,9 +219,10 @@ class InnerLoop:
             return True
         return False
 
-    def _go_on_from_earlier(self, current: Round) -> None:
-        """Moments and position of the last finished round; its parameters were replaced by the base."""
-        job = current.job
+    def _go_on_from_earlier(self, current: Round, loaded: Loaded, source: BlobSource) -> None:
+        """Moments and position of the last finished round; its parameters too, where the plan has a node go
+        on from its own and they may."""
+        job, streaming = current.job, current.plan.streaming
         earlier = [number for number in self.home.rounds(job.run) if number < job.round]
         for folder in self._shared([self.home.result(job.run, number) / INNER for number in earlier]):
             header = self._header(folder, job)
@@ -189,11 +230,26 @@ class InnerLoop:
                 continue
             moments = current.optimizer.begin_at(header.optimizer_steps)
             current.position = header.position
+            into = _named("optimizer", moments)
+            own = streaming.goes_on and may_go_on(header.merges, job)
+            if own:
+                into |= named_parameters(loaded)
             try:
-                checkpoint.load(folder, _named("optimizer", moments), self.island)
+                checkpoint.load(folder, into, self.island)
             except ArtifactError as e:  # another optimizer, by a revision of the plan
                 log("inner optimizer begins anew", run=job.run, round=job.round, reason=e.message)
                 current.optimizer.forget()
+                loaded.take(source, current.base)
+                return
+            if not own:
+                return
+            if header.plan == job.plan.digest:
+                inner = job.plan.inner
+                current.origin = inner.steps_before(header.merges + 1)
+                current.stride = inner.steps_at(header.merges) / header.step
+                if streaming.overlap_steps:
+                    self.step_ahead(current, loaded, stopping=lambda: False)
+            self.join(current, header.merges, job, loaded, source, current.base)
             return
 
     def _shared(self, folders: list[Path]) -> list[Path]:
@@ -214,12 +270,16 @@ class InnerLoop:
         return header
 
 
-def _place(current: Round) -> float:
-    """Steps of the run so far, as a member at full pace counts them: all have one schedule."""
-    job, inner = current.job, current.plan.inner
-    full = inner.steps_at(job.merges)
-    return inner.steps_before(job.merges) + current.step * full / job.round_steps
+def may_go_on(merges: int, job: TrainJob) -> bool:
+    """Whether parameters that had so many merges are the job's to go on from: not where a fragment was
+    merged twice since, nor from a core that lost merges."""
+    return 0 <= job.merges - merges <= job.plan.streaming.fragments
 
 
 def _named(prefix: str, tensors: dict[str, Tensor] | dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def named_parameters(loaded: Loaded) -> dict[str, Tensor]:
+    """As a checkpoint names them."""
+    return _named("parameter", loaded.parameters)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,26 +73,51 @@ class Loaded:
         rows = Rows(layout, parameters, island)
         return cls(digest, model, layout, config, tokenizer, module, parameters, rows)
 
-    def load_base(self, source: BlobSource, digest: Sha256) -> Artifact:
-        """Set all parameters to those of a base, shard by shard. Raises as `read` does."""
+    def base(self, source: BlobSource, digest: Sha256) -> Artifact:
+        """The manifest of a base. Raises as `read` does."""
         base = Artifact.from_bytes(source.read(digest, Artifact.MAX_BYTES))
         base.check_against(self.layout, kind="base")
+        return base
+
+    def take(
+        self,
+        source: BlobSource,
+        base: Artifact,
+        over: Sequence[Shard] | None = None,
+        *,
+        keep: float = 0.0,
+    ) -> None:
+        """Set parameters to those of a base, shard by shard. Raises as `read` does.
+
+        Args:
+            source: blobs.
+            base: its manifest.
+            over: these shards; all if None.
+            keep: what part of the values there were stays.
+        """
 
         def read(shard: Shard) -> bytes:
             blob = base.shards[shard.index]
             return source.read(blob.sha256, blob.bytes)
 
-        self.rows.fill(read)
+        self.rows.fill(read, over, keep=keep)
+
+    def load_base(self, source: BlobSource, digest: Sha256) -> Artifact:
+        """`take` all of a base, and its manifest."""
+        base = self.base(source, digest)
+        self.take(source, base)
         return base
 
-    def deltas(self, source: BlobSource, base: Artifact) -> Iterator[tuple[Shard, bytearray]]:
-        """Shards of base − parameters that this rank writes, one at a time; the base is read and verified
-        again.
+    def deltas(
+        self, source: BlobSource, base: Artifact, over: Sequence[Shard] | None = None
+    ) -> Iterator[tuple[Shard, bytearray]]:
+        """Shards of base − parameters that this rank writes, of `over` or of all, one at a time; the base is
+        read and verified again.
 
         Raises:
             ArtifactError: a value is not finite.
         """
-        for shard, values in self.rows.shards():
+        for shard, values in self.rows.shards(over):
             blob = base.shards[shard.index]
             data = bytearray(source.read(blob.sha256, blob.bytes))
             old = shards.values(shard, data)

@@ -8,7 +8,8 @@ tensors count once, buffers are computed anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ TOKENIZER: Final = "tokenizer.json"
 DEFAULT_LICENCE: Final = "Apache-2.0"
 """Of a model that a run makes from scratch."""
 _OWN_KEYS: Final = frozenset({"model_type", "architectures", "dtype", "torch_dtype"})
+_BLOCK: Final = re.compile(r"\.layers\.(\d+)\.")
 LEFT_OUT: Final = frozenset({"transformers_version", "_name_or_path", "torch_dtype", "auto_map"})
 """Keys of a `config.json` that a run does not keep."""
 
@@ -123,13 +125,32 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(sorted((name, p) for name, p in model.named_parameters() if p.requires_grad))
 
 
-def layout_of(model: nn.Module, shard_bytes: int) -> Layout:
-    """Raises `ModelError` where a row of a parameter is larger than a shard."""
+def layout_of(model: nn.Module, shard_bytes: int, fragments: int = 1) -> Layout:
+    """Raises `ModelError` where a row is larger than a shard, or blocks are too few for the fragments."""
     tensors = tuple(Tensor(name=name, shape=tuple(p.shape)) for name, p in trained(model).items())
     try:
-        return Layout(shard_bytes=shard_bytes, tensors=tensors)
+        return Layout(shard_bytes=shard_bytes, tensors=tensors, fragments=strided(tensors, fragments))
     except ValueError as e:
         raise ModelError(f"no layout has shards of {shard_bytes} bytes: {first_line(e)}") from e
+
+
+def strided(tensors: Sequence[Tensor], fragments: int) -> tuple[int, ...]:
+    """Which fragment each tensor belongs to; () for one fragment. Raises `ValueError`.
+
+    Blocks take turns (strided, arXiv 2501.18512), and each tensor outside them, largest first, goes where
+    there is least.
+    """
+    if fragments == 1:
+        return ()
+    blocks = {t.name: int(found[1]) for t in tensors if (found := _BLOCK.search(t.name))}
+    owners = {name: block % fragments for name, block in blocks.items()}
+    sizes = [sum(t.elements for t in tensors if owners.get(t.name) == each) for each in range(fragments)]
+    for tensor in sorted((t for t in tensors if t.name not in owners), key=lambda t: (-t.elements, t.name)):
+        owners[tensor.name] = sizes.index(min(sizes))
+        sizes[owners[tensor.name]] += tensor.elements
+    if not all(sizes):
+        raise ValueError(f"the model has too few blocks for {fragments} fragments")
+    return tuple(owners[tensor.name] for tensor in tensors)
 
 
 def read_tokenizer(where: str | Path, *, end_id: int | None = None) -> Tokenizer:
@@ -155,6 +176,8 @@ def initial_state(
     seed: int,
     shard_bytes: int,
     store: BlobSink,
+    *,
+    fragments: int = 1,
 ) -> tuple[Model, Layout, State, int]:
     """Make the state a run starts from, and put all of it into `store`: shards, manifests, model files.
 
@@ -165,6 +188,7 @@ def initial_state(
         seed: of the random parameters. They are an artifact from then on and never drawn again.
         shard_bytes: data bytes a shard holds at most.
         store: a blob folder.
+        fragments: into which the model is cut.
 
     Returns:
         Model, layout, state, and the number of trained parameters.
@@ -175,7 +199,7 @@ def initial_state(
     words = read_tokenizer(tokenizer, end_id=hf_config.get("eos_token_id"))
     config = complete_config(hf_config, words)
     module = fresh(config, seed)
-    layout = layout_of(module, shard_bytes)
+    layout = layout_of(module, shard_bytes, fragments)
     parameters = trained(module)
     packed = (bytes(shards.pack(shard, parameters)) for shard in layout.shards)
     return record(run, layout, packed, config, words, store, licence=DEFAULT_LICENCE)

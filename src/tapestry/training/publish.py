@@ -12,11 +12,12 @@ from tapestry.errors import ArtifactError, Diverged
 from tapestry.host import failpoints, files
 from tapestry.protocol.artifact import Artifact, Blob
 from tapestry.protocol.canonical import sha256
+from tapestry.protocol.layout import Fragment, Layout
 from tapestry.protocol.messages import Environment
 from tapestry.training import checkpoint
 from tapestry.training.blobs import BlobSource
 from tapestry.training.home import DELTA, INNER, RESULT, TrainerHome
-from tapestry.training.inner import Round
+from tapestry.training.inner import Round, named_parameters
 from tapestry.training.island import Island
 from tapestry.training.loaded import Loaded
 from tapestry.training.residual import MANIFEST, RESIDUAL, Encoder
@@ -49,7 +50,10 @@ def publish(
     delta, began = None, time.monotonic()
     with files.full_disk(unfinished):
         if job.train:
-            checkpoint.save(unfinished / INNER, current.header(), current.moments(), island)
+            kept = current.moments()
+            if job.plan.streaming.goes_on:
+                kept |= named_parameters(loaded)
+            checkpoint.save(unfinished / INNER, current.header(), kept, island)
             began = time.monotonic()
             delta = _write_delta(home, source, current, loaded, island)
         if island.lead:
@@ -71,20 +75,23 @@ def _write_delta(
     """Each rank writes its shards, synced by itself: another host's rename comes later."""
     job = current.job
     folder = home.unfinished(job.run, job.round)
+    fragment = loaded.layout.fragment_at(job.merges)
     encoder = Encoder(home, source, job, loaded.layout, folder, island)
     sent: dict[int, Blob] = {}
     left: dict[int, Blob] = {}
     try:
-        for shard, data in loaded.deltas(source, current.base):
+        for shard, data in loaded.deltas(source, current.base, fragment.shards):
             blob, rest = encoder.encode(shard, data)
             sent[shard.index] = _written(folder, blob)
             if rest is not None:
                 left[shard.index] = _written(folder / INNER / RESIDUAL, rest)
+        for shard in encoder.others():
+            left[shard.index] = _written(folder / INNER / RESIDUAL, encoder.carry(shard))
     except ArtifactError as e:
         raise Diverged(f"round {job.round}: {e.message}", hint="lower the plan's inner.learning_rate") from e
-    delta = _manifest(sent, loaded, island)
+    delta = _manifest(sent, fragment, island)
     if encoder.keeps_rest:
-        kept = _manifest(left, loaded, island)
+        kept = _manifest(left, loaded.layout, island)
         if island.lead:
             files.write_new(folder / INNER / RESIDUAL / MANIFEST, kept.to_bytes())
     if island.lead:
@@ -99,12 +106,12 @@ def _written(folder: Path, data: bytes | bytearray) -> Blob:
     return blob
 
 
-def _manifest(mine: dict[int, Blob], loaded: Loaded, island: Island) -> Artifact:
+def _manifest(mine: dict[int, Blob], of: Layout | Fragment, island: Island) -> Artifact:
     """Of the shards all ranks have written."""
     told = island.gather(json.dumps({i: blob.model_dump() for i, blob in mine.items()}).encode())
     every = {int(i): Blob.model_validate(blob) for rank in told for i, blob in json.loads(rank).items()}
-    shards = tuple(every[shard.index] for shard in loaded.layout.shards)
-    return Artifact(kind="delta", layout=loaded.model.layout, shards=shards)
+    shards = tuple(every[shard.index] for shard in of.shards)
+    return Artifact(kind="delta", layout=of.digest, shards=shards)
 
 
 def _result(
@@ -118,6 +125,7 @@ def _result(
         round=job.round,
         merges=job.merges,
         state=job.state,
+        fragment=job.merges % job.plan.streaming.fragments,
         delta=delta.digest if delta else None,
         tokens=current.step * inner.accumulation * current.task.batch_tokens,
         steps=current.step,
@@ -128,4 +136,5 @@ def _result(
         train_s=current.train_s,
         evaluate_s=current.evaluate_s,
         encode_s=encode_s,
+        waited_s=current.waited_s,
     )

@@ -6,6 +6,7 @@ becomes durable with the delta by the same rename. `docs/formats/delta.md` gives
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,10 +40,11 @@ class Sent:
 
     delta: Artifact
     codec: Codec
+    fragment: int
 
     def shard(self, shard: Shard, folder: Path, source: BlobSource) -> ReadBuffer:
         """Its bytes: still in the folder of its round, or where the gate put them."""
-        blob = self.delta.shards[shard.index]
+        blob = self.delta.shards[shard.place]
         try:
             return _read(folder, blob)
         except NotFound:
@@ -53,9 +55,11 @@ class Sent:
         """What a finished round sent, if every byte of it is still there; else raises."""
         result = TrainResult.from_bytes(files.read_limited(folder / RESULT, MAX_RESULT_BYTES))
         codec = Plan.from_bytes(source.read(result.plan, Plan.MAX_BYTES)).codec
-        found = cls(Artifact.from_bytes(files.read_limited(folder / DELTA, Artifact.MAX_BYTES)), codec)
-        found.delta.check_against(layout, kind="delta", codec=codec)
-        for shard in layout.shards:
+        fragment = layout.fragment_at(result.merges)
+        delta = Artifact.from_bytes(files.read_limited(folder / DELTA, Artifact.MAX_BYTES))
+        delta.check_against(fragment, kind="delta", codec=codec)
+        found = cls(delta, codec, fragment.number)
+        for shard in fragment.shards:
             found.shard(shard, folder, source)
         return found
 
@@ -84,7 +88,8 @@ class Residual:
         if found is not None:
             parts = [found.folder.name.encode(), found.kept.to_bytes()]
             if (sent := found.returned) is not None:
-                parts += [sent.delta.to_bytes(), sent.codec.model_dump_json().encode()]
+                fragment = b"%d" % sent.fragment
+                parts += [sent.delta.to_bytes(), sent.codec.model_dump_json().encode(), fragment]
             data = b"\n".join(parts)
         data = island.share(data)
         if not data:
@@ -92,14 +97,15 @@ class Residual:
         name, kept, *returned = data.split(b"\n")
         sent = None
         if returned:
-            sent = Sent(Artifact.from_bytes(returned[0]), Codec.model_validate_json(returned[1]))
+            delta, codec, fragment = returned
+            sent = Sent(Artifact.from_bytes(delta), Codec.model_validate_json(codec), int(fragment))
         return cls(home.out / name.decode(), Artifact.from_bytes(kept), sent)
 
     def read(self, shard: Shard, source: BlobSource) -> Tensor:
         """All values of a shard, with what returns among them. Raises `HashMismatch`, `NotFound`."""
         blob = self.kept.shards[shard.index]
         kept = shards.values(shard, _read(self.folder / INNER / RESIDUAL, blob))
-        if self.returned is not None:
+        if self.returned is not None and self.returned.fragment == shard.fragment:
             data = self.returned.shard(shard, self.folder, source)
             add_(ShardCodec(self.returned.codec).decode(shard, data), kept)
         return kept
@@ -130,6 +136,8 @@ class Encoder:
         self._codec = None if codec.plain else ShardCodec(codec)
         self._source = source
         self._before: Residual | None = None
+        self._layout, self._island = layout, island
+        self._sent_of = layout.fragment_at(job.merges).number
         self.keeps_rest = codec.error_feedback is not None
         if self.keeps_rest:
             self._before = Residual.before(home, job, layout, source, island)
@@ -154,6 +162,20 @@ class Encoder:
         sent = self._codec.encode_(shard, values)
         return sent, data if self.keeps_rest else None
 
+    def others(self) -> Iterator[Shard]:
+        """Shards this rank carries over: of the fragments that are not sent this time."""
+        if self.keeps_rest:
+            rest = [shard for shard in self._layout.shards if shard.fragment != self._sent_of]
+            yield from rest[self._island.rank :: self._island.ranks]
+
+    def carry(self, shard: Shard) -> bytearray:
+        """What is left over of a shard that is not sent this time. Raises as `encode`."""
+        data = bytearray(shard.total_bytes)
+        data[: len(shard.header)] = shard.header
+        if self._before is not None:
+            shards.values(shard, data).copy_(self._before.read(shard, self._source))
+        return data
+
 
 def _newest(home: TrainerHome, job: TrainJob, layout: Layout, source: BlobSource) -> Residual | None:
     """The newest residual before a job, with the delta where that returns.
@@ -164,6 +186,8 @@ def _newest(home: TrainerHome, job: TrainJob, layout: Layout, source: BlobSource
         folder = home.result(job.run, number)
         if number >= job.round or not (folder / INNER / RESIDUAL / MANIFEST).exists():
             continue
+        if job.plan.streaming.goes_on and _merges_of(folder) == job.merges:
+            continue  # nothing was merged since: what it sent is still in the node's own parameters
         try:
             kept = _whole(folder / INNER / RESIDUAL, layout)
         except (OSError, TapestryError) as e:
@@ -180,6 +204,13 @@ def _newest(home: TrainerHome, job: TrainJob, layout: Layout, source: BlobSource
                 log("delta cannot return", run=job.run, round=number, reason=str(e))
         return Residual(folder, kept, sent)
     return None
+
+
+def _merges_of(folder: Path) -> int | None:
+    try:
+        return TrainResult.from_bytes(files.read_limited(folder / RESULT, MAX_RESULT_BYTES)).merges
+    except (OSError, TapestryError):
+        return None
 
 
 def _whole(folder: Path, layout: Layout) -> Artifact:

@@ -8,7 +8,7 @@ shard or so a rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,10 +57,18 @@ class Rows:
         self._island = island
         self._flat = {name: local(parameter).view(-1) for name, parameter in parameters.items()}
 
-    def fill(self, read: Callable[[Shard], ReadBuffer]) -> None:
-        """Set all rows. `read` gives a shard's bytes; raises `ArtifactError` where its header is another."""
+    def fill(
+        self, read: Callable[[Shard], ReadBuffer], over: Sequence[Shard] | None = None, *, keep: float = 0.0
+    ) -> None:
+        """Set rows from shards. Raises `ArtifactError` where a shard's header is another.
+
+        Args:
+            read: gives a shard's bytes.
+            over: these shards; all if None.
+            keep: what part of the values they had stays in them.
+        """
         me = self._island.rank
-        for group in self._groups():
+        for group in self._groups(over):
             outgoing: list[Tensor] = [torch.empty(0)] * self._island.ranks
             if me < len(group):
                 values = shards.values(group[me], read(group[me]))
@@ -73,12 +81,21 @@ class Rows:
             sizes += [0] * (self._island.ranks - len(group))
             arrived = self._island.exchange(outgoing, sizes)
             for parts, values in zip(mine, arrived, strict=False):
-                self._put(parts, values)
+                self._put(parts, values, keep)
 
-    def shards(self) -> Iterator[tuple[Shard, Tensor]]:
-        """The shards this rank writes, each with its values: flat, fp32, on the CPU."""
+    def copies(self) -> dict[str, Tensor]:
+        """Of all rows this rank holds, for `restore`."""
+        return {name: values.clone() for name, values in self._flat.items()}
+
+    @torch.no_grad()
+    def restore(self, copies: Mapping[str, Tensor]) -> None:
+        for name, values in copies.items():
+            self._flat[name].copy_(values)
+
+    def shards(self, over: Sequence[Shard] | None = None) -> Iterator[tuple[Shard, Tensor]]:
+        """The shards this rank writes, of `over` or of all, each with its values: flat, fp32, on the CPU."""
         me = self._island.rank
-        for group in self._groups():
+        for group in self._groups(over):
             outgoing = [
                 _joined(self._flat[p.name][p.in_rank : p.in_rank + p.elements] for p in self._parts(s, me))
                 for s in group
@@ -98,9 +115,9 @@ class Rows:
                     start += p.elements
             yield own, values
 
-    def _groups(self) -> Iterator[tuple[Shard, ...]]:
+    def _groups(self, over: Sequence[Shard] | None) -> Iterator[tuple[Shard, ...]]:
         """As many shards at a time as there are ranks."""
-        every = self._layout.shards
+        every = tuple(over) if over is not None else self._layout.shards
         for start in range(0, len(every), self._island.ranks):
             yield every[start : start + self._island.ranks]
 
@@ -116,10 +133,17 @@ class Rows:
         return found
 
     @torch.no_grad()
-    def _put(self, parts: list[_Part], values: Tensor) -> None:
+    def _put(self, parts: list[_Part], values: Tensor, keep: float) -> None:
         start = 0
         for p in parts:
-            self._flat[p.name][p.in_rank : p.in_rank + p.elements] = values[start : start + p.elements]
+            into, new = (
+                self._flat[p.name][p.in_rank : p.in_rank + p.elements],
+                values[start : start + p.elements],
+            )
+            if keep:
+                into.mul_(keep).add_(new, alpha=1 - keep)
+            else:
+                into.copy_(new)
             start += p.elements
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.layout import FragmentNumber
 from tapestry.protocol.message import Message, Part
 from tapestry.protocol.messages import Environment
 from tapestry.protocol.plan import Plan
@@ -58,6 +59,8 @@ class TrainResult(Message):
     round: Annotated[int, Field(ge=1, le=1 << 40)]
     merges: Annotated[int, Field(ge=0, le=1 << 40)]
     state: Sha256
+    fragment: FragmentNumber = 0
+    """That the delta is of."""
     delta: Sha256 | None
     """Digest of the delta's `Artifact`; None when the job did not train."""
     tokens: Annotated[int, Field(ge=0, le=1 << 50)]
@@ -71,3 +74,5 @@ class TrainResult(Message):
     evaluate_s: Seconds
     encode_s: Seconds = 0.0
     """Taking the delta, encoding and writing it."""
+    waited_s: Seconds = 0.0
+    """Standing still between the round before and this one."""

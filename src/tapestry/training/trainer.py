@@ -16,11 +16,12 @@ from types import FrameType
 
 from tapestry.errors import Diverged, ModelError, PlanError, TapestryError
 from tapestry.host import failpoints, files
+from tapestry.protocol.artifact import Artifact
 from tapestry.protocol.plan import Plan
 from tapestry.training.blobs import BlobFolder
 from tapestry.training.corpus import Corpus, open_corpus
 from tapestry.training.home import Pace, Status, TrainerHome, log
-from tapestry.training.inner import MAX_LOSS, InnerLoop, Round
+from tapestry.training.inner import MAX_LOSS, InnerLoop, Round, may_go_on
 from tapestry.training.island import ISLAND_OF_ONE, Island
 from tapestry.training.loaded import Loaded
 from tapestry.training.machine import environment
@@ -61,6 +62,10 @@ class Trainer:
         self.loaded: Loaded | None = None
         self.corpus: Corpus | None = None
         self._job_seen: tuple[int, int, int] | None = None
+        self._ahead: tuple[TrainJob, Round] | None = None
+        """A finished job, and the round after it as far as it is trained."""
+        self._ended: float | None = None
+        self._waited_s = 0.0
         self._stopping = False
         self._in_steps = False
         self._environment = environment(settings, island, status.level)
@@ -87,10 +92,13 @@ class Trainer:
         loaded = self._load(job.plan)
         corpus = self._corpus(loaded)
         task = make_task(job.plan, corpus, self.settings.node)
-        base = loaded.load_base(self.blobs, job.base)
-        current = self.inner.begin(job, loaded, task, base)
+        base = loaded.base(self.blobs, job.base)
+        current = self._joined(job, loaded, base)
+        if current is None:
+            current = self.inner.begin(job, loaded, task, self.blobs, base)
+        current.waited_s, self._waited_s = self._waited_s, 0.0
         if job.evaluate and current.score is None:
-            self._evaluate(current, loaded)
+            self._score(current, loaded)
         if job.train and not self._train(current, loaded):
             return False
         self.status.update(phase="publishing")
@@ -112,7 +120,40 @@ class Trainer:
                 train_s=round(current.train_s, 3),
                 evaluate_s=round(current.evaluate_s, 3),
             )
+        self._train_ahead(current, loaded)
+        self._ended = time.monotonic()
         return True
+
+    def _joined(self, job: TrainJob, loaded: Loaded, base: Artifact) -> Round | None:
+        """The round as far as it was trained ahead of its job; None where that was for another."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or not job.train:
+            return None
+        finished, current = ahead
+        follows = (finished.run, finished.plan) == (job.run, job.plan) and finished.round < job.round
+        if not follows or not may_go_on(finished.merges, job):
+            return None
+        self.inner.join(current, finished.merges, job, loaded, self.blobs, base)
+        return current
+
+    def _train_ahead(self, finished: Round, loaded: Loaded) -> None:
+        """Take the first steps of the next round while what came of this one is sent and merged."""
+        job = finished.job
+        if not job.train or not job.plan.streaming.overlap_steps:
+            return
+        if job.merges + 1 >= job.plan.rounds.total:
+            return
+        self.status.update(phase="training ahead")
+        current = self.inner.ahead(finished)
+        started = time.monotonic()
+        self._in_steps = True
+        try:
+            if not self.inner.step_ahead(current, loaded, stopping=lambda: self._stopping):
+                raise Stopped
+        finally:
+            self._in_steps = False
+        current.train_s = time.monotonic() - started
+        self._ahead = (job, current)
 
     def _await_job(self) -> TrainJob:
         """The next job, the same at every rank."""
@@ -129,6 +170,8 @@ class Trainer:
                     job = self._next_job()
                 data = job.to_bytes() if job is not None else b""
             if data := self.island.share(data):
+                if self._ended is not None:
+                    self._waited_s = time.monotonic() - self._ended
                 return TrainJob.from_bytes(data)
 
     def _go_on(self) -> None:
@@ -199,6 +242,16 @@ class Trainer:
                 self.corpus = open_corpus(folder, loaded.tokenizer, self.home.cache, manifest=manifest)
         return self.corpus
 
+    def _score(self, current: Round, loaded: Loaded) -> None:
+        """Of the shared base, which is not what a node trains that goes on from its own parameters."""
+        if not (current.job.train and current.plan.streaming.goes_on):
+            self._evaluate(current, loaded)
+            return
+        own = loaded.rows.copies()
+        loaded.take(self.blobs, current.base)
+        self._evaluate(current, loaded)
+        loaded.rows.restore(own)
+
     def _evaluate(self, current: Round, loaded: Loaded) -> None:
         self.status.update(phase="evaluating")
         started = time.monotonic()
@@ -219,12 +272,15 @@ class Trainer:
         pace = Pace(self.home.progress, current.job.round, steps, current.task.batch_tokens)
         started = saved = time.monotonic()
         self._in_steps = True
+        limit, over = current.plan.inner.seconds, False
         try:
-            while current.step < steps:
+            while current.step < steps and not over:
                 overtaken = self.island.lead and self._superseded(current.job)
                 due = self.island.lead and time.monotonic() - saved >= self.settings.checkpoint_s
-                flags = self.inner.step(current, loaded, self._stopping, overtaken, due)
-                stopping, overtaken, due = flags
+                spent = current.train_s + time.monotonic() - started
+                over = limit is not None and self.island.lead and spent >= limit
+                flags = self.inner.step(current, loaded, self._stopping, overtaken, due, over)
+                stopping, overtaken, due, over = flags
                 failpoints.reach("trainer.step")
                 if self.island.lead:
                     pace.tell(current.losses, current.plan.inner.accumulation)
@@ -238,7 +294,7 @@ class Trainer:
                     raise Stopped
         finally:
             self._in_steps = False
-            current.train_s = time.monotonic() - started
+            current.train_s += time.monotonic() - started
         return True
 
 

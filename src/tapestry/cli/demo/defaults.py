@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tapestry.protocol.algorithms import AlgorithmName, with_algorithm
+from tapestry.protocol.algorithms import ALGORITHMS, AlgorithmName, with_algorithm
 from tapestry.protocol.encoding import Codec
-from tapestry.protocol.plan import Evaluation, Inner, Merge, Retention, Rounds
+from tapestry.protocol.plan import Evaluation, Inner, Merge, Retention, Rounds, Streaming
 
 RUN: Final = "demo"
 """Name of the run."""
@@ -51,30 +51,46 @@ def model_config() -> dict[str, Any]:
     }
 
 
-def rounds(*, total: int, nodes: int) -> Rounds:
-    """Every round waits for every node: the demo's nodes are as fast as each other."""
-    return Rounds(total=total, min_nodes=nodes, quorum=nodes, deadline_s=600.0, below_quorum="wait")
+def algorithm(name: AlgorithmName | None, *, total: int, nodes: int, steps: int, seed: int) -> dict[str, Any]:
+    """Rounds, inner loop, codec, merge and streaming: those of a published algorithm, or the demo's own.
 
-
-def algorithm(name: AlgorithmName | None, *, steps: int, seed: int) -> dict[str, Any]:
-    """Inner loop, codec and merge: those of a published algorithm, or the demo's own."""
+    Every round waits for every node, as the demo's are as fast as each other, unless the algorithm says
+    otherwise: then a merge holds one update, and there are as many times the merges. A model in fragments has
+    as many times the rounds, each shorter: every part is merged as often as without.
+    """
+    known = ALGORITHMS[name] if name is not None else None
+    fragments = known.streaming.get("fragments", 1) if known is not None else 1
+    asynchronous = known is not None and "quorum" in known.rounds
+    waiting = {"quorum": nodes, "deadline_s": 600.0, "below_quorum": "wait"}
     own: dict[str, dict[str, Any]] = {
+        "rounds": {
+            "total": total * fragments * (nodes if asynchronous else 1),
+            "min_nodes": nodes,
+            **({} if asynchronous else waiting),
+        },
         "inner": {
-            "steps": steps,
+            "steps": max(1, steps // fragments),
             "sequence_length": SEQUENCE,
             "batch_sequences": BATCH,
             "learning_rate": LEARNING_RATE,
             "warmup_steps": WARMUP_STEPS,
             "seed": seed,
-        }
+        },
     }
     if name is None:
         own["merge"] = {"outer_rate": OUTER_RATE, "outer_momentum": OUTER_MOMENTUM}
     tables = own if name is None else with_algorithm(name, own)
+    if streaming := tables.get("streaming"):
+        short = own["inner"]["steps"] - 1
+        tables["streaming"] = {**streaming, "overlap_steps": min(streaming["overlap_steps"], short)}
+    if asynchronous:
+        tables["merge"] = {**tables["merge"], "refresh": nodes}
     return {
+        "rounds": Rounds(**tables["rounds"]),
         "inner": Inner(**tables["inner"]),
         "codec": Codec(**tables.get("codec", {})),
         "merge": Merge(**tables["merge"]),
+        "streaming": Streaming(**tables.get("streaming", {})),
     }
 
 

@@ -102,6 +102,14 @@ def plan(settings: DemoSettings, opened: Core, places: Places) -> None:
     if defaults.RUN not in opened.runs.names():
         from tapestry.training.model import initial_state
 
+        tables = defaults.algorithm(
+            settings.algorithm,
+            total=settings.rounds,
+            nodes=settings.nodes,
+            steps=settings.steps,
+            seed=settings.seed,
+        )
+        fragments = tables["streaming"].fragments
         model, layout, state, parameters = initial_state(
             defaults.RUN,
             defaults.model_config(),
@@ -109,6 +117,7 @@ def plan(settings: DemoSettings, opened: Core, places: Places) -> None:
             settings.seed,
             defaults.SHARD_BYTES,
             opened.store,
+            fragments=fragments,
         )
         made = Plan(
             run=defaults.RUN,
@@ -117,8 +126,7 @@ def plan(settings: DemoSettings, opened: Core, places: Places) -> None:
             layout=layout.digest,
             initial_state=state.digest,
             parameters=parameters,
-            rounds=defaults.rounds(total=settings.rounds, nodes=settings.nodes),
-            **defaults.algorithm(settings.algorithm, steps=settings.steps, seed=settings.seed),
+            **tables,
             evaluation=defaults.evaluation(),
             retention=defaults.retention(),
         )
