@@ -147,6 +147,7 @@ _OUTER: Final[dict[str, tuple[tuple[int, float], ...]]] = {
     "sparseloco": ((1, 1.0), (2, 1.0), (2, 0.65)),
     "muloco": ((1, 0.7), (2, 0.7), (2, 1.0)),
     "decoupled": ((1, 0.7), (2, 0.7), (2, 1.0)),
+    "streaming": ((1, 0.7), (2, 0.7), (2, 1.0)),
     "movers": ((1, 1.0), (2, 1.0), (2, 0.7)),
 }
 _ELSE: Final = ((1, 1.0), (2, 1.0), (2, 0.7))
@@ -168,6 +169,7 @@ METHODS: Final[dict[str, Method]] = {
             variants=_OUTER.get(name, _ELSE),
         )
         for name, algorithm in ALGORITHMS.items()
+        if not algorithm.rounds  # an asynchronous one depends on who comes when, which nothing here tells
     },
 }
 

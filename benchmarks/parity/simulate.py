@@ -5,6 +5,7 @@ Nothing crosses a network; what would cross is counted from the blobs that were 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 import tempfile
@@ -26,7 +27,7 @@ from tapestry.merge.scalars import fp32
 from tapestry.protocol.artifact import Artifact, Blob, State
 from tapestry.protocol.encoding import Codec
 from tapestry.protocol.messages import Merged
-from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Rounds, Stage
+from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Rounds, Stage, Streaming
 from tapestry.replay.engine import Engine
 from tapestry.replay.job import MergeJob
 from tapestry.rounds.weights import Share, merge_weights
@@ -66,7 +67,7 @@ class World:
     def parameters(self) -> int:
         """Trained parameters of the model."""
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            return self._initial(BlobStore.open(folder), 0).parameters
+            return self._initial(BlobStore.open(folder), 0, 1).parameters
 
     def plan(self, store: BlobStore, method: Method, knobs: Knobs, *, seed: int, share: float = 1.0) -> Plan:
         """The run that a trial is; its initial artifact, which depends on the seed alone, is put into
@@ -78,15 +79,24 @@ class World:
                 f"{len(self.corpora)} members cannot share a batch of {knobs.sequences} evenly",
                 hint="choose another number of languages",
             )
-        seen = self._initial(store, seed)
+        tables = method.tables
+        streaming = Streaming(**tables.get("streaming", {}))
+        seen = self._initial(store, seed, streaming.fragments)
         total = of.tokens(seen.parameters, share) // (knobs.sequences * of.sequence_length)
-        length = min(knobs.steps or total, total)
+        length = min(max(1, (knobs.steps or total) // streaming.fragments), total)
+        if streaming.goes_on:  # a short trial has no room for all of the steps ahead
+            streaming = streaming.model_copy(
+                update={"overlap_steps": min(streaming.overlap_steps, length - 1)}
+            )
         rounds = -(-total // length)
         last = total - (rounds - 1) * length
-        tables = method.tables
+        if streaming.overlap_steps >= last:  # a round as short as that joins the one before
+            rounds, last = max(1, rounds - 1), last + (length if rounds > 1 else 0)
         inner = {
-            "steps": length,
-            "schedule": (Stage(after_merges=rounds - 1, steps=last),) if last < length else (),
+            "steps": length if rounds > 1 else last,
+            "schedule": (Stage(after_merges=rounds - 1, steps=last),)
+            if last != length and rounds > 1
+            else (),
             "sequence_length": of.sequence_length,
             "batch_sequences": each,
             "learning_rate": knobs.learning_rate,
@@ -107,12 +117,15 @@ class World:
             inner=Inner(**inner),
             codec=Codec(**tables.get("codec", {})),
             merge=Merge(**merge),
+            streaming=streaming,
             evaluation=Evaluation(max_tokens=of.evaluate_tokens),
         )
 
-    def _initial(self, store: BlobStore, seed: int) -> _Initial:
+    def _initial(self, store: BlobStore, seed: int, fragments: int) -> _Initial:
         of = self.setting
-        model, layout, state, parameters = initial_state(RUN, of.model, "byte", seed, of.shard_bytes, store)
+        model, layout, state, parameters = initial_state(
+            RUN, of.model, "byte", seed, of.shard_bytes, store, fragments=fragments
+        )
         return _Initial(model.digest, layout.digest, state.digest, parameters)
 
 
@@ -132,7 +145,7 @@ class Outcome:
     steps: int
     rounds: int
     initial: str
-    """Digest of the initial base."""
+    """SHA-256 of the initial parameters, the same however they are cut."""
     traffic: Traffic
     scores: dict[str, float] = field(default_factory=dict)
     """Of the outer parameters, each on that member's valid text; alone: of the member's own model."""
@@ -186,7 +199,7 @@ class Trial:
             parameters=plan.parameters,
             steps=plan.total_steps,
             rounds=0,
-            initial=self.state.base,
+            initial=self._fingerprint(),
             traffic=Traffic(members=len(self.tasks)),
         )
         self._kept = self._blobs(self.state)
@@ -231,14 +244,21 @@ class Trial:
         plan, engine = self.plan, Engine(self.store, threads=1)
         self.outcome.traffic.warm_start(self.base_bytes)
         optimizers = {name: self._optimizer() for name in self.tasks}
+        own: dict[str, dict[str, Tensor]] = {}
         marks = set(self._marks(plan.rounds.total))
         while self.state.merges < plan.rounds.total:
             deltas = {}
             for name, task in self.tasks.items():
                 base = self.loaded.load_base(self.store, self.state.base)
                 start = plan.inner.steps_before(self.state.merges)
-                self._train(optimizers[name], [task], start, start + self._length())
+                if name in own:
+                    self.loaded.rows.restore(own[name])
+                    start = self._join(optimizers[name], task, start, base)
+                end = plan.inner.steps_before(self.state.merges) + self._length()
+                self._train(optimizers[name], [task], start, end)
                 deltas[name] = self._send(name, base)
+                if plan.streaming.goes_on:
+                    own[name] = self.loaded.rows.copies()
             self._merge(engine, deltas)
             self.outcome.rounds = self.state.merges
             if self.state.merges in marks:
@@ -246,6 +266,21 @@ class Trial:
                 self._point(plan.inner.steps_before(self.state.merges))
 
     # -- parts of them ------------------------------------------------------------------------
+
+    def _fingerprint(self) -> str:
+        found = hashlib.sha256()
+        for parameter in self.loaded.parameters.values():
+            found.update(parameter.detach().cpu().numpy().tobytes())
+        return found.hexdigest()
+
+    def _join(self, optimizer: InnerOptimizer, task: CausalLM, start: int, base: Artifact) -> int:
+        """Steps ahead of the base, and then what the last merge changed; the step after them."""
+        streaming = self.plan.streaming
+        end = start + streaming.overlap_steps
+        self._train(optimizer, [task], start, end)
+        fragment = self.loaded.layout.fragment_at(self.state.merges - 1)
+        self.loaded.take(self.store, base, fragment.shards, keep=streaming.mixing)
+        return end
 
     def _optimizer(self) -> InnerOptimizer:
         return InnerOptimizer(self.loaded.parameters, self.plan.inner, self.plan.codec.is_embedding)
@@ -271,7 +306,8 @@ class Trial:
         settings = self.plan.codec
         codec, kept = ShardCodec(settings), self.residuals[member]
         blobs = []
-        for shard, data in self.loaded.deltas(self.store, base):
+        fragment = self.loaded.layout.fragment_at(self.state.merges)
+        for shard, data in self.loaded.deltas(self.store, base, fragment.shards):
             sent: bytes | bytearray = data
             if not settings.plain:
                 values = shards.values(shard, data)

@@ -27,7 +27,7 @@
     │   ├── OutOfMemory         a rank of the trainer needs more memory than there is
     │   ├── PortInUse           somebody listens there already
     │   ├── StoreError          the database or blob store failed
-    │   └── Busy                another process holds this directory
+    │   └── Busy                not now: another process holds it, or a merge is computed
     ├── PeerError               the other side cannot be reached or misbehaves
     │   ├── Unreachable         no connection; retried with backoff
     │   └── TooLarge            a body over its stated cap, refused before it is read

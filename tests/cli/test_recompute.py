@@ -40,7 +40,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def records(root: Path) -> list[RoundRecord]:
     with Core.open(root) as opened:
-        return corehome.records(opened, "run", None)
+        return corehome.records(opened, "run")
 
 
 def repeat(root: Path, changed: list[RoundRecord]) -> list[tuple[str, str]]:

@@ -96,7 +96,7 @@ def test_rounds_go_on_when_the_cache_is_lost(core: CoreUnderTest, s3: Server, tm
 
     shutil.rmtree(core.root / "cache")
     with Core.open(core.root) as opened:
-        records = corehome.records(opened, "run", None)
+        records = corehome.records(opened, "run")
         found = recompute(opened.store, records, scratch_parent=core.root)
     assert [one.verdict for one in found] == ["same", "same"]
 
@@ -155,7 +155,7 @@ def test_the_worker_gets_its_inputs_only_by_staging(core: CoreUnderTest, tmp_pat
     with Core.open(core.root) as opened:
         store = opened.store
         assert isinstance(store, TieredStore)
-        record = corehome.records(opened, "run", 1)[0]
+        record = corehome.records(opened, "run")[0]
         job = MergeJob(
             run="run",
             model=plan.model,

@@ -30,7 +30,7 @@ def test_deltas_of_old_rounds_are_erased_and_nothing_else(serving: CoreUnderTest
             return all(core.store.has(canonical.sha256(data)) for data in shards(value))
 
         assert [there(v) for v in (1.0, 0.5, 0.25, 0.125, 0.0625)] == [True, True, False, False, True]
-        records = corehome.records(core, "run", None)
+        records = corehome.records(core, "run")
         found = recompute(core.store, records, scratch_parent=serving.root)
     assert [one.verdict for one in found] == ["same", "gone", "same"]
     assert "not kept any more" in found[1].note

@@ -11,13 +11,12 @@ import pytest
 from tapestry.node.account import Meter
 from tapestry.node.home import Home
 from tapestry.node.session import Session
-from tapestry.protocol.plan import Rounds
 
 
 def session(home: Home, merged: set[int]) -> Session:
     """Of a node whose contributions to these rounds were merged."""
     asked: Any = SimpleNamespace(
-        holds=lambda run, number, node, late: (run, node, late) == ("r", "n", 3) and number in merged
+        holds=lambda run, number, node, before: (run, node) == ("r", "n") and number in merged
     )
     library = SimpleNamespace(meter=Meter())
     tools: Any = SimpleNamespace(home=home, node="n", synchronizer=asked, library=library)
@@ -42,5 +41,4 @@ def test_the_newest_round_of_which_nothing_returns(
     home.make_folders()
     for name in passed:
         (home.egress / f"{name}.json").write_text("{}")
-    plan: Any = SimpleNamespace(rounds=Rounds(total=9, staleness=3))
-    assert session(home, merged)._merged_round(plan, before) == told
+    assert session(home, merged)._merged_round(before) == told

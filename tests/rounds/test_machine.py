@@ -258,6 +258,19 @@ def test_a_late_contribution_must_be_from_its_own_rounds_state() -> None:
     run.give(late)
 
 
+def test_who_was_not_expected_in_time_is_not_late() -> None:
+    run = Run(make_plan(min_nodes=2, quorum=1, total=9, staleness=1))
+    run.begin("a", "b")
+    run.give(m.Enrol(node="c", member="c", plan=run.state.plan.digest))
+    early = contribution(run.state, "c")
+    with pytest.raises(Refused, match="not expected"):
+        run.give(early)
+    end_round(run, "a")
+    with pytest.raises(Refused, match="not expected"):
+        run.give(early)
+    run.give(contribution(run.state, "c"))
+
+
 def test_while_a_merge_is_computed_a_late_one_waits() -> None:
     run, late = late_run(staleness=1)
     run.give(contribution(run.state, "a"))

@@ -173,7 +173,7 @@ def test_a_backup_holds_what_the_log_names_whatever_is_listed(
         return
     backups.restore(tmp_path / "copy", tmp_path / "again", settings=settings.make(port=0))
     with Core.open(tmp_path / "again") as again:
-        records = corehome.records(again, "run", None)
+        records = corehome.records(again, "run")
         found = recompute(again.store, records, scratch_parent=tmp_path)
     assert [one.verdict for one in found] == ["same", "gone", "same"]  # one round's deltas are not kept
     assert operator.view(tmp_path / "again", "run").head.state == played.states[-1]

@@ -102,7 +102,9 @@ def measure(root: Path, island: Island) -> dict[str, Any]:
         case.loop.step(current, case.loaded)
     found["losses"] = current.losses
     found["moments"] = {name: whole(value) for name, value in current.moments().items()}
-    checkpoint.save(root / f"inner-{island.ranks}", current.header(), current.moments(), island)
+    checkpoint.save(
+        root / f"inner-{island.ranks}", current.header(parameters=False), current.moments(), island
+    )
     found["delta"] = delta(case, current)
     found["bf16"] = bf16(root)
     return found

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from tapestry.codec.shards import ShardCodec, add_
 from tapestry.protocol.artifact import Artifact, State
 from tapestry.protocol.encoding import Codec, TopK
 from tapestry.protocol.layout import Layout
 from tapestry.protocol.layout import Tensor as Named
 from tapestry.protocol.plan import Merge, Streaming
 from tapestry.tensors import shards
+from tapestry.training import checkpoint
 from tapestry.training.home import Status, TrainerHome
 from tapestry.training.inner import InnerLoop, Round
 from tapestry.training.model import strided
@@ -24,7 +26,7 @@ from tapestry.training.optim import InnerOptimizer, learning_rate
 from tapestry.training.settings import TrainerSettings
 from tapestry.training.trainer import Trainer
 
-from .support import Node
+from .support import Node, inner_tensors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS, AHEAD, MIXING = 6, 2, 0.5
@@ -178,24 +180,71 @@ def test_the_score_is_the_shared_bases(tmp_path: Path) -> None:
         assert torch.equal(parameter, trainer.loaded.parameters[name])
 
 
-@pytest.mark.parametrize("merged", [True, False])
-def test_residuals_are_each_fragments_own(tmp_path: Path, merged: bool) -> None:
-    """What fragment 0 has left over waits for its turn; what nothing was merged from is not counted twice."""
-    node = make_node(tmp_path / "home", Streaming(fragments=2, overlap_steps=AHEAD), SPARSE)
-    trainer = make_trainer(node)
+def sparse(root: Path) -> tuple[Node, Trainer]:
+    node = make_node(root, Streaming(fragments=2, overlap_steps=AHEAD), SPARSE)
+    return node, make_trainer(node)
+
+
+def after(node: Node, merges: int) -> State:
+    """A state after so many merges, none of which has changed anything."""
+    state = node.state.model_copy(update={"merges": merges})
+    node.store.put(state.to_bytes())
+    return state
+
+
+def test_residuals_are_each_fragments_own(tmp_path: Path) -> None:
+    """What fragment 0 has left over waits for its turn."""
+    node, trainer = sparse(tmp_path / "home")
     trainer.do(node.job(1, node.state))
     one = _residual(node, 1)
-    assert all(float(values.abs().max()) == 0 for index, values in one.items() if _fragment(node, index) == 1)
-    assert any(float(values.abs().max()) > 0 for index, values in one.items() if _fragment(node, index) == 0)
-    state = node.state.model_copy(update={"merges": 1}) if merged else node.state
-    node.store.put(state.to_bytes())
-    trainer.do(node.job(2, state, merged_round=1 if merged else 0))
+    assert largest(node, one, 0) > 0 == largest(node, one, 1)
+    trainer.do(node.job(2, after(node, 1), merged_round=1))
     two = _residual(node, 2)
-    for index, values in one.items():
-        if _fragment(node, index) == 0 and merged:
-            assert torch.equal(values, two[index]), "carried over"
-        elif _fragment(node, index) == 1 and not merged:
-            assert float(two[index].abs().max()) == 0, "it was not its turn yet"
+    assert all(torch.equal(v, two[i]) for i, v in one.items() if _fragment(node, i) == 0), "carried over"
+    assert largest(node, two, 1) > 0
+
+
+def test_what_no_merge_followed_is_not_counted_twice(tmp_path: Path) -> None:
+    """Rounds 1 and 2 were abandoned: all they moved is in the node's own parameters, so round 3 has nothing
+    left over from them. The same for a node whose trainer was restarted each time."""
+    node, trainer = sparse(tmp_path / "home")
+    other, _ = sparse(tmp_path / "other")
+    for number in (1, 2, 3):
+        trainer.do(node.job(number, node.state))
+        make_trainer(other).do(other.job(number, other.state))
+        assert node.fingerprints(number) == other.fingerprints(number)
+        moved = _base_less_own(node, trainer, 0)
+        left = _residual(node, number)
+        sent = _decoded(node, number)
+        for index, values in moved.items():
+            torch.testing.assert_close(sent[index] + left[index], values, atol=1e-6, rtol=1e-5)
+            assert float(values.abs().max()) > 0
+
+
+def test_a_refused_delta_outlives_an_abandoned_round(tmp_path: Path) -> None:
+    """Round 1's delta was refused while others' were merged, so it returns, and waits for fragment 0's turn
+    while round 2, of fragment 1, is abandoned twice."""
+    node, trainer = sparse(tmp_path / "home")
+    trainer.do(node.job(1, node.state))
+    due = {i: v + _decoded(node, 1)[i] for i, v in _residual(node, 1).items() if _fragment(node, i) == 0}
+    second = after(node, 1)
+    for number in (2, 3, 4):
+        trainer.do(node.job(number, second, merged_round=number - 2))
+        left = _residual(node, number)
+        for index, values in due.items():
+            torch.testing.assert_close(left[index], values, atol=1e-7, rtol=1e-6)
+
+
+def test_a_plan_that_begins_to_stream_keeps_the_optimizers_state(tmp_path: Path) -> None:
+    node = make_node(tmp_path / "home", Streaming())
+    trainer = make_trainer(node)
+    states = follow(node, [trainer], 1)
+    streaming = Streaming(overlap_steps=AHEAD)
+    node.plan = node.plan.model_copy(update={"streaming": streaming, "revision": 2})
+    node.store.put(node.plan.to_bytes())
+    trainer.do(node.job(2, states[1]))
+    header = checkpoint.read_header(node.folder(2) / "inner")
+    assert (header.optimizer_steps, header.parameters) == (2 * STEPS, True)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +283,44 @@ def _residual(node: Node, number: int) -> dict[int, Tensor]:
         shard.index: shards.values(shard, bytearray((folder / blob.sha256).read_bytes()))
         for shard, blob in zip(node.layout.shards, kept.shards, strict=True)
     }
+
+
+def largest(node: Node, values: dict[int, Tensor], fragment: int) -> float:
+    return max(float(v.abs().max()) for i, v in values.items() if _fragment(node, i) == fragment)
+
+
+def _base_less_own(node: Node, trainer: Trainer, fragment: int) -> dict[int, Tensor]:
+    """Of a fragment, as it was at the end of the round: what lies in its inner state."""
+    own = inner_tensors(node.folder(trainer_round(node)) / "inner")
+    base = _base(node)
+    found = {}
+    for shard in node.layout.fragment(fragment).shards:
+        data = bytearray(node.store.read(base.shards[shard.index].sha256))
+        rows = shards.unpack(shard, data)
+        for piece in shard.pieces:
+            name = piece.tensor.name
+            mine = own[f"parameter.{name}"]
+            rows[name].sub_(mine[piece.row_start : piece.row_stop] if mine.dim() else mine)
+        found[shard.index] = shards.values(shard, data)
+    return found
+
+
+def trainer_round(node: Node) -> int:
+    """The newest finished round."""
+    return max(int(p.name.rpartition(".")[2]) for p in node.out.iterdir() if p.name[-1].isdigit())
+
+
+def _decoded(node: Node, number: int) -> dict[int, Tensor]:
+    """What a round has sent, dense, by shard."""
+    delta = Artifact.from_bytes((node.folder(number) / "delta.json").read_bytes())
+    fragment = node.layout.fragment(node.result(number).fragment)
+    found = {}
+    for shard, blob in zip(fragment.shards, delta.shards, strict=True):
+        total = torch.zeros(shard.elements)
+        data = (node.folder(number) / blob.sha256).read_bytes()
+        add_(ShardCodec(SPARSE).decode(shard, data), total)
+        found[shard.index] = total
+    return found
 
 
 def _base(node: Node) -> Artifact:

@@ -62,12 +62,10 @@ def merged_tokens(core: Core, run: str) -> dict[str, int]:
     return found
 
 
-def records(core: Core, run: str, number: int | None) -> list[RoundRecord]:
-    """Records of the committed rounds, or of one. Raises `NotFound` where that one is not committed."""
+def records(core: Core, run: str) -> list[RoundRecord]:
+    """Records of the committed rounds."""
     from tapestry.core.views import round_record
 
-    if number is not None:
-        return [round_record(core.journal, core.store, run, number)]
     found = []
     for each in range(1, core.runs.standing(run).state.last_round + 1):
         if core.journal.of_round(run, each, "round-committed"):

@@ -38,19 +38,18 @@ def head(root: Path, run: str | None) -> tuple[BlobStore, str, str]:
     return BlobStore.open(Home(root).blobs), name, at.state
 
 
-def records(root: Path, run: str | None, number: int | None) -> tuple[BlobStore, list[RoundRecord], str]:
-    """Blobs, the rounds of a run that this node has checked (or one of them), and the run."""
+def records(root: Path, run: str | None) -> tuple[BlobStore, list[RoundRecord], str]:
+    """Blobs, the rounds of a run that this node has checked, and the run."""
     home = Home(root)
     name = choose_run(sorted(memory(root).runs), run, where=root, none_yet=RUN_HINT)
     found = []
     for path in home.records.glob("*.json"):
         named = parse_round_name(path.name.removesuffix(".json"))
-        if named is None or named[0] != name or number not in (None, named[1]):
+        if named is None or named[0] != name:
             continue
         found.append(RoundRecord.from_bytes(files.read_limited(path, RoundRecord.MAX_BYTES)))
     if not found:
-        which = "no round" if number is None else f"no record of round {number}"
         raise NotFound(
-            f"the node in {root} has {which} of run {name}", hint="it keeps those whose merge it repeated"
+            f"the node in {root} has no round of run {name}", hint="it keeps those whose merge it repeated"
         )
     return BlobStore.open(home.blobs), sorted(found, key=lambda r: r.round), name

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tapestry.errors import NotFound, TapestryError
-from tapestry.identity.envelope import Envelope
+from tapestry.identity.envelope import Envelope, contents
 from tapestry.protocol import canonical
 from tapestry.protocol.layout import Layout
 from tapestry.protocol.messages import Contribution
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RoundRecord
-from tapestry.rounds.records import check_merged
+from tapestry.rounds.records import Ended, check_merged
 
 if TYPE_CHECKING:
     from tapestry.replay.client import Replayer
@@ -51,20 +51,34 @@ def check_envelopes(record: RoundRecord) -> None:
         raise NotFound(f"the record of round {record.round} lacks a contribution's signed envelope")
 
 
-def contradiction(record: RoundRecord, plan: Plan) -> str | None:
+def contradiction(record: RoundRecord, plan: Plan, known: Mapping[int, RoundRecord]) -> str | None:
     """What in a record contradicts its plan or its contributions, in words; None where nothing does.
 
     Bindings and weights; the signatures were judged when the core took them in and when nodes merged.
+
+    Args:
+        record: of a round.
+        plan: that it names.
+        known: all records there are, by round.
+
+    Raises:
+        NotFound: a late contribution is of a round before all of those.
     """
+    said = contents(record.envelopes, Contribution)
+    first = min(one.round for one in said)
+    if first < record.round and first < min(known):
+        raise NotFound(f"the record of round {first}, which a late contribution is of, is not here")
+
+    def earlier(number: int) -> Ended | None:
+        if (found := known.get(number)) is None:
+            return None
+        return Ended(found.before, contents(found.envelopes, Contribution))
+
     try:
-        check_merged(record, plan, [_contribution(text) for text in record.envelopes])
+        check_merged(record, plan, said, earlier)
     except TapestryError as error:
         return error.message
     return None
-
-
-def _contribution(envelope: str) -> Contribution:
-    return Envelope.from_bytes(envelope.encode()).unverified(Contribution)
 
 
 def _link(store: BlobStore, scratch: BlobStore, digests: Iterable[str]) -> None:
@@ -78,7 +92,13 @@ def _link(store: BlobStore, scratch: BlobStore, digests: Iterable[str]) -> None:
         scratch.adopt(path, digest, durable=False)
 
 
-def _repeat(store: BlobStore, scratch: BlobStore, replayer: Replayer, record: RoundRecord) -> Recomputed:
+def _repeat(
+    store: BlobStore,
+    scratch: BlobStore,
+    replayer: Replayer,
+    record: RoundRecord,
+    known: Mapping[int, RoundRecord],
+) -> Recomputed:
     from tapestry.replay.inputs import merge_blobs
     from tapestry.replay.job import MergeJob
 
@@ -98,7 +118,7 @@ def _repeat(store: BlobStore, scratch: BlobStore, replayer: Replayer, record: Ro
     try:
         check_envelopes(record)
         plan = Plan.from_bytes(store.read(record.plan, Plan.MAX_BYTES))
-        if fault := contradiction(record, plan):
+        if fault := contradiction(record, plan, known):
             return result("differs", None, fault)
         Layout.from_bytes(store.read(plan.layout, Layout.MAX_BYTES))
         before = scratch if scratch.has(record.before) else store  # computed here a moment ago
@@ -115,10 +135,12 @@ def recompute(
     records: Iterable[RoundRecord],
     *,
     scratch_parent: Path,
+    only: int | None = None,
     threads: int = 2,
     told: Callable[[Recomputed], None] = lambda _: None,
 ) -> list[Recomputed]:
-    """Repeat each of `records`, the earliest first; `told` hears of each as it is done.
+    """Repeat each of `records`, the earliest first, or `only` that of one round; `told` hears of each as it
+    is done.
 
     In that order no state is in the scratch folder before the merge that leads to it was repeated.
     """
@@ -126,11 +148,14 @@ def recompute(
     from tapestry.storage.blobs import BlobStore
 
     found = []
+    every = list(records)
+    known = {record.round: record for record in every}
     with tempfile.TemporaryDirectory(prefix=".recompute-", dir=scratch_parent) as folder:
         root = Path(folder) / "blobs"
         scratch = BlobStore.open(root)
         with Replayer(root, threads=threads, log_path=Path(folder) / "replay.log") as replayer:
-            for record in sorted(records, key=lambda record: record.round):
-                found.append(_repeat(store, scratch, replayer, record))
-                told(found[-1])
+            for record in sorted(every, key=lambda record: record.round):
+                if only in (None, record.round):
+                    found.append(_repeat(store, scratch, replayer, record, known))
+                    told(found[-1])
     return found

@@ -211,7 +211,7 @@ def _lineage(core: Path | None, node: Path | None, run: str) -> Lineage:
     from tapestry.core.service import Core
     from tapestry.training.export import Lineage
 
-    _, records, _, _ = _records(core, node, run, None)
+    _, records, _, _ = _records(core, node, run)
     last = max((r.round for r in records), default=0)
     plan = next((r.plan for r in records if r.round == last), "")
     names = {merged.member for record in records for merged in record.merged}
@@ -243,8 +243,11 @@ def recompute(
     from tapestry.cli import recompute as repeat
     from tapestry.errors import NotFound
 
-    store, records, name, home = _records(core, node, run, _round_number(round_))
-    found = repeat.recompute(store, records, scratch_parent=home, threads=threads, told=_tell)
+    only = _round_number(round_)
+    store, records, name, home = _records(core, node, run)
+    if only is not None and only not in {record.round for record in records}:
+        raise NotFound(f"round {only} of run {name} is not committed, or not known here")
+    found = repeat.recompute(store, records, scratch_parent=home, only=only, threads=threads, told=_tell)
     if as_json:
         emit_json({"run": name, "rounds": [asdict(one) for one in found]})
     else:
@@ -317,15 +320,15 @@ def _source(core: Path | None, node: Path | None, run: str | None) -> tuple[Blob
 
 
 def _records(
-    core: Path | None, node: Path | None, run: str | None, number: int | None
+    core: Path | None, node: Path | None, run: str | None
 ) -> tuple[BlobStore, list[RoundRecord], str, Path]:
     from tapestry.cli import corehome, nodehome
     from tapestry.core.service import Core
 
     _one_home(core, node)
     if node is not None:
-        return (*nodehome.records(node, run, number), node)
+        return (*nodehome.records(node, run), node)
     assert core is not None  # noqa: S101 - _one_home
     name = _run_of(core, run)
     with Core.open(core) as opened:
-        return opened.store, corehome.records(opened, name, number), name, core
+        return opened.store, corehome.records(opened, name), name, core

@@ -194,11 +194,15 @@ class Runs:
         return message
 
     def _receipt(self, contribution: Contribution, digest: str) -> Envelope | None:
-        found = None
-        upto = min(self.standing(contribution.run).state.last_round, contribution.round + MAX_STALENESS)
-        for number in range(contribution.round, max(upto, contribution.round) + 1):
-            if found is None:  # a late one is recorded with the round it enters
-                found = received(self.journal, contribution.run, number, digest)
+        # A late one is recorded with the round it has entered, which the state tells for a while.
+        state = self.standing(contribution.run).state
+        number, trained = contribution.round, state.find(contribution.round, contribution.fragment)
+        if trained is not None and (own := state.submission(contribution.node, trained)) is not None:
+            number += own.lag
+        upto = min(state.last_round, contribution.round + MAX_STALENESS)
+        every = (number, *(n for n in range(contribution.round, upto + 1) if n != number))
+        looked = (received(self.journal, contribution.run, each, digest) for each in every)
+        found = next((each for each in looked if each is not None), None)
         if found is None:
             return None
         entry, event = found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Annotated, ClassVar, Final, Self, TypeVar
 
@@ -134,6 +134,11 @@ class Envelope(Part):
     def unverified(self, message_class: type[M]) -> M:
         """What is inside, whoever has signed it. Raises `FormatError`."""
         return message_class.from_bytes(base64.b64decode(self.payload))
+
+
+def contents(envelopes: Iterable[str], message_class: type[M]) -> tuple[M, ...]:
+    """What is inside of envelopes in JSON text, whoever has signed them. Raises `FormatError`."""
+    return tuple(Envelope.from_bytes(text.encode()).unverified(message_class) for text in envelopes)
 
 
 def sign(message: Message, keypair: KeyPair) -> Envelope:

@@ -364,7 +364,9 @@ class Agent:
             self._prunable.discard(run)
             plan = self._sessions[run].plan
             if plan is not None:
-                self._pruner.prune(run, plan, [name for name in self._sessions if name != run])
+                others = [name for name in self._sessions if name != run]
+                held = {state for session in self._sessions.values() for state in session.held}
+                self._pruner.prune(run, plan, others, held)
 
 
 def _names(answer: Any) -> list[str]:

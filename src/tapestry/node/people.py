@@ -10,7 +10,7 @@ from tapestry.identity.envelope import Envelope
 from tapestry.protocol.messages import Contribution
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RoundRecord
-from tapestry.rounds.records import check_merged
+from tapestry.rounds.records import Earlier, check_merged, no_earlier
 from tapestry.transport.client import CoreClient
 
 
@@ -70,8 +70,10 @@ def _holders(answer: Any) -> dict[str, Holder]:
         raise FormatError("the core's list of members is not one") from e
 
 
-def check_record(record: RoundRecord, plan: Plan, consortium: str, people: People) -> None:
-    """Signatures, bindings and weights of a round, as this node finds them.
+def check_record(
+    record: RoundRecord, plan: Plan, consortium: str, people: People, earlier: Earlier = no_earlier
+) -> None:
+    """Signatures, bindings and weights of a round, as this node finds them; `earlier` as of `check_merged`.
 
     Raises:
         SignatureError, UnknownMember: a contribution that its node did not sign.
@@ -88,4 +90,4 @@ def check_record(record: RoundRecord, plan: Plan, consortium: str, people: Peopl
         if contribution.consortium != consortium or envelope.digest != merged.contribution:
             raise SignatureError(f"{what}: the contribution of {merged.node} was signed for something else")
         said.append(contribution)
-    check_merged(record, plan, said)
+    check_merged(record, plan, said, earlier)

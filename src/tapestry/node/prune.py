@@ -1,12 +1,13 @@
 """Erasing blobs a node needs no more: states before the last two (but not the first, from which the kept
-contributions lead to all others), contributions beyond the plan's retention.
+contributions lead to all others, nor one that a late round is trained from), contributions beyond the plan's
+retention.
 
 What is erased by mistake is fetched again; what is needed now is never touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 from tapestry.errors import TapestryError
@@ -32,18 +33,20 @@ class Pruner:
         self._store = store
         self._memory = memory
 
-    def prune(self, run: str, plan: Plan, others: Iterable[str]) -> int:
+    def prune(self, run: str, plan: Plan, others: Iterable[str], held: Container[str] = ()) -> int:
         """Erase what this run needs no more; returns how many blobs.
 
         Args:
             run: whose blobs.
             plan: in force.
             others: the other runs of this node, whose states stay.
+            held: older states that somebody still trains from.
         """
         memory = self._memory[run]
         if memory.head is None:
             return 0
-        gone_states = memory.older[:-KEPT_OLDER]
+        stay = {*(state for state in memory.older if state in held), *memory.older[-KEPT_OLDER:]}
+        gone_states = [state for state in memory.older if state not in stay]
         upto = min(memory.head.round - plan.retention.blob_rounds, memory.pruned_round + ROUNDS_AT_ONCE)
         if not gone_states and upto <= memory.pruned_round:
             return 0
@@ -52,17 +55,19 @@ class Pruner:
             candidates |= {state} | self._state(state)
         for number in range(memory.pruned_round + 1, upto + 1):
             candidates |= self._round(run, number)
-        live = self._live([run, *others]) | {plan.initial_state} | self._state(plan.initial_state)
+        live = self._live([run, *others], held) | {plan.initial_state} | self._state(plan.initial_state)
         for sha in candidates - live:
             self._store.delete(sha)
-        self._memory.set(run, older=memory.older[-KEPT_OLDER:], pruned_round=max(memory.pruned_round, upto))
+        older = tuple(state for state in memory.older if state in stay)
+        self._memory.set(run, older=older, pruned_round=max(memory.pruned_round, upto))
         return len(candidates - live)
 
-    def _live(self, runs: Iterable[str]) -> set[str]:
+    def _live(self, runs: Iterable[str], held: Container[str]) -> set[str]:
         live: set[str] = set()
         for run in runs:
             memory = self._memory[run]
             states = [memory.head.state] if memory.head is not None else []
+            states += [state for state in memory.older if state in held]
             for state in (*states, *memory.older[-KEPT_OLDER:]):
                 live |= {state} | self._state(state)
             if memory.contribution is not None:

@@ -110,6 +110,11 @@ class Session:
     def finished(self) -> bool:
         return self._tools.memory[self.run].finished
 
+    @property
+    def held(self) -> set[str]:
+        """States that its jobs train from."""
+        return {order.job.state for order in (self.order, self._in_hand) if order is not None}
+
     # -- the core's side ------------------------------------------------------------------------
 
     def follow(self, view: RunView) -> None:
@@ -234,6 +239,8 @@ class Session:
         standing = self._standing(at)
         if standing is None or not standing.expected or standing.status is not None:
             return None
+        if view.sequence < self._tools.submitter.receipted_at(self.run):
+            return None  # it does not show yet what a late contribution has entered
         own = memory.contribution
         if own is not None and own.is_for(at) and own.outcome != "signed":
             return None
@@ -243,10 +250,13 @@ class Session:
 
     def _still_counts(self, at: OpenRound | None, plan: Plan) -> bool:
         """Whether the trainer is at a round that is over, and its outcome may still enter a merge."""
-        if self._in_hand is None or self._in_hand.job.plan != plan or at is None or not plan.rounds.staleness:
+        order = self._in_hand
+        if order is None or order.job.plan != plan or at is None or not plan.rounds.staleness:
             return False
-        late = at.round - self._in_hand.job.round
-        return late <= plan.rounds.staleness and (late > 0 or at.phase != "training")
+        late = at.round - order.job.round
+        if not late <= plan.rounds.staleness or (late <= 0 and at.phase == "training"):
+            return False
+        return order.is_given(self._tools.home)
 
     def _make_order(self, head: HeadMemory, plan: Plan, round: int, *, train: bool, evaluate: bool) -> Order:
         if self.order is not None:
@@ -255,7 +265,7 @@ class Session:
                 return self.order
         state = self._tools.library.message(head.state, State)
         self._looked = None
-        merged = self._merged_round(plan, round) if train and plan.codec.error_feedback is not None else 0
+        merged = self._merged_round(round) if train and plan.codec.error_feedback is not None else 0
         return Order.of(
             self._tools.home,
             TrainJob(
@@ -272,15 +282,13 @@ class Session:
             ),
         )
 
-    def _merged_round(self, plan: Plan, before: int) -> int:
+    def _merged_round(self, before: int) -> int:
         """The newest round before `before` of which what was sent is in a merge, as far as it matters: what
         the trainer sent in a later one was merged nowhere, and returns to the residual."""
         passed = (parse_round_name(p.stem) for p in self._tools.home.egress.glob(f"{self.run}.*.json"))
         rounds = [named[1] for named in passed if named is not None and named[0] == self.run]
         newest = max((number for number in rounds if number < before), default=0)
-        if newest and not self._tools.synchronizer.holds(
-            self.run, newest, self._tools.node, plan.rounds.staleness
-        ):
+        if newest and not self._tools.synchronizer.holds(self.run, newest, self._tools.node, before):
             return newest - 1
         return newest
 

@@ -104,7 +104,7 @@ class Submitter:
         A refusal is remembered with its reason and not raised.
 
         Raises:
-            PeerError: the core is away; try again.
+            PeerError: the core is away, or computes a merge while this is late for it; try again.
             AuthError: the core does not accept this node's key.
         """
         own = self._memory[run].contribution

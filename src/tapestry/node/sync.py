@@ -12,13 +12,14 @@ from typing import Final, TypeVar
 
 from tapestry.errors import (
     ArtifactError,
+    FormatError,
     HashMismatch,
     IntegrityError,
     MergeMismatch,
     NotFound,
 )
 from tapestry.host import files
-from tapestry.identity.envelope import Envelope
+from tapestry.identity.envelope import contents
 from tapestry.node.account import Meter
 from tapestry.node.home import Home, round_name
 from tapestry.node.memory import HeadMemory
@@ -28,10 +29,11 @@ from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.layout import MAX_BLOB_BYTES, Fragment, Layout
 from tapestry.protocol.message import Message
 from tapestry.protocol.messages import Contribution
-from tapestry.protocol.plan import Plan
+from tapestry.protocol.plan import MAX_STALENESS, Plan
 from tapestry.protocol.views import RoundRecord, RunView
 from tapestry.replay.client import Replayer
 from tapestry.replay.job import MergeJob
+from tapestry.rounds.records import Ended
 from tapestry.storage.blobs import BlobStore
 from tapestry.transport.client import CoreClient
 
@@ -195,17 +197,17 @@ class Synchronizer:
         a_round = max(1, len(view.enrolled)) * max(1, deltas)
         return max(MAX_REPLAYED_ROUNDS, state // a_round)
 
-    def holds(self, run: str, number: int, node: str, staleness: int) -> bool:
-        """Whether a merge holds this node's contribution to a round: its own, or one of the next that it was
-        late for. Raises `PeerError`."""
-        for later in range(number, number + staleness + 1):
+    def holds(self, run: str, number: int, node: str, before: int) -> bool:
+        """Whether a merge before a round holds this node's contribution to an earlier one: its own merge, or
+        one that it was late for. Raises `PeerError`."""
+        for later in range(number, min(before, number + MAX_STALENESS + 1)):
             try:
                 record = self._library.client.round(run, later)
             except NotFound:
-                continue  # abandoned, or not yet
-            for merged, text in zip(record.merged, record.envelopes, strict=False):
-                if merged.node == node:
-                    return Envelope.from_bytes(text.encode()).unverified(Contribution).round == number
+                continue  # abandoned
+            said = contents(record.envelopes, Contribution)
+            if any((each.node, each.round) == (node, number) for each in said):
+                return True
         return False
 
     def _replay(self, at: HeadMemory, view: RunView, plan: Plan) -> HeadMemory:
@@ -230,7 +232,9 @@ class Synchronizer:
                 f"round {record.round} starts from state {record.before[:12]}, this node has {at.state[:12]}"
             )
         plan = newest if newest.digest == record.plan else self._library.message(record.plan, Plan)
-        check_record(record, plan, self._consortium, self._people)
+        check_record(
+            record, plan, self._consortium, self._people, lambda number: self._ended(record.run, number)
+        )
         if record.fragment != (due := at.merges % plan.streaming.fragments):
             raise IntegrityError(
                 f"round {record.round} merged fragment {record.fragment}, due was fragment {due}"
@@ -246,6 +250,18 @@ class Synchronizer:
         path = self._home.records / f"{round_name(record.run, record.round)}.json"
         files.write_atomic(path, record.to_bytes(), durable=False)
         return HeadMemory(merges=at.merges + 1, state=record.after, round=record.round)
+
+    def _ended(self, run: str, number: int) -> Ended | None:
+        """An earlier round, as this node has checked it or the core gives it; None for an abandoned one."""
+        path = self._home.records / f"{round_name(run, number)}.json"
+        try:
+            record = RoundRecord.from_bytes(files.read_limited(path, RoundRecord.MAX_BYTES))
+        except (FileNotFoundError, FormatError):
+            try:
+                record = self._library.client.round(run, number)
+            except NotFound:
+                return None
+        return Ended(record.before, contents(record.envelopes, Contribution))
 
     def _merge(self, job: MergeJob, record: RoundRecord, plan: Plan) -> str:
         deltas = [each.delta for each in record.merged]

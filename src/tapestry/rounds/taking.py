@@ -49,7 +49,7 @@ def contribute(state: RunState, given: Contribute, now_ms: int) -> tuple[ev.Even
         )
     if any(one is not None and one.status != "refused" for one in (own, before)):
         raise Conflict(f"{what} came already, with other bytes", hint="a node contributes once a round")
-    if given.node not in at.nodes:
+    if given.node not in trained.nodes or given.node not in at.nodes:
         raise Refused(f"{what}: that node is not expected in this round", hint="wait for the next round")
     if given.state != trained.state:
         raise Refused(
@@ -85,11 +85,11 @@ def _enters(state: RunState, trained: Round, what: str) -> Round:
     """The round whose merge a contribution enters: the one it was trained in, or the one now open where that
     is over and the plan allows it."""
     allowed = state.plan.rounds.staleness
-    if (trained.open and trained.phase == "training") or trained.phase == "abandoned" or not allowed:
-        return trained
-    if state.last_round - trained.round > allowed or state.status == "finished":
+    if trained.phase == "training" or not 0 <= state.last_round - trained.round <= allowed:
         return trained
     at = state.current
-    if at is None or at.phase != "training":
+    if at is None or not allowed:
+        return trained
+    if at.phase != "training":
         raise Busy(f"{what} is late, and the round it can enter is not open yet", hint="try again")
     return at

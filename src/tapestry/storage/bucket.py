@@ -143,13 +143,26 @@ class Bucket:
         then has as many bytes."""
         with guard(f"blob {path.name}"):
             size = path.stat().st_size
-        with self._sending if size >= SMALL_BYTES else contextlib.nullcontext():
+        with self._turn() if size >= SMALL_BYTES else contextlib.nullcontext():
             self._send(path, name, size)
         if (stored := self.size(name)) != size:
             raise StoreError(
                 f"object store {self.url} has {stored or 0} of {size} bytes of {name} after it took them",
                 hint="it is sent again; if this repeats, the store is not fit for use",
             )
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One of the few that send at once. Raises `StoreError` where those do not get on."""
+        if not self._sending.acquire(timeout=STALLED_S):
+            raise StoreError(
+                f"object store {self.url} has taken none of {SENDING} objects for {STALLED_S} s",
+                hint="what waits is sent again",
+            )
+        try:
+            yield
+        finally:
+            self._sending.release()
 
     def _send(self, path: Path, name: str, size: int) -> None:
         if size > WHOLE_BYTES:

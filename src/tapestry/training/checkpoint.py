@@ -63,6 +63,10 @@ class InnerState(Message):
     """The shared state this round was trained from."""
     step: Annotated[int, Field(ge=0, le=1 << 40)]
     """Steps of the round that are done."""
+    of_steps: Annotated[int, Field(ge=1, le=1 << 40)]
+    """Steps that the round was to have."""
+    parameters: bool
+    """Whether the node's own parameters are among the tensors."""
     position: Annotated[int, Field(ge=0, le=(1 << 53) - 1)]
     """Sequences consumed over all rounds."""
     optimizer_steps: Annotated[int, Field(ge=0, le=1 << 50)]

@@ -120,7 +120,11 @@ class TrainerHome:
             shutil.rmtree(old)
 
     def forget(self, job: TrainJob) -> None:
-        """Apply the plan's retention: of the rounds before the job's, the last `inner_rounds` stay."""
+        """Apply the plan's retention: of the rounds before the job's, the last `inner_rounds` stay; later
+        ones are of a history that the core has lost."""
+        for number in self.rounds(job.run):
+            if number > job.round:
+                self.set_aside(self.result(job.run, number))
         earlier = [number for number in self.rounds(job.run) if number < job.round]
         for number in earlier[job.plan.retention.inner_rounds :]:
             self.set_aside(self.result(job.run, number))

@@ -67,7 +67,8 @@ class Round:
     def plan(self) -> Plan:
         return self.job.plan
 
-    def header(self) -> InnerState:
+    def header(self, *, parameters: bool) -> InnerState:
+        """`parameters`: whether they are saved too."""
         return InnerState(
             run=self.job.run,
             plan=self.plan.digest,
@@ -76,6 +77,8 @@ class Round:
             merges=self.job.merges,
             state=self.job.state,
             step=self.step,
+            of_steps=self.job.round_steps,
+            parameters=parameters,
             position=self.position,
             optimizer_steps=self.optimizer.steps,
         )
@@ -113,7 +116,7 @@ class InnerLoop:
             finished.base,
             position=finished.position,
             origin=finished.plan.inner.steps_before(finished.job.merges + 1),
-            stride=finished.plan.inner.steps_at(finished.job.merges) / finished.step,
+            stride=finished.stride,
         )
 
     def step_ahead(self, current: Round, loaded: Loaded, *, stopping: Callable[[], bool]) -> bool:
@@ -168,7 +171,9 @@ class InnerLoop:
         tensors = current.moments() | named_parameters(loaded)
         inside = {"losses": tuple(current.losses), "score": current.score}
         try:
-            checkpoint.save(unfinished, current.header().model_copy(update=inside), tensors, self.island)
+            checkpoint.save(
+                unfinished, current.header(parameters=True).model_copy(update=inside), tensors, self.island
+            )
         except TapestryError:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
@@ -231,7 +236,7 @@ class InnerLoop:
             moments = current.optimizer.begin_at(header.optimizer_steps)
             current.position = header.position
             into = _named("optimizer", moments)
-            own = streaming.goes_on and may_go_on(header.merges, job)
+            own = streaming.goes_on and header.parameters and may_go_on(header.merges, job)
             if own:
                 into |= named_parameters(loaded)
             try:
@@ -246,7 +251,7 @@ class InnerLoop:
             if header.plan == job.plan.digest:
                 inner = job.plan.inner
                 current.origin = inner.steps_before(header.merges + 1)
-                current.stride = inner.steps_at(header.merges) / header.step
+                current.stride = inner.steps_at(header.merges) / header.of_steps
                 if streaming.overlap_steps:
                     self.step_ahead(current, loaded, stopping=lambda: False)
             self.join(current, header.merges, job, loaded, source, current.base)

@@ -20,7 +20,7 @@ from tapestry.training.home import DELTA, INNER, RESULT, TrainerHome
 from tapestry.training.inner import Round, named_parameters
 from tapestry.training.island import Island
 from tapestry.training.loaded import Loaded
-from tapestry.training.residual import MANIFEST, RESIDUAL, Encoder
+from tapestry.training.residual import BEFORE, MANIFEST, RESIDUAL, Encoder
 from tapestry.training.spool import TrainResult
 
 
@@ -50,10 +50,10 @@ def publish(
     delta, began = None, time.monotonic()
     with files.full_disk(unfinished):
         if job.train:
-            kept = current.moments()
-            if job.plan.streaming.goes_on:
+            kept, own = current.moments(), job.plan.streaming.goes_on
+            if own:
                 kept |= named_parameters(loaded)
-            checkpoint.save(unfinished / INNER, current.header(), kept, island)
+            checkpoint.save(unfinished / INNER, current.header(parameters=own), kept, island)
             began = time.monotonic()
             delta = _write_delta(home, source, current, loaded, island)
         if island.lead:
@@ -79,12 +79,15 @@ def _write_delta(
     encoder = Encoder(home, source, job, loaded.layout, folder, island)
     sent: dict[int, Blob] = {}
     left: dict[int, Blob] = {}
+    undone: dict[int, Blob] = {}
     try:
         for shard, data in loaded.deltas(source, current.base, fragment.shards):
-            blob, rest = encoder.encode(shard, data)
+            blob, rest, before = encoder.encode(shard, data)
             sent[shard.index] = _written(folder, blob)
             if rest is not None:
                 left[shard.index] = _written(folder / INNER / RESIDUAL, rest)
+            if before is not None:
+                undone[shard.index] = _written(folder / INNER / RESIDUAL, before)
         for shard in encoder.others():
             left[shard.index] = _written(folder / INNER / RESIDUAL, encoder.carry(shard))
     except ArtifactError as e:
@@ -94,6 +97,10 @@ def _write_delta(
         kept = _manifest(left, loaded.layout, island)
         if island.lead:
             files.write_new(folder / INNER / RESIDUAL / MANIFEST, kept.to_bytes())
+    if encoder.keeps_before:
+        before_it = _manifest(undone, fragment, island)
+        if island.lead:
+            files.write_new(folder / INNER / RESIDUAL / BEFORE, before_it.to_bytes())
     if island.lead:
         files.write_new(folder / DELTA, delta.to_bytes())
         failpoints.reach("trainer.delta.written")

@@ -32,6 +32,9 @@ from tapestry.training.spool import TrainJob, TrainResult
 RESIDUAL: Final = "residual"
 """Folder of it, in that of the inner state."""
 MANIFEST: Final = "manifest.json"
+BEFORE: Final = "before.json"
+"""Manifest of the residual that the sent fragment had before; only where a node goes on from its own
+parameters. Where no merge follows, what was sent is still in those, and this is what is left over."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,13 @@ class Residual:
     Args:
         folder: of that round.
         kept: manifest of what was not sent.
-        returned: what was sent, where it was merged nowhere.
+        undone: with its fragment, what stands for its shards instead, where no merge followed.
+        returned: what was sent, where it was merged nowhere and is not in the parameters.
     """
 
     folder: Path
     kept: Artifact
+    undone: tuple[int, Artifact] | None
     returned: Sent | None
 
     @classmethod
@@ -86,24 +91,34 @@ class Residual:
         found = _newest(home, job, layout, source) if island.lead else None
         data = b""
         if found is not None:
-            parts = [found.folder.name.encode(), found.kept.to_bytes()]
-            if (sent := found.returned) is not None:
-                fragment = b"%d" % sent.fragment
-                parts += [sent.delta.to_bytes(), sent.codec.model_dump_json().encode(), fragment]
-            data = b"\n".join(parts)
+            data = b"\n".join([found.folder.name.encode(), *found._told()])
         data = island.share(data)
         if not data:
             return None
-        name, kept, *returned = data.split(b"\n")
-        sent = None
+        name, kept, undone, *returned = data.split(b"\n")
+        before = sent = None
+        if undone:
+            number, _, manifest = undone.partition(b" ")
+            before = int(number), Artifact.from_bytes(manifest)
         if returned:
             delta, codec, fragment = returned
             sent = Sent(Artifact.from_bytes(delta), Codec.model_validate_json(codec), int(fragment))
-        return cls(home.out / name.decode(), Artifact.from_bytes(kept), sent)
+        return cls(home.out / name.decode(), Artifact.from_bytes(kept), before, sent)
+
+    def _told(self) -> list[bytes]:
+        """For the other ranks; no part has a line break."""
+        parts = [self.kept.to_bytes(), b""]
+        if self.undone is not None:
+            parts[1] = b"%d " % self.undone[0] + self.undone[1].to_bytes()
+        if (sent := self.returned) is not None:
+            parts += [sent.delta.to_bytes(), sent.codec.model_dump_json().encode(), b"%d" % sent.fragment]
+        return parts
 
     def read(self, shard: Shard, source: BlobSource) -> Tensor:
         """All values of a shard, with what returns among them. Raises `HashMismatch`, `NotFound`."""
         blob = self.kept.shards[shard.index]
+        if self.undone is not None and self.undone[0] == shard.fragment:
+            blob = self.undone[1].shards[shard.place]
         kept = shards.values(shard, _read(self.folder / INNER / RESIDUAL, blob))
         if self.returned is not None and self.returned.fragment == shard.fragment:
             data = self.returned.shard(shard, self.folder, source)
@@ -139,28 +154,33 @@ class Encoder:
         self._layout, self._island = layout, island
         self._sent_of = layout.fragment_at(job.merges).number
         self.keeps_rest = codec.error_feedback is not None
+        self.keeps_before = self.keeps_rest and job.plan.streaming.goes_on
         if self.keeps_rest:
             self._before = Residual.before(home, job, layout, source, island)
             if island.lead:
                 (folder / INNER / RESIDUAL).mkdir()
             island.barrier()
 
-    def encode(self, shard: Shard, data: bytearray) -> tuple[bytes | bytearray, bytearray | None]:
-        """What is sent of a dense shard, and what is left over (as a dense shard too) where that is kept.
+    def encode(
+        self, shard: Shard, data: bytearray
+    ) -> tuple[bytes | bytearray, bytearray | None, bytearray | None]:
+        """What is sent of a dense shard; what is left over, as a dense shard too, where that is kept; and
+        what was left over before, where that is kept.
 
         Raises:
             ArtifactError: a value is not finite.
             HashMismatch, NotFound: the residual is damaged.
         """
         if self._codec is None:
-            return data, None
+            return data, None, None
         values = shards.values(shard, data)
+        before = self.carry(shard) if self.keeps_before else None
         if self._before is not None and (decay := self._settings.error_feedback) is not None:
             values.add_(self._before.read(shard, self._source).mul_(fp32(decay)))
             if not is_finite(values):
                 raise ArtifactError(f"shard {shard.index}: residual and delta together are not finite")
         sent = self._codec.encode_(shard, values)
-        return sent, data if self.keeps_rest else None
+        return sent, data if self.keeps_rest else None, before
 
     def others(self) -> Iterator[Shard]:
         """Shards this rank carries over: of the fragments that are not sent this time."""
@@ -169,7 +189,7 @@ class Encoder:
             yield from rest[self._island.rank :: self._island.ranks]
 
     def carry(self, shard: Shard) -> bytearray:
-        """What is left over of a shard that is not sent this time. Raises as `encode`."""
+        """What was left over of a shard until now. Raises as `encode`."""
         data = bytearray(shard.total_bytes)
         data[: len(shard.header)] = shard.header
         if self._before is not None:
@@ -186,8 +206,6 @@ def _newest(home: TrainerHome, job: TrainJob, layout: Layout, source: BlobSource
         folder = home.result(job.run, number)
         if number >= job.round or not (folder / INNER / RESIDUAL / MANIFEST).exists():
             continue
-        if job.plan.streaming.goes_on and _merges_of(folder) == job.merges:
-            continue  # nothing was merged since: what it sent is still in the node's own parameters
         try:
             kept = _whole(folder / INNER / RESIDUAL, layout)
         except (OSError, TapestryError) as e:
@@ -195,6 +213,8 @@ def _newest(home: TrainerHome, job: TrainJob, layout: Layout, source: BlobSource
             if number <= job.merged_round:
                 return None
             continue
+        if (undone := _undone(folder, job, layout)) is not None:
+            return Residual(folder, kept, undone, None)
         sent = None
         if number > job.merged_round:
             try:
@@ -202,15 +222,28 @@ def _newest(home: TrainerHome, job: TrainJob, layout: Layout, source: BlobSource
                 log("delta returns", run=job.run, round=number)
             except (OSError, TapestryError) as e:
                 log("delta cannot return", run=job.run, round=number, reason=str(e))
-        return Residual(folder, kept, sent)
+        return Residual(folder, kept, None, sent)
     return None
 
 
-def _merges_of(folder: Path) -> int | None:
-    try:
-        return TrainResult.from_bytes(files.read_limited(folder / RESULT, MAX_RESULT_BYTES)).merges
-    except (OSError, TapestryError):
+def _undone(folder: Path, job: TrainJob, layout: Layout) -> tuple[int, Artifact] | None:
+    """What the sent fragment had left over before, where no merge has followed."""
+    path = folder / INNER / RESIDUAL / BEFORE
+    if not job.plan.streaming.goes_on or not path.exists():
         return None
+    try:
+        merges = TrainResult.from_bytes(files.read_limited(folder / RESULT, MAX_RESULT_BYTES)).merges
+        fragment = layout.fragment_at(merges)
+        if merges != job.merges:
+            return None
+        found = Artifact.from_bytes(files.read_limited(path, Artifact.MAX_BYTES))
+        found.check_against(fragment, kind="delta")
+        for blob in found.shards:
+            _read(path.parent, blob)
+    except (OSError, TapestryError) as e:
+        log("residual passed over", run=job.run, round=job.round, reason=str(e))
+        return None
+    return fragment.number, found
 
 
 def _whole(folder: Path, layout: Layout) -> Artifact:

@@ -141,7 +141,7 @@ class Rows:
                 values[start : start + p.elements],
             )
             if keep:
-                into.mul_(keep).add_(new, alpha=1 - keep)
+                into.mul_(keep).add_(new.to(into.device), alpha=1 - keep)
             else:
                 into.copy_(new)
             start += p.elements

@@ -89,6 +89,8 @@ class Trainer:
         self.status.update(phase="loading", run=job.run, round=job.round)
         if self.island.lead:
             self.home.forget(job)
+        if self._ahead is not None and not _follows(self._ahead[0], job):
+            self._ahead = None  # its memory goes before another model's comes
         loaded = self._load(job.plan)
         corpus = self._corpus(loaded)
         task = make_task(job.plan, corpus, self.settings.node)
@@ -100,6 +102,7 @@ class Trainer:
         if job.evaluate and current.score is None:
             self._score(current, loaded)
         if job.train and not self._train(current, loaded):
+            self._ended = time.monotonic()
             return False
         self.status.update(phase="publishing")
         publish(
@@ -127,12 +130,9 @@ class Trainer:
     def _joined(self, job: TrainJob, loaded: Loaded, base: Artifact) -> Round | None:
         """The round as far as it was trained ahead of its job; None where that was for another."""
         ahead, self._ahead = self._ahead, None
-        if ahead is None or not job.train:
+        if ahead is None:
             return None
         finished, current = ahead
-        follows = (finished.run, finished.plan) == (job.run, job.plan) and finished.round < job.round
-        if not follows or not may_go_on(finished.merges, job):
-            return None
         self.inner.join(current, finished.merges, job, loaded, self.blobs, base)
         return current
 
@@ -296,6 +296,12 @@ class Trainer:
             self._in_steps = False
             current.train_s += time.monotonic() - started
         return True
+
+
+def _follows(finished: TrainJob, job: TrainJob) -> bool:
+    """Whether a job is for what was trained ahead after another."""
+    same = (finished.run, finished.plan) == (job.run, job.plan)
+    return same and job.train and finished.round < job.round and may_go_on(finished.merges, job)
 
 
 def store_manifest(cache: Path, corpus: Corpus) -> None:
