@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tapestry.codec.shards import ShardCodec, add_
+from tapestry.errors import DiskFull
 from tapestry.protocol.artifact import Artifact, State
 from tapestry.protocol.encoding import Codec, TopK
 from tapestry.protocol.layout import Layout
@@ -19,6 +20,7 @@ from tapestry.protocol.layout import Tensor as Named
 from tapestry.protocol.plan import Merge, Streaming
 from tapestry.tensors import shards
 from tapestry.training import checkpoint
+from tapestry.training import trainer as module
 from tapestry.training.home import Status, TrainerHome
 from tapestry.training.inner import InnerLoop, Round
 from tapestry.training.model import strided
@@ -151,12 +153,12 @@ def test_a_node_that_was_away_too_long_begins_from_the_base(tmp_path: Path) -> N
     kept: dict[int, dict[str, Tensor]] = {}
     real = InnerLoop.step
 
-    def look(self: InnerLoop, current: Round, *more: object) -> list[bool]:
+    def look(self: InnerLoop, current: Round, *more: object, **named: object) -> list[bool]:
         assert late.loaded is not None
         if current.step == 0:  # the steps ahead of the next round come under this job too, later
             now = {n: p.detach().clone() for n, p in late.loaded.parameters.items()}
             kept.setdefault(current.job.round, now)
-        return real(self, current, *more)  # type: ignore[arg-type]
+        return real(self, current, *more, **named)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InnerLoop, "step", look)
@@ -165,6 +167,30 @@ def test_a_node_that_was_away_too_long_begins_from_the_base(tmp_path: Path) -> N
     late.loaded.load_base(fresh.store, states[4].base)
     for name, parameter in late.loaded.parameters.items():
         assert torch.equal(kept[5][name], parameter), name
+
+
+def test_what_cannot_be_published_ends_the_trainer_before_it_trains_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is published beside the next step's gradient; parameters and moments stay as they were sent."""
+    node = make_node(tmp_path / "home")
+    trainer = make_trainer(node)
+
+    def full(*_: object, **__: object) -> None:
+        raise DiskFull("no space")
+
+    monkeypatch.setattr(module, "publish", full)
+    taken: list[int] = []
+    real = InnerOptimizer.step
+
+    def count(self: InnerOptimizer, rate: float) -> None:
+        taken.append(1)
+        real(self, rate)
+
+    monkeypatch.setattr(InnerOptimizer, "step", count)
+    with pytest.raises(DiskFull):
+        trainer.do(node.job(1))
+    assert len(taken) == STEPS
 
 
 def test_the_score_is_the_shared_bases(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ from tapestry.errors import FormatError, HashMismatch, NotFound, SettingsError
 from tapestry.host import files
 from tapestry.protocol import canonical
 from tapestry.storage.blobs import BlobStore
-from tapestry.storage.database import Database, events, metadata
+from tapestry.storage.database import Database, events, kept_tables, metadata
+from tapestry.storage.events import regrow
 
 ROWS: Final = "database.jsonl"
 BLOBS: Final = "blobs"
@@ -178,7 +179,7 @@ def _write_rows(database: Database, path: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     digest = hashlib.sha256()
     with temporary.open("wb") as file, database.reading() as connection:
-        for table in metadata.sorted_tables:
+        for table in kept_tables():
             counts[table.name] = 0
             query = sa.select(table).order_by(*table.primary_key.columns)
             for row in connection.execution_options(yield_per=BATCH).execute(query):
@@ -219,7 +220,7 @@ def _read_rows(connection: sa.Connection, path: Path, said: dict[str, Any]) -> N
     """Put all rows into empty tables. An earlier call that was cut short may have done so already."""
     there = {
         table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
-        for table in metadata.sorted_tables
+        for table in kept_tables()
     }
     newest = sa.select(events.c.digest).order_by(events.c.sequence.desc()).limit(1)
     if there == said["rows"] and connection.execute(newest).scalar() == said["head"]:
@@ -234,6 +235,7 @@ def _read_rows(connection: sa.Connection, path: Path, said: dict[str, Any]) -> N
             )
             while batch := list(itertools.islice(rows, BATCH)):
                 connection.execute(sa.insert(table), batch)
+    regrow(connection)
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

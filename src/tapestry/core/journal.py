@@ -18,6 +18,7 @@ from tapestry.core.clock import Clock, now_ms, time_text
 from tapestry.errors import NotFound, StoreError, TapestryError
 from tapestry.host import failpoints
 from tapestry.identity.keyring import KeyRing
+from tapestry.ledger import tree
 from tapestry.ledger.entries import CONSORTIUM, Entry, make_entry
 from tapestry.protocol import canonical
 from tapestry.protocol.message import Part
@@ -27,6 +28,7 @@ from tapestry.storage import events as log
 from tapestry.storage.database import Database
 
 S = TypeVar("S")
+Prove = Callable[[int, int, tree.Nodes], tuple[bytes, ...]]
 MAX_SNAPSHOT_BYTES: Final = 64 << 20
 
 
@@ -155,6 +157,29 @@ class Journal:
         """Entries of one round (for scores: of one number of merges), oldest first."""
         with self._database.reading() as connection:
             return [Entry.from_bytes(r.entry) for r in log.of_round(connection, run, round, *types)]
+
+    def tree_head(self) -> tuple[int, bytes]:
+        """Leaves and root of the log's Merkle tree, of one moment."""
+        with self._database.reading() as connection:
+            size = log.head(connection)
+            return size, tree.root(size, log.nodes(connection))
+
+    def inclusion(self, sequence: int, size: int) -> tuple[bytes, ...]:
+        """That an entry is in the tree of `size` leaves. Raises `NotFound` where it cannot be."""
+        return self._proof(tree.inclusion_proof, sequence - 1, size)
+
+    def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
+        """That the tree of `new` leaves begins with that of `old`. Raises `NotFound` where that cannot be."""
+        return self._proof(tree.consistency_proof, old, new)
+
+    def _proof(self, prove: Prove, first: int, size: int) -> tuple[bytes, ...]:
+        with self._database.reading() as connection:
+            if size > (head := log.head(connection)):
+                raise NotFound(f"the ledger has {head} entries, not {size}")
+            try:
+                return prove(first, size, log.nodes(connection))
+            except IndexError as e:
+                raise NotFound(str(e)) from e
 
     def genesis(self) -> Entry:
         """The first entry. Raises `StoreError` in an empty log."""

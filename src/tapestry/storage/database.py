@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from tapestry.storage.backend import Backend, Leadership
 
-SCHEMA: Final = "0001"
+SCHEMA: Final = "0002"
 """The newest migration of this release."""
 
 # SQLite's INTEGER has 64 bits, PostgreSQL's has 32.
@@ -35,6 +35,15 @@ events = sa.Table(
     sa.Column("digest", sa.String, nullable=False),
     sa.Column("entry", sa.LargeBinary, nullable=False),
 )
+leaves = sa.Table(
+    "leaves",
+    metadata,
+    sa.Column("sequence", _Integer, primary_key=True, autoincrement=False),
+    sa.Column("nodes", sa.LargeBinary, nullable=False),
+    info={"derived": True},
+)
+"""Of each event, the hashes of the subtrees of the Merkle tree that it completes, its own leaf first. It
+follows from the events, so no backup holds it."""
 snapshots = sa.Table(
     "snapshots",
     metadata,
@@ -50,6 +59,11 @@ invitations = sa.Table(
     sa.Column("expires", sa.String, nullable=False),
     sa.Column("used_at", sa.String),
 )
+
+
+def kept_tables() -> list[sa.Table]:
+    """All tables but those that follow from others."""
+    return [table for table in metadata.sorted_tables if not table.info.get("derived")]
 
 
 class Database:

@@ -6,13 +6,15 @@ else changes with it are committed together or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tapestry.storage.database import events, snapshots
+from tapestry.errors import StoreError
+from tapestry.ledger import tree
+from tapestry.storage.database import events, leaves, snapshots
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,8 @@ class Snapshot:
 
 _FIELDS = tuple(Record.__dataclass_fields__)
 _ALL = tuple(events.c[name] for name in _FIELDS)
+_NODES = sa.select(leaves.c.nodes).where(leaves.c.sequence == sa.bindparam("sequence"))
+GROW_BATCH = 1000
 _SEQUENCE = sa.select(snapshots.c.sequence).where(snapshots.c.scope == sa.bindparam("scope"))
 """Made once: it is asked with every request."""
 
@@ -60,12 +64,56 @@ def append(connection: Connection, records: Sequence[Record], state: bytes) -> N
         sa.insert(events),
         [{name: getattr(r, name) for name in _FIELDS} for r in records],
     )
+    grow(connection, ((r.sequence, r.entry) for r in records))
     row = {"scope": last.scope, "sequence": last.sequence, "state": state}
     if (
         connection.execute(sa.update(snapshots).where(snapshots.c.scope == last.scope).values(row)).rowcount
         == 0
     ):
         connection.execute(sa.insert(snapshots).values(row))
+
+
+def grow(connection: Connection, entries: Iterable[tuple[int, bytes]]) -> None:
+    """Add entries, by sequence and without a gap, to the Merkle tree."""
+    known = nodes(connection)
+    fresh: dict[tuple[int, int], bytes] = {}
+
+    def look(level: int, index: int) -> bytes:
+        return fresh.get((level, index)) or known(level, index)
+
+    rows = []
+    for sequence, entry in entries:
+        made = list(tree.new_nodes(sequence - 1, tree.leaf_hash(entry), look))
+        fresh.update({(level, index): found for level, index, found in made})
+        rows.append({"sequence": sequence, "nodes": b"".join(found for *_, found in made)})
+    if rows:
+        connection.execute(sa.insert(leaves), rows)
+
+
+def regrow(connection: Connection) -> None:
+    """Make the tree anew from the events."""
+    connection.execute(sa.delete(leaves))
+    while True:
+        done = connection.execute(sa.select(sa.func.coalesce(sa.func.max(leaves.c.sequence), 0))).scalar_one()
+        batch = after(connection, int(done), limit=GROW_BATCH)
+        if not batch:
+            return
+        grow(connection, ((record.sequence, record.entry) for record in batch))
+
+
+def nodes(connection: Connection) -> tree.Nodes:
+    """The tree's complete subtrees, by level and index. They raise `StoreError` where one lacks."""
+
+    def look(level: int, index: int) -> bytes:
+        last, start = (index + 1) << level, level * tree.HASH_BYTES
+        found = connection.execute(_NODES, {"sequence": last}).scalar_one_or_none()
+        if found is None or len(found) < start + tree.HASH_BYTES:
+            raise StoreError(
+                f"the ledger's tree lacks the subtree of level {level} that ends with event {last}"
+            )
+        return bytes(found[start : start + tree.HASH_BYTES])
+
+    return look
 
 
 def after(connection: Connection, sequence: int, *, limit: int, max_bytes: int | None = None) -> list[Record]:

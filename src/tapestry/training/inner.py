@@ -119,12 +119,20 @@ class InnerLoop:
             stride=finished.stride,
         )
 
-    def step_ahead(self, current: Round, loaded: Loaded, *, stopping: Callable[[], bool]) -> bool:
-        """Take the steps that the plan lets a node take before it has the base; False where told to stop."""
+    def step_ahead(
+        self,
+        current: Round,
+        loaded: Loaded,
+        *,
+        stopping: Callable[[], bool],
+        before_update: Callable[[], object] = lambda: None,
+    ) -> bool:
+        """Take the steps that the plan lets a node take before it has the base; False where told to stop.
+        `before_update` as of `step`."""
         loaded.module.train()
         while current.step < current.plan.streaming.overlap_steps:
             failpoints.reach("trainer.step")
-            if self.step(current, loaded, stopping())[0]:
+            if self.step(current, loaded, stopping(), before_update=before_update)[0]:
                 return False
         return True
 
@@ -137,8 +145,21 @@ class InnerLoop:
             fragment = loaded.layout.fragment_at(number)
             loaded.take(source, base, fragment.shards, keep=job.plan.streaming.mixing)
 
-    def step(self, current: Round, loaded: Loaded, *flags: bool) -> list[bool]:
-        """One optimizer step; which `flags` any rank has set. Raises `Diverged`."""
+    def step(
+        self,
+        current: Round,
+        loaded: Loaded,
+        *flags: bool,
+        before_update: Callable[[], object] = lambda: None,
+    ) -> list[bool]:
+        """One optimizer step; which `flags` any rank has set. Raises `Diverged`.
+
+        Args:
+            current: of the round.
+            loaded: the model.
+            flags: of this rank.
+            before_update: called before parameters and moments change.
+        """
         self._seed(current)
         inner = current.plan.inner
         mine = 0.0
@@ -155,6 +176,7 @@ class InnerLoop:
                 f"the loss of round {current.job.round}, step {current.step + 1} is {total}",
                 hint="lower the plan's inner.learning_rate, or raise inner.warmup_steps",
             )
+        before_update()
         place = current.origin + current.step * current.stride
         current.optimizer.step(learning_rate(inner, place, current.plan.total_steps))
         current.losses.append(total)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
@@ -105,25 +107,36 @@ class Trainer:
             self._ended = time.monotonic()
             return False
         self.status.update(phase="publishing")
-        publish(
-            self.home,
-            self.blobs,
-            current,
-            loaded,
-            island=self.island,
-            manifest=corpus.digest,
-            environment=self._environment,
-        )
-        if self.island.lead:
-            log(
-                "round finished" if job.train else "base scored",
-                run=job.run,
-                round=job.round,
-                steps=current.step,
-                train_s=round(current.train_s, 3),
-                evaluate_s=round(current.evaluate_s, 3),
+
+        def finish() -> None:
+            publish(
+                self.home,
+                self.blobs,
+                current,
+                loaded,
+                island=self.island,
+                manifest=corpus.digest,
+                environment=self._environment,
             )
-        self._train_ahead(current, loaded)
+            if self.island.lead:
+                log(
+                    "round finished" if job.train else "base scored",
+                    run=job.run,
+                    round=job.round,
+                    steps=current.step,
+                    train_s=round(current.train_s, 3),
+                    evaluate_s=round(current.evaluate_s, 3),
+                )
+
+        if not _goes_ahead(job):
+            finish()
+        elif not self.island.alone:  # ranks exchange in one order, so not in two threads
+            finish()
+            self._train_ahead(current, loaded)
+        else:
+            # What is published is only read, and the next step changes nothing before its gradient is there.
+            with ThreadPoolExecutor(1, "publish") as pool:
+                self._train_ahead(current, loaded, before_update=pool.submit(finish).result)
         self._ended = time.monotonic()
         return True
 
@@ -136,24 +149,24 @@ class Trainer:
         self.inner.join(current, finished.merges, job, loaded, self.blobs, base)
         return current
 
-    def _train_ahead(self, finished: Round, loaded: Loaded) -> None:
+    def _train_ahead(
+        self, finished: Round, loaded: Loaded, before_update: Callable[[], object] = lambda: None
+    ) -> None:
         """Take the first steps of the next round while what came of this one is sent and merged."""
-        job = finished.job
-        if not job.train or not job.plan.streaming.overlap_steps:
-            return
-        if job.merges + 1 >= job.plan.rounds.total:
-            return
         self.status.update(phase="training ahead")
         current = self.inner.ahead(finished)
         started = time.monotonic()
         self._in_steps = True
         try:
-            if not self.inner.step_ahead(current, loaded, stopping=lambda: self._stopping):
+            going = self.inner.step_ahead(
+                current, loaded, stopping=lambda: self._stopping, before_update=before_update
+            )
+            if not going:
                 raise Stopped
         finally:
             self._in_steps = False
         current.train_s = time.monotonic() - started
-        self._ahead = (job, current)
+        self._ahead = (finished.job, current)
 
     def _await_job(self) -> TrainJob:
         """The next job, the same at every rank."""
@@ -296,6 +309,12 @@ class Trainer:
             self._in_steps = False
             current.train_s += time.monotonic() - started
         return True
+
+
+def _goes_ahead(job: TrainJob) -> bool:
+    """Whether steps of the next round follow before its base is there."""
+    more = job.merges + 1 < job.plan.rounds.total
+    return job.train and more and job.plan.streaming.overlap_steps > 0
 
 
 def _follows(finished: TrainJob, job: TrainJob) -> bool:
