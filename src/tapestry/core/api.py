@@ -13,6 +13,7 @@ from tapestry.core.clock import time_text
 from tapestry.core.coordinator import Coordinator
 from tapestry.core.deltas import Lacking
 from tapestry.core.direct import LEAST_BYTES, direct
+from tapestry.core.proofs import Proofs
 from tapestry.core.quota import Quota
 from tapestry.core.service import Core
 from tapestry.core.views import round_record, run_view, trouble_of
@@ -78,6 +79,7 @@ class Api:
         self._quota = quota
         self._coordinator = coordinator
         self._direct = direct(core.settings, core.store, quota)
+        self._proofs = Proofs(core.journal, core.consortium)
         self._progress: dict[str, dict[str, Progress]] = {}
 
     def app(self) -> FastAPI:
@@ -99,6 +101,9 @@ class Api:
             ("POST", "/v1/blobs/{sha}", self.place_blob),
             ("GET", "/v1/blobs/{sha}", self.get_blob),
             ("GET", "/v1/events", self.events),
+            ("GET", "/v1/ledger/checkpoint", self.checkpoint),
+            ("GET", "/v1/ledger/inclusion", self.inclusion),
+            ("GET", "/v1/ledger/consistency", self.consistency),
         ):
             app.add_api_route(path, endpoint, methods=[method])
         return app
@@ -165,6 +170,23 @@ class Api:
             return server.answer_bytes(b'{"entries":[%b],"head":%d}' % (b",".join(entries), head))
 
         return await asyncio.to_thread(read)
+
+    # -- the ledger's tree --------------------------------------------------------------------
+
+    async def checkpoint(self, request: Request, call: Signed) -> Response:
+        server.query(request)
+        note = await asyncio.to_thread(self._proofs.checkpoint)
+        return Response(note, media_type=server.NOTE)
+
+    async def inclusion(self, request: Request, call: Signed) -> Response:
+        asked = server.query(request, sequence=0, size=0)
+        return server.answer(
+            await asyncio.to_thread(self._proofs.inclusion, asked["sequence"], asked["size"])
+        )
+
+    async def consistency(self, request: Request, call: Signed) -> Response:
+        asked = server.query(request, old=0, new=0)
+        return server.answer(await asyncio.to_thread(self._proofs.consistency, asked["old"], asked["new"]))
 
     # -- runs ---------------------------------------------------------------------------------
 

@@ -17,8 +17,11 @@ from typing import Any, Final, Self
 from urllib.parse import quote
 
 from tapestry.errors import FormatError
+from tapestry.identity import notes
 from tapestry.identity.keys import KeyPair
+from tapestry.identity.notes import Note
 from tapestry.ledger.entries import Entry
+from tapestry.ledger.tree import MAX_PROOF
 from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Blob
 from tapestry.protocol.messages import Progress
@@ -151,6 +154,28 @@ class CoreClient:
         if not isinstance(entries, list):
             raise FormatError("the core's event log is not one")
         return [Entry.from_json(entry) for entry in entries]
+
+    # -- the ledger's tree ----------------------------------------------------------------------
+
+    def checkpoint(self) -> Note:
+        """The core's newest signed head of the tree; its signature is not verified here."""
+        answer = self.connection.ask(Request(method="GET", path="/v1/ledger/checkpoint"), cap=notes.MAX_BYTES)
+        return Note.from_bytes(answer)
+
+    def inclusion(self, sequence: int, size: int) -> tuple[bytes, ...]:
+        """A proof that an entry is among the first `size`, not verified here."""
+        return self._proof("inclusion", sequence=sequence, size=size)
+
+    def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
+        """A proof that the first `new` entries begin with the first `old`, not verified here."""
+        return self._proof("consistency", old=old, new=new)
+
+    def _proof(self, kind: str, **asked: str | int) -> tuple[bytes, ...]:
+        answer = self._json(Request(method="GET", path=f"/v1/ledger/{kind}", query=asked))
+        proof = answer.get("proof") if isinstance(answer, dict) else None
+        if not isinstance(proof, list) or len(proof) > MAX_PROOF or not all(map(canonical.is_sha256, proof)):
+            raise FormatError(f"the core's proof of {kind} is none")
+        return tuple(map(bytes.fromhex, proof))
 
     # -- runs -----------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from tapestry.transport import wire
 IDLE_S: Final = 60.0
 """A client that sends nothing for so long in the middle of a body is cut off."""
 JSON: Final = "application/json"
+NOTE: Final = "text/plain; charset=utf-8"
 _RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 
 
