@@ -117,3 +117,21 @@ def test_status_of_a_run_that_was_merged(merged: Path, call: Call) -> None:
     with Core.open(merged) as opened:
         assert corehome.merged_tokens(opened, "run") == {"acme-1": 2000, "birch-1": 4000}
         State.from_bytes(opened.store.read(value["head"]["state"], State.MAX_BYTES))
+
+
+def test_a_ledger_is_exported_and_holds_until_it_is_changed(merged: Path, call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "ledger.jsonl"
+    code, out, _ = call("ledger", "export", "--core", merged, file, "--json")
+    assert code == 0 and json.loads(out) == {"file": str(file), "bytes": file.stat().st_size}
+    for where in (file, merged, merged.parent):
+        code, out, err = call("ledger", "verify", where, "--json")
+        assert code == 0, err
+        found = json.loads(out)
+        assert (found["merges"], found["members"], found["contributions"]) == (2, 2, 4)
+    data = file.read_bytes()
+    assert data.count(b'"weight":') == 4
+    file.write_bytes(data.replace(b'"tokens":2000', b'"tokens":2001', 1))
+    code, _, err = call("ledger", "verify", file)
+    assert code == 3 and "by the rules comes contribution-received" in err
+    assert call("ledger", "verify", tmp_path / "none")[0] == 2
+    assert [path.name for path in tmp_path.iterdir()] == [file.name], "nothing half-written is left"

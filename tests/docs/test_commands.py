@@ -114,7 +114,8 @@ def test_the_commands_are_those_of_the_design() -> None:
     assert set(LEAVES) == {
         f"tapestry {name}"
         for name in (
-            "demo", "doctor", "core init", "core serve", "core status", "core invite", "core backup",
+            "demo", "doctor", "ledger export", "ledger verify",
+            "core init", "core serve", "core status", "core invite", "core backup",
             "core restore",
             "member init", "member key rotate", "member key revoke", "member key list",
             "node init", "node join", "node run", "node status", "node script", "node egress",

@@ -17,14 +17,14 @@ def demo(
         int | None, typer.Option(min=1, max=64, help="Members, each with one node. [dim]Default: 3[/dim]")
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Merges. [dim]Default: 12; 48 with --corpora[/dim]")
+        int | None, typer.Option(min=1, max=100_000, help="Merges. [dim]Default: 48[/dim]")
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=1_000_000,
-            help="Optimizer steps of a node in a round. [dim]Default: 80; 20 with --corpora[/dim]",
+            help="Optimizer steps of a node in a round. [dim]Default: 20[/dim]",
         ),
     ] = None,
     corpora: Annotated[
@@ -37,7 +37,7 @@ def demo(
         str | None,
         typer.Option(
             help=f"How nodes train and what they send: {', '.join(get_args(AlgorithmName))}. "
-            "[dim]Default: DiLoCo with rates that suit the demo[/dim]"
+            "[dim]Default: Muon inside, Nesterov momentum, 32 bits[/dim]"
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("tapestry-demo"),

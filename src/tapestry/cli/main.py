@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tapestry import __version__
-from tapestry.cli import core, demo_command, doctor, failures, member, node, run
+from tapestry.cli import core, demo_command, doctor, failures, ledger, member, node, run
 
 INTERRUPTED = 130
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -33,6 +33,7 @@ app.add_typer(core.app, name="core")
 app.add_typer(member.app, name="member")
 app.add_typer(node.app, name="node")
 app.add_typer(run.app, name="run")
+app.add_typer(ledger.app, name="ledger")
 app.command("doctor")(doctor.doctor)
 
 

@@ -52,8 +52,11 @@ class References:
                 yield from self._state(event.state)
             elif isinstance(event, ev.ContributionReceived):
                 received[event.contribution] = (run, event)
+            elif isinstance(event, ev.ContributionLate):
+                yield event.contribution
             elif isinstance(event, ev.ContributionRefused):
                 received.pop(event.contribution, None)
+                yield event.contribution
         for run, contribution in received.values():
             yield contribution.contribution
             if contribution.round > upto.get(run, 0):

@@ -153,7 +153,10 @@ class Runs:
             steps=contribution.steps,
         )
         state = self.standing(run).state
-        if machine.step(state, given, self.journal.now_ms()).refusal is None:
+        step = machine.step(state, given, self.journal.now_ms())
+        if step.refusal is not None and step.events:  # what is recorded of it, anybody may check
+            self.store.put(envelope.to_bytes())
+        if step.refusal is None:
             fragment = self.layout(state.plan.layout).fragment(contribution.fragment)
             shards = find_artifact(self.store, contribution.delta, fragment, "delta", state.plan.codec)
             if isinstance(shards, Lacking):

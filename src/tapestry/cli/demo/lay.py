@@ -127,7 +127,7 @@ def plan(settings: DemoSettings, opened: Core, places: Places) -> None:
             initial_state=state.digest,
             parameters=parameters,
             **tables,
-            evaluation=defaults.evaluation(),
+            evaluation=defaults.evaluation(tables["rounds"].total),
             retention=defaults.retention(),
         )
         operator.plan(places.core, made)

@@ -177,3 +177,8 @@ def print_result(result: Result, out: Console | None = None) -> None:
     for name, path in places:
         out.print(f"{name:<{width}}  {path}", markup=False, soft_wrap=True)
     out.print(f"{'base':<{width}}  sha256 {result.base}", markup=False, soft_wrap=True)
+    if seen := result.ledger:
+        said = (
+            f"{seen['entries']} entries hold, {seen['contributions']} contributions, {seen['merges']} merges"
+        )
+        out.print(f"{'ledger':<{width}}  {said}", markup=False, soft_wrap=True)

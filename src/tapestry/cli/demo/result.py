@@ -71,6 +71,8 @@ class Result:
     sample: str
     seconds: float
     compared: bool
+    ledger: dict[str, Any] = field(default_factory=dict)
+    """What its verification has seen, as `tapestry ledger verify --json` says it."""
     members: list[MemberResult] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -84,6 +86,7 @@ class Result:
             "seconds": round(self.seconds, 3),
             "plot": self.plot,
             "sample": self.sample,
+            "ledger": self.ledger,
             "members": [member.to_json(compared=self.compared) for member in self.members],
         }
 

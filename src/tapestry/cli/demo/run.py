@@ -6,6 +6,7 @@ import json
 import os
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -253,11 +254,20 @@ def _finish(
         sample=sample(places.export, defaults.SAMPLE_PROMPT, defaults.SAMPLE_BYTES),
         seconds=clock.seconds,
         compared=compare,
+        ledger=_verified(opened),
         members=shared,
     )
     report.plot(found, places.plot)
     results.save(found, places.result)
     return found
+
+
+def _verified(opened: Core) -> dict[str, Any]:
+    """What a verification of the whole ledger has seen. Raises `IntegrityError` where it does not hold."""
+    from tapestry.audit.verify import Verifier
+    from tapestry.core.proofs import Proofs
+
+    return asdict(Verifier().take(Proofs(opened.journal, opened.consortium).lines(opened.store)))
 
 
 def _baselines(

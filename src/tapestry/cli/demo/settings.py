@@ -115,10 +115,7 @@ def _new(asked: dict[str, int | str], corpora: Path | None) -> DemoSettings:
     nodes = asked.get("nodes")
     if nodes is None:
         nodes = len(texts.from_folder(None, corpora)) if corpora is not None else defaults.NODES
-    rounds, steps = defaults.ROUNDS, defaults.STEPS
-    if corpora is not None:
-        rounds, steps = defaults.CORPORA_ROUNDS, defaults.CORPORA_STEPS
-    values = {"rounds": rounds, "steps": steps, "seed": defaults.SEED, "corpora": None}
+    values = {"rounds": defaults.ROUNDS, "steps": defaults.STEPS, "seed": defaults.SEED, "corpora": None}
     try:
         return DemoSettings.model_validate({**values, **asked, "nodes": nodes})
     except ValidationError as e:

@@ -1,0 +1,1 @@
+"""Whether a ledger is what the rules and the signatures give: from its bytes alone."""

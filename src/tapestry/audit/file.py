@@ -1,0 +1,92 @@
+"""A ledger in one file: JSON lines, each canonical.
+
+    {"format": "tapestry.ledger", "version": 1}
+    {"blob": "base64"}          an envelope or a plan; before the first entry that names its hash
+    {"entry": {...}}            the entries, from the first on
+    {"checkpoint": "..."}       last: the core's signed note over all of them
+
+What it holds is small: hashes, rules, envelopes, and no weights.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from tapestry.errors import FormatError, InputError
+from tapestry.ledger.entries import Entry
+from tapestry.protocol import canonical
+
+FORMAT: Final = "tapestry.ledger"
+VERSION: Final = 1
+MAX_LINE_BYTES: Final = 96 << 20
+
+Line = tuple[str, Any]
+"""What a line is (`blob`, `entry`, `checkpoint`), and its value: bytes, an `Entry`, a text."""
+
+
+def write(out: BinaryIO, lines: Iterable[Line]) -> None:
+    """Write lines, after the first one that names the format."""
+    out.write(canonical.encode({"format": FORMAT, "version": VERSION}) + b"\n")
+    for kind, value in lines:
+        if kind == "blob":
+            value = base64.b64encode(value).decode("ascii")
+        elif kind == "entry":
+            value = value.model_dump(mode="json")
+        out.write(canonical.encode({kind: value}) + b"\n")
+
+
+def read(path: Path) -> Iterator[Line]:
+    """The lines of a file, one in memory at a time.
+
+    Raises:
+        InputError: it cannot be read.
+        FormatError: it is none, with the number of the line.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(_lines(file), start=1):
+                try:
+                    found = _parsed(line, first=number == 1)
+                except FormatError as e:
+                    raise FormatError(f"{path}, line {number}: {e.message}", hint=e.hint) from e
+                if found is not None:
+                    yield found
+    except OSError as e:
+        raise InputError(
+            f"cannot read {path}: {e.strerror}", hint="give a file of tapestry ledger export"
+        ) from e
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES or not line.endswith(b"\n"):
+            raise FormatError("the file was cut off, or holds a line that is too long")
+        yield line[:-1]
+
+
+def _parsed(line: bytes, *, first: bool) -> Line | None:
+    value = canonical.decode(line, what="line", max_bytes=MAX_LINE_BYTES)
+    if first:
+        if value != {"format": FORMAT, "version": VERSION}:
+            raise FormatError("this is no ledger of this release", hint="write one: tapestry ledger export")
+        return None
+    if not isinstance(value, dict) or len(value) != 1:
+        raise FormatError("a line has one field: blob, entry or checkpoint")
+    ((kind, held),) = value.items()
+    if kind == "entry":
+        entry = Entry.from_json(held)
+        if canonical.encode({"entry": entry.model_dump(mode="json")}) != line:
+            raise FormatError("the entry leaves out fields that its canonical form states")
+        return kind, entry
+    if kind not in ("blob", "checkpoint") or not isinstance(held, str):
+        raise FormatError("a line has one field: blob, entry or checkpoint")
+    if kind == "checkpoint":
+        return kind, held
+    try:
+        return kind, base64.b64decode(held, validate=True)
+    except binascii.Error as e:
+        raise FormatError("a blob is base64") from e
