@@ -233,7 +233,8 @@ def test_who_has_signed_what(real: Ledger) -> None:
     note = Note.from_bytes(real.lines[-1][1].encode())
     foreign = Note(note.text).signed(origin_of(entries[0].digest), stranger).to_bytes().decode()
     unsigned = replace(real, lines=[*real.lines[:-1], ("checkpoint", foreign)])
-    assert refused(unsigned)
+    with pytest.raises(IntegrityError, match="checkpoint: the note is not signed"):
+        verify(unsigned)
     assert refused(replace(real, lines=real.lines[:-1])), "cut off"
     assert refused(replace(real, lines=[*real.lines, real.lines[-1]])), "goes on"
     shorter = [line for line in real.lines[:-2] if line[0] == "entry"]

@@ -98,7 +98,9 @@ def test_a_large_blob_goes_in_parts(at: Fixture, monkeypatch: pytest.MonkeyPatch
     assert at.store("two").read(sha) == data
 
 
-def test_no_more_large_blobs_are_in_memory_than_may_be(at: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_large_blobs_are_in_memory_than_may_be(
+    at: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = at.store()
     shas = [one.put(os.urandom(MIB), durable=False) for _ in range(8)]
     small = one.put(b"small", durable=False)
@@ -128,6 +130,10 @@ def test_no_more_large_blobs_are_in_memory_than_may_be(at: Fixture, monkeypatch:
         for _ in range(bucket_module.SENDING):
             stack.enter_context(one.bucket._sending)
         one.sync([small])  # waits for none of them
+        monkeypatch.setattr(bucket_module, "STALLED_S", 0.2)
+        (tmp_path / "large").write_bytes(bytes(bucket_module.SMALL_BYTES))
+        with pytest.raises(StoreError, match="has taken none of 2 objects"):  # and nobody waits for ever
+            one.bucket.upload(tmp_path / "large", "large")
     assert len(at.s3.names(at.url)) == 9
 
 

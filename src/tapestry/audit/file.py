@@ -1,7 +1,7 @@
 """A ledger in one file: JSON lines, each canonical.
 
     {"format": "tapestry.ledger", "version": 1}
-    {"blob": "base64"}          an envelope or a plan; before the first entry that names its hash
+    {"blob": "base64"}          an envelope; before the entry that names its hash
     {"entry": {...}}            the entries, from the first on
     {"checkpoint": "..."}       last: the core's signed note over all of them
 

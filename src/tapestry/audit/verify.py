@@ -7,12 +7,12 @@ deadlines, weights and caps are checked by that. Keys are judged as of the posit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tapestry.audit.file import Line
-from tapestry.errors import FormatError, IntegrityError, TapestryError
+from tapestry.errors import FormatError, IntegrityError, SignatureError, TapestryError
 from tapestry.identity.envelope import Envelope
 from tapestry.identity.keyring import KeyRing, open_join
 from tapestry.identity.notes import Note
@@ -105,21 +105,14 @@ class Verifier:
         except TapestryError as e:
             kind = type(e) if isinstance(e, IntegrityError) else IntegrityError
             raise kind(f"entry {entry.sequence}: {e.message}") from e
-        made = tree.new_nodes(
+        for level, index, found in tree.new_nodes(
             self.found.entries, tree.leaf_hash(entry.to_bytes()), lambda *at: self._nodes[at]
-        )
-        for level, index, found in list(made):
+        ):
             self._nodes[level, index] = found
-            if level and index % 2 == 0:
-                self._nodes.pop((level - 1, index * 2), None)
-        self._forget(self.found.entries)
         self.found.entries += 1
+        # Later hashes are made of the peaks alone.
+        self._nodes = {at: self._nodes[at] for at in tree.peaks(0, self.found.entries)}
         self._told(self.found.entries)
-
-    def _forget(self, size: int) -> None:
-        """Keep the hashes alone that later ones are made of: peaks of the tree."""
-        keep = set(_peaks(size + 1))
-        self._nodes = {at: found for at, found in self._nodes.items() if at in keep}
 
     # -- members and keys -----------------------------------------------------------------------
 
@@ -272,7 +265,10 @@ class Verifier:
         self._no_more_due("")
         note = Note.from_bytes(text.encode())
         origin = origin_of(self.found.consortium)
-        note.check(origin, self._core_key)
+        try:
+            note.check(origin, self._core_key)
+        except SignatureError as e:
+            raise IntegrityError(f"the ledger's checkpoint: {e.message}") from e
         said = Checkpoint.parse(note.text)
         root = tree.root(self.found.entries, lambda *at: self._nodes[at])
         if (said.origin, said.size, said.root) != (origin, self.found.entries, root):
@@ -281,12 +277,3 @@ class Verifier:
                 f"{self.found.entries} make"
             )
         self.found.root = root.hex()
-
-
-def _peaks(size: int) -> Iterator[tuple[int, int]]:
-    """Complete subtrees that a tree is made of, largest first."""
-    start = 0
-    while start < size:
-        level = (size - start).bit_length() - 1
-        yield level, start >> level
-        start += 1 << level

@@ -50,6 +50,15 @@ def root(size: int, nodes: Nodes) -> bytes:
     return _range(0, size, nodes) if size else EMPTY
 
 
+def peaks(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Level and index of the complete subtrees that leaves `start` to `stop` are made of, largest first;
+    `start` is a multiple of a power of two no less than their number, as in a tree."""
+    while start < stop:
+        level = (stop - start).bit_length() - 1
+        yield level, start >> level
+        start += 1 << level
+
+
 def inclusion_proof(index: int, size: int, nodes: Nodes) -> tuple[bytes, ...]:
     """That leaf `index` is in the tree of `size` leaves (section 2.1.3). Raises `IndexError`."""
     if not 0 <= index < size:
@@ -149,12 +158,8 @@ def _split(count: int) -> int:
 def _range(start: int, stop: int, nodes: Nodes) -> bytes:
     """Root over leaves `start` to `stop`, where `start` is a multiple of a power of two no less than their
     number: a subtree of the tree."""
-    peaks = []
-    while start < stop:
-        level = (stop - start).bit_length() - 1
-        peaks.append(nodes(level, start >> level))
-        start += 1 << level
-    found = peaks.pop()
-    while peaks:
-        found = node_hash(peaks.pop(), found)
+    hashes = [nodes(level, index) for level, index in peaks(start, stop)]
+    found = hashes.pop()
+    while hashes:
+        found = node_hash(hashes.pop(), found)
     return found

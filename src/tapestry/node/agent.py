@@ -364,9 +364,8 @@ class Agent:
             self._prunable.discard(run)
             plan = self._sessions[run].plan
             if plan is not None:
-                others = [name for name in self._sessions if name != run]
                 held = {state for session in self._sessions.values() for state in session.held}
-                self._pruner.prune(run, plan, others, held)
+                self._pruner.prune(run, plan, self._sessions.keys() - {run}, held)
 
 
 def _names(answer: Any) -> list[str]:
