@@ -55,7 +55,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--minutes", type=float, metavar="N", help="begin no trial after so long")
     made.add_argument("--threads", type=_count, default=2, metavar="N", help="of torch (2)")
     made.add_argument("--device", default="cpu", help="where models are trained (cpu)")
-    made.add_argument("--bf16", action="store_true", help="train in bfloat16, of every method")
     made.add_argument("--report", action="store_true", help="train nothing; write report.md and plots to DIR")
     made.add_argument("--json", action="store_true", help="print the table as JSON")
     return made
@@ -133,7 +132,6 @@ def _train(given: argparse.Namespace, until: float) -> bool:
             corpora=text.read(folders, given.out / "cache"),
             scratch=scratch,
             device=_device(given.device),
-            bf16=given.bf16,
         )
         bench = Bench(
             world=world,

@@ -56,14 +56,12 @@ class World:
         corpora: by member, in the order of names.
         scratch: folder for blobs; each trial clears what it wrote.
         device: where models are trained.
-        bf16: whether forward and backward passes are in bfloat16 (parameters and what is merged stay fp32).
     """
 
     setting: Setting
     corpora: Mapping[str, Corpus]
     scratch: Path
     device: torch.device = CPU
-    bf16: bool = False
 
     @cached_property
     def parameters(self) -> int:
@@ -191,7 +189,6 @@ class Trial:
         self.plan = plan
         self.points = world.setting.points
         self.island = Island(device=world.device)
-        self.bf16 = world.bf16
         self.loaded = Loaded.read(store, plan.model, self.island)
         self.tasks = {name: CausalLM(plan, corpus, name) for name, corpus in world.corpora.items()}
         self.state = State.from_bytes(store.read(plan.initial_state))
@@ -298,8 +295,7 @@ class Trial:
         for step in range(start, end):
             position = step * inner.batch_sequences
             batch = torch.cat([task.batch(position) for task in tasks]).to(self.island.device)
-            with torch.autocast(self.island.device.type, torch.bfloat16, enabled=self.bf16):
-                loss = tasks[0].loss(self.loaded.module, batch)
+            loss = tasks[0].loss(self.loaded.module, batch)
             torch.autograd.backward(loss)
             if not math.isfinite(loss.item()):
                 raise Diverged(f"the loss of step {step + 1} is not finite")

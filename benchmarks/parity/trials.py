@@ -115,8 +115,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         corpora = {name: corpus.digest for name, corpus in self.world.corpora.items()}
-        setup = {"setting": self.world.setting.identity(), "corpora": corpora}
-        self.setup = digest(setup | ({"precision": "bf16"} if self.world.bf16 else {}))
+        self.setup = digest({"setting": self.world.setting.identity(), "corpora": corpora})
 
     def conduct(self, names: Sequence[str]) -> bool:
         """Every trial of these methods that is not done yet; False where the time did not suffice."""
@@ -188,6 +187,5 @@ class Bench:
             "seconds": round(seconds, 3),
             "hardware": str(Hardware.here()),
             "device": str(self.world.device),
-            "precision": "bf16" if self.world.bf16 else "fp32",
             "threads": torch.get_num_threads(),
         }
