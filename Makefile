@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTS := -m pytest -m "not long"
-ROOMS := $(addprefix --ignore tests/,federation training replay cli)
+ROOMS := $(addprefix --ignore tests/,federation training replay cli sim)
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test coverage lint bench parity test-long lock clean help
+.PHONY: demo test coverage lint bench parity fuzz sim chaos split test-long lock clean help
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
@@ -33,7 +33,7 @@ lint: $(STAMP)  ## ruff, mypy --strict, import contracts
 # Two lanes, as long as each other on two cores.
 test: $(STAMP)  ## lint, types, contracts and every test but the long ones; two lanes at once
 	@rm -f .lane.log
-	@{ $(MAKE) --no-print-directory lint && $(BIN)/python $(TESTS) -q tests/training tests/replay tests/cli \
+	@{ $(MAKE) --no-print-directory lint && $(BIN)/python $(TESTS) -q tests/training tests/replay tests/cli tests/sim \
 	&& $(BIN)/python $(TESTS) tests/federation -s; } > .lane.log 2>&1 & lane=$$!; \
 	$(BIN)/python $(TESTS) $(ROOMS) $(TEST_ARGS); \
 	rooms=$$?; wait $$lane; lane=$$?; cat .lane.log; test $$rooms -eq 0 -a $$lane -eq 0
@@ -45,11 +45,23 @@ coverage: $(STAMP)  ## which lines the tests' own processes reach; slower than `
 test-long: $(STAMP)  ## the long runs: 200 random kills
 	$(BIN)/python -m pytest -m long --timeout 7200 -s $(TEST_ARGS)
 
+fuzz: $(STAMP)   ## hostile input to every parser: FUZZ_ARGS="--minutes 60"; goes on where it ended
+	RUST_BACKTRACE=0 $(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+
+chaos: $(STAMP)  ## 200 faults of real processes and lines, 8 nodes: CHAOS_ARGS="--batches 2"; goes on where it ended
+	$(BIN)/python -m tests.chaos --report benchmarks/results $(CHAOS_ARGS)
+
+split: $(STAMP)  ## a core that shows two histories, 20 times: SPLIT_ARGS="--calls 3"; goes on where it ended
+	$(BIN)/python -m tests.federation.split $(SPLIT_ARGS)
+
 bench: $(STAMP)  ## measure; writes benchmarks/results/
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 parity: $(STAMP)  ## loss against bytes, one member a language: PARITY_ARGS="--setting small --corpora DIR"
 	$(BIN)/python -m benchmarks.parity --out parity $(PARITY_ARGS)
+
+sim: $(STAMP)   ## more seeds of the fault simulator: SIM_ARGS="--seeds N --minutes M"; goes on where it stopped
+	$(BIN)/python -m tests.sim $(SIM_ARGS)
 
 lock: $(STAMP)  ## write requirements/lock.txt anew from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude tapestry > requirements/lock.txt

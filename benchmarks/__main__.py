@@ -17,6 +17,7 @@ from benchmarks.report import RESULTS, Settings
 PROGRAMS = {
     "cli": "how long the command line takes to answer",
     "round": "a round without training, and the memory of every process; or how other engines compare",
+    "verify": "a ledger of 100,000 entries: export, verify, open the core that has it",
     "codec": "size, speed and memory of encoded deltas",
     "merge": "arithmetic, replay engine with reading, hashing and writing, memory of the worker",
     "trainer": "the trainer against a plain torch loop",
@@ -45,11 +46,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="small sizes; prints and writes no file")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
     made.add_argument("--note", default="", help="a remark for the result file, e.g. what else was running")
-    made.add_argument("--repeat", type=_count, help="repetitions of transfer, replay and overlap")
+    made.add_argument("--repeat", type=_count, help="repetitions of transfer, replay, overlap and verify")
     made.add_argument("--mib", type=_count, help="transfer: size of an update (1024)")
     made.add_argument("--nodes", type=_count, default=2, help="transfer: how many (2)")
     made.add_argument("--parameters", type=_count, help="replay: of the model (10^9)")
     made.add_argument("--contributions", type=_count, help="replay: how many (8)")
+    made.add_argument("--entries", type=_count, help="verify: of the ledger (100 000)")
     made.add_argument("--momentum", action="store_true", help="replay: read the momentum too, 4 GB more")
     made.add_argument("--database", choices=["postgresql"], help="round: compare it with SQLite")
     made.add_argument("--blobs", choices=["s3"], help="round: compare it with a folder")

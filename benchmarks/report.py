@@ -30,7 +30,7 @@ class Settings:
     quick: bool = False
     """Small sizes and few repetitions, to see that it runs."""
     repeat: int | None = None
-    """Repetitions of `transfer` and `replay`."""
+    """Repetitions of `transfer`, `replay`, `overlap` and `verify`."""
     mib: int | None = None
     """Of an update in `transfer`."""
     nodes: int = 2
@@ -39,6 +39,8 @@ class Settings:
     """Of the model in `replay`."""
     contributions: int | None = None
     """In `replay`."""
+    entries: int | None = None
+    """Of the ledger in `verify`."""
     momentum: bool = False
     """In `replay`: a later merge, which reads the momentum too."""
     database: DatabaseEngine | None = None

@@ -8,7 +8,9 @@
     │   └── ModelError          a model or tokenizer directory
     ├── IntegrityError          bytes are not what they claim to be
     │   ├── ArtifactError       malformed artifact, manifest, layout or shard
+    │   │   └── OverNorm        an update larger than its plan allows
     │   ├── HashMismatch        content does not match its address
+    │   ├── Fork                the core signed two histories that exclude each other
     │   └── FormatError         a message that does not parse, or is not canonical
     │       └── VersionError    a format or version this release does not speak
     ├── AuthError               who is asking is not who may
@@ -30,6 +32,7 @@
     │   └── Busy                not now: another process holds it, or a merge is computed
     ├── PeerError               the other side cannot be reached or misbehaves
     │   ├── Unreachable         no connection; retried with backoff
+    │   ├── Behind              the core lacks entries of its ledger that it signed before
     │   └── TooLarge            a body over its stated cap, refused before it is read
     ├── TrainingError           the trainer cannot go on
     │   ├── Diverged            loss or weights are not finite
@@ -93,8 +96,22 @@ class ArtifactError(IntegrityError):
     code = "artifact"
 
 
+class OverNorm(ArtifactError):
+    code = "over-norm"
+
+
 class HashMismatch(IntegrityError):
     code = "hash-mismatch"
+
+
+class Fork(IntegrityError):
+    """`seen` is a checkpoint that the core signed and that the ledger at hand contradicts."""
+
+    code = "fork"
+
+    def __init__(self, message: str, *, hint: str | None = None, seen: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.seen = seen
 
 
 class FormatError(IntegrityError):
@@ -184,6 +201,10 @@ class PeerError(TapestryError):
 
 class Unreachable(PeerError):
     code = "unreachable"
+
+
+class Behind(PeerError):
+    code = "behind"
 
 
 class TooLarge(PeerError):

@@ -16,17 +16,22 @@ from typing import Any
 
 import httpx
 
+from tapestry.audit import file
+from tapestry.audit.heads import cosignature
+from tapestry.audit.verify import Verifier
 from tapestry.core import operator, serve, settings
-from tapestry.core.clock import now_ms, time_text
+from tapestry.core.clock import now_ms
 from tapestry.identity.envelope import Envelope, sign
-from tapestry.identity.keyring import make_certificate, make_join
+from tapestry.identity.keyring import Role, make_certificate, make_join
 from tapestry.identity.keys import KeyPair
 from tapestry.identity.requests import make_proof
+from tapestry.ledger.checkpoint import Checkpoint, origin_of
 from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, Model, State
+from tapestry.protocol.clock import time_text
 from tapestry.protocol.layout import Layout, Tensor
-from tapestry.protocol.messages import Contribution, Enrolment, Receipt, Score
-from tapestry.protocol.plan import Inner, Merge, Plan, Rounds
+from tapestry.protocol.messages import Attestation, Contribution, Enrolment, Receipt, Score
+from tapestry.protocol.plan import Inner, Merge, Plan, Rounds, Witness
 from tapestry.protocol.views import RunView
 from tapestry.storage.blobs import BlobStore
 
@@ -44,11 +49,15 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["pytest", "tapestry.core.serve"])
 
 
-def _serve(root: Path, ready: Connection, environment: dict[str, str]) -> None:
+def _serve(
+    root: Path, ready: Connection, environment: dict[str, str], prepare: Callable[[], object] | None
+) -> None:
     with open(root / "stderr.log", "ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     os.environ.update(environment, TAPESTRY_DIE_WITH_PARENT="1")
+    if prepare is not None:
+        prepare()
     serve.serve(root, ready=ready.send)
 
 
@@ -66,8 +75,8 @@ def artifact(kind: ArtifactKind, data: list[bytes], layout: Layout = LAYOUT) -> 
     return Artifact(kind=kind, layout=layout.digest, shards=blobs)
 
 
-def make_plan(folder: Path, *, run: str = "run", **rules: Any) -> Plan:
-    """A plan, with all it starts from as blobs in `folder`."""
+def make_plan(folder: Path, *, run: str = "run", witnesses: int = 0, **rules: Any) -> Plan:
+    """A plan, with all it starts from as blobs in `folder`. `witnesses`: the quorum of members."""
     store = BlobStore.open(folder)
     data = shards(1.0)
     base = artifact("base", data)
@@ -85,6 +94,7 @@ def make_plan(folder: Path, *, run: str = "run", **rules: Any) -> Plan:
         rounds=Rounds(**{"total": 2, "min_nodes": 2, "quorum": 2, "deadline_s": 600.0} | rules),
         inner=Inner(steps=10),
         merge=Merge(),
+        witness=Witness(quorum=witnesses),
     )
 
 
@@ -96,6 +106,7 @@ class Member:
     consortium: str = ""
     root: KeyPair = field(default_factory=KeyPair.generate)
     key: KeyPair = field(default_factory=KeyPair.generate)
+    witness: KeyPair = field(default_factory=KeyPair.generate)
     url: str = ""
     http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30, trust_env=False))
 
@@ -103,23 +114,24 @@ class Member:
     def node(self) -> str:
         return f"{self.name}-1"
 
-    def certificate(self, key: KeyPair | None = None, *, expires_s: float = 3600.0) -> Envelope:
+    def certificate(
+        self, key: KeyPair | None = None, *, expires_s: float = 3600.0, role: Role = "node"
+    ) -> Envelope:
         return make_certificate(
             self.root,
             member=self.name,
             node=self.node,
-            role="node",
+            role=role,
             public_key=(key or self.key).public_key,
             not_before=time_at(-3600),
             expires=time_at(expires_s),
         )
 
     def join(self, token: str, *certificates: Envelope) -> httpx.Response:
+        """With its node's keys, or with these certificates."""
         join = make_join(self.root, consortium=self.consortium, invitation=token, member=self.name)
-        value = {
-            "join": as_json(join),
-            "certificates": [as_json(c) for c in certificates or (self.certificate(),)],
-        }
+        own = (self.certificate(), self.certificate(self.witness, role="witness"))
+        value = {"join": as_json(join), "certificates": [as_json(c) for c in certificates or own]}
         return self.http.post(self.url + "/v1/join", content=canonical.encode(value))
 
     def proof(self, method: str, target: str, body_sha: str, **other: Any) -> str:
@@ -201,6 +213,43 @@ class Member:
     def core_key(self) -> str:
         return str(self.http.get(self.url + "/v1/hello").json()["core_key"])
 
+    def ledger(self) -> Verifier:
+        """All the core's entries, held against the rules."""
+        verifier, whole = Verifier(), False
+        while not whole:
+            answer = self.ask("GET", f"/v1/ledger?after={verifier.found.entries}")
+            assert answer.status_code == 200, answer.text
+            for line in file.parse(answer.content):
+                verifier.line(line)
+                whole = line[0] == "checkpoint"
+        return verifier
+
+    def attestation(self, run: str = "run", /, *, key: KeyPair | None = None, **other: Any) -> Envelope:
+        """Of a run's newest base and the ledger that ends with it, or as `other` says; signed by the witness
+        key, or `key`."""
+        ledger, key = self.ledger(), key or self.witness
+        state, size = ledger.state(run), ledger.committed(run)
+        assert state is not None and size is not None
+        fields = {
+            "consortium": self.consortium,
+            "run": run,
+            "member": self.name,
+            "node": self.node,
+            "round": state.head_round,
+            "merges": state.merges,
+            "state": state.head,
+            "size": size,
+            "root": ledger.root(size).hex(),
+        } | other
+        head = Checkpoint(origin_of(self.consortium), fields["size"], bytes.fromhex(fields["root"]))
+        signed = cosignature(head, self.name, self.node, key, now_ms() // 1000)
+        return sign(Attestation(**{"cosignature": signed} | fields), key)
+
+    def attest(self, envelope: Envelope | None = None, run: str = "run") -> httpx.Response:
+        """A run's newest base, or what is in an envelope."""
+        given = envelope or self.attestation(run)
+        return self.ask("POST", f"/v1/runs/{run}/attestations", given.to_bytes())
+
     def score(self, plan: Plan, bits: float, *, merges: int = 0, state: str | None = None) -> httpx.Response:
         message = Score(
             consortium=self.consortium,
@@ -227,6 +276,9 @@ def code(answer: httpx.Response) -> str:
 class CoreUnderTest:
     """A core in a folder; its process can be killed and started again."""
 
+    prepare: Callable[[], object] | None = None
+    """Called in its process before it serves: makes another core of it, for positive controls and attacks."""
+
     def __init__(self, root: Path, *, where: Mapping[str, Any] | None = None, **limits: int) -> None:
         """`where`: settings that say where database and blobs are, if not in its folder."""
         self.root = root
@@ -251,7 +303,9 @@ class CoreUnderTest:
         self._logged = 0
         self._logged = len(self.log_lines())
         reader, writer = FORKS.Pipe(duplex=False)
-        self.process = FORKS.Process(target=_serve, args=(self.root, writer, environment), daemon=True)
+        self.process = FORKS.Process(
+            target=_serve, args=(self.root, writer, environment, self.prepare), daemon=True
+        )
         self.process.start()
         writer.close()
         with reader:

@@ -9,7 +9,7 @@ import pytest
 
 from tapestry.core import operator
 from tapestry.errors import Conflict, InputError, PlanError
-from tapestry.identity.keyring import make_join, make_revocation
+from tapestry.identity.keyring import make_revocation
 from tapestry.identity.keys import KeyPair
 from tapestry.protocol import canonical
 from tapestry.protocol.clock import parse_time
@@ -59,11 +59,6 @@ def test_invitations_are_for_one_member_once(serving: CoreUnderTest) -> None:
     assert ada.ask("GET", "/v1/members").json()["members"][0]["member"] == "ada"
 
 
-def test_an_expired_invitation(serving: CoreUnderTest) -> None:
-    token = operator.invite(serving.root, "ada", days=1e-9)
-    assert code(serving.member("ada", join=False).join(token)) == "invitation"
-
-
 def test_a_join_is_all_or_nothing(serving: CoreUnderTest) -> None:
     ada = serving.member("ada", join=False)
     token = operator.invite(serving.root, "ada")
@@ -72,14 +67,6 @@ def test_a_join_is_all_or_nothing(serving: CoreUnderTest) -> None:
     assert code(answer) in ("unknown-member", "signature", "key")
     assert ada.ask("GET", "/v1/members").status_code == 403
     assert ada.join(token).status_code == 200
-
-
-def test_a_join_for_another_consortium(serving: CoreUnderTest) -> None:
-    ada = serving.member("ada", join=False)
-    token = operator.invite(serving.root, "ada")
-    join = make_join(ada.root, consortium="1" * 64, invitation=token, member="ada")
-    body = canonical.encode({"certificates": [as_json(ada.certificate())], "join": as_json(join)})
-    assert code(ada.http.post(ada.url + "/v1/join", content=body)) == "signature"
 
 
 def test_proofs(serving: CoreUnderTest) -> None:
@@ -153,15 +140,6 @@ def test_an_expired_key(serving: CoreUnderTest) -> None:
     ada.key = KeyPair.generate()
     assert ada.join("0" * 40).status_code == 200
     assert ada.ask("GET", "/v1/members").status_code == 200
-
-
-def test_one_member_cannot_speak_for_another(serving: CoreUnderTest, tmp_path: Path) -> None:
-    plan = make_plan(tmp_path / "made")
-    ada, bob = serving.running(plan, tmp_path / "made", "ada", "bob")
-    envelope = bob.contribution(plan, "1" * 64)
-    assert code(ada.contribute(envelope)) == "key"
-    assert code(ada.contribute(ada.contribution(plan, "1" * 64, node="bob-1"))) == "key"
-    assert code(ada.contribute(ada.contribution(plan, "1" * 64, consortium="1" * 64))) == "refused"
 
 
 def test_bodies_that_are_not_canonical_or_not_asked_for(serving: CoreUnderTest) -> None:

@@ -29,7 +29,9 @@ from tests.node.support import NodeUnderTest
 HOUR_S = 3600.0
 
 
-def _serve_ahead(ahead_s: float, root: Path, ready: Connection, environment: dict[str, str]) -> None:
+def _serve_ahead(
+    ahead_s: float, root: Path, ready: Connection, environment: dict[str, str], prepare: None
+) -> None:
     """As `support._serve`, with a clock that is ahead of the machine's."""
     with open(root / "stderr.log", "ab") as log:
         os.dup2(log.fileno(), 1)

@@ -63,7 +63,7 @@ def test_key_and_database_belong_together(tmp_path: Path) -> None:
     operator.init(root, settings.make())
     home = Home(root)
     home.key.write_bytes(KeyPair.generate().to_pem())
-    with pytest.raises(AuthError, match="founded"):
+    with pytest.raises(AuthError, match="speaks for its consortium"):
         Core.open(root)
     home.key.write_bytes(b"no key")
     with pytest.raises(InputError):

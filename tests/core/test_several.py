@@ -92,5 +92,5 @@ def test_a_key_revoked_at_one_is_refused_at_the_other(pair: Pair) -> None:
 def test_a_database_is_one_consortiums(pair: Pair, tmp_path: Path) -> None:
     one, _ = pair
     database = settings.load(operator.Home(one.root)).database
-    with pytest.raises(AuthError, match="founded with"):
+    with pytest.raises(AuthError, match="speaks for its consortium"):
         operator.init(tmp_path / "foreign", settings.make(port=0, database=database))

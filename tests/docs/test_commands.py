@@ -116,7 +116,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         for name in (
             "demo", "doctor", "ledger export", "ledger verify",
             "core init", "core serve", "core status", "core invite", "core backup",
-            "core restore",
+            "core restore", "core recover",
             "member init", "member key rotate", "member key revoke", "member key list",
             "node init", "node join", "node run", "node status", "node script", "node egress",
             "run plan", "run start", "run status", "run revise", "run export", "run recompute",

@@ -23,7 +23,7 @@ from tapestry.core.views import round_record
 from tapestry.errors import Unreachable
 from tapestry.node import setup
 from tapestry.node.member import member_init
-from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Rounds, Streaming
+from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Rounds, Streaming, Witness
 from tapestry.protocol.views import RunView
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.model import initial_state
@@ -230,5 +230,6 @@ def make_plan(seed_blobs: Path, *, rounds: int, steps: int, nodes: int, **other:
         ),
         "merge": Merge(outer_rate=0.7, outer_momentum=0.6, influence_cap=0.9),
         "evaluation": Evaluation(max_tokens=512),
+        "witness": Witness(quorum=nodes // 2 + 1 if other.get("sync") != "fetch" else 0),
     }
     return Plan(**{**fields, **other})

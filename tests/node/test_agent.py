@@ -34,7 +34,7 @@ MAX_ANONYMOUS_BYTES = 150 << 20
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    return make_plan(tmp_path / "seed")
+    return make_plan(tmp_path / "seed", witnesses=2)
 
 
 def start_run(core: CoreUnderTest, plan: Plan, seed: Path) -> None:
@@ -130,6 +130,9 @@ def check_egress(node: NodeUnderTest) -> None:
 AGENT_POINTS = {
     "node.head.before-save": 2,
     "node.head.after-save": 1,
+    "node.ledger.before-save": 1,
+    "node.attestation.signed": 1,
+    "node.attestation.sent": 1,
     "node.contribution.signed": 1,
     "node.contribution.sent": 2,
     "node.contribution.receipted": 1,
@@ -146,7 +149,7 @@ def test_all_failpoints_of_the_agent_are_tested() -> None:
 def test_killed_at_any_point_it_goes_on(
     core: CoreUnderTest, make_node: MakeNode, tmp_path: Path, point: str
 ) -> None:
-    plan = make_plan(tmp_path / "seed", min_nodes=1, quorum=1)
+    plan = make_plan(tmp_path / "seed", min_nodes=1, quorum=1, witnesses=1)
     start_run(core, plan, tmp_path / "seed")
     node = make_node("fr")
     node.start_role("gate")

@@ -6,15 +6,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from tapestry.cli import replicas
 from tapestry.core import backup as backups
-from tapestry.core import operator
+from tapestry.core import operator, settings
+from tapestry.core.recover import recover
+from tapestry.core.service import Core
+from tapestry.node.replica import Verified
 from tapestry.training.spool import TrainJob
 from tests.core.support import CoreUnderTest, make_plan, shards
 from tests.node.conftest import MakeNode
-from tests.node.support import wait_until
+from tests.node.support import NodeUnderTest, wait_until
 
 
-def test_what_the_core_has_lost_is_handed_in_again(
+def test_what_the_core_has_lost_its_nodes_give_back(
     core: CoreUnderTest, make_node: MakeNode, tmp_path: Path
 ) -> None:
     """Neither is it trained again, nor is the round stuck for want of it."""
@@ -43,8 +47,20 @@ def test_what_the_core_has_lost_is_handed_in_again(
     shutil.rmtree(core.root)
     backups.restore(tmp_path / "copy", core.root)
     core.start()
+    wait_until(lambda: '"behind"' in quick.log())
+    if _ledger_ahead(quick, core):
+        core.kill()
+        recover(core.root, [replicas.of_node(quick.home.root)], settings.make(port=0))
+        core.start()
     restored.append(True)
     assert quick.wait() == 0 and slow.wait() == 0, quick.log()
     assert operator.view(core.root, "run").head.merges == 1
     assert quick.trainer is not None
     assert [job.round for job in quick.trainer.jobs if job.train] == [1]
+
+
+def _ledger_ahead(node: NodeUnderTest, core: CoreUnderTest) -> bool:
+    """Whether the node holds what the core has lost; else it has but the receipt, and sends it again."""
+    kept = Verified.from_bytes((node.home.ledger / "verified.json").read_bytes())
+    with Core.open(core.root) as opened:
+        return kept.entries > opened.journal.tree_head()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,3 +64,30 @@ def test_size_is_checked_before_parsing() -> None:
 def test_names_are_safe_as_file_names(name: str) -> None:
     assert canonical.is_name("node-1.a")
     assert not canonical.is_name(name)
+
+
+@given(JSON)
+def test_it_is_what_the_library_writes(value: object) -> None:
+    """Most values take a shorter way."""
+    assert canonical.encode(value) == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["\ud800", ["\ud800"], {"\ud800": 1}, 2**53, -(2**53), float("nan"), {1: 2}, b"a"]
+)
+def test_what_has_no_canonical_form_is_refused(value: object) -> None:
+    with pytest.raises(FormatError):
+        canonical.encode(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"\U0001f600": 1, "\ue000": 2, "a": 3},
+        {"é": 1, "e": 2, "z": 3},
+        '\x00\x1f\x7f\u2028\\"/\b\f\n\r\t',
+        [1, 1.0, -0.0, 1e21, True, None, (2,)],
+    ],
+)
+def test_order_of_keys_and_escapes(value: object) -> None:
+    assert canonical.encode(value) == rfc8785.dumps(value)

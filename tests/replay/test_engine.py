@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tapestry.errors import ArtifactError, Diverged, HashMismatch, NotFound, TapestryError
+from tapestry.errors import ArtifactError, Diverged, HashMismatch, NotFound, OverNorm, TapestryError
 from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact, Blob, State
 from tapestry.protocol.encoding import Bf16, Codec, Fp4, Fp32, Int8, TopK
@@ -134,6 +134,19 @@ def test_encoded_contributions_equal_the_reference(store: BlobStore, kind: str) 
         for delta in deltas:
             engine.screen(delta, layout.digest, codec)
         momentum = cases.random_values(layout, 3, 0.1)
+
+
+def test_an_update_larger_than_the_plan_allows_is_refused(store: BlobStore) -> None:
+    layout = cases.layout_of({"a": (256, 64), "b": (7,)}, shard_bytes=1 << 15)
+    store.put(layout.to_bytes(), durable=False)
+    values = cases.random_values(layout, 1, odd=0.0)
+    norm = sum(float((each.astype("f8") ** 2).sum()) for each in values.values()) ** 0.5
+    digest = cases.put_artifact(store, layout, "delta", values)
+    engine = Engine(store)
+    engine.screen(digest, layout.digest, largest_norm=norm * 1.001)
+    with pytest.raises(OverNorm, match=r"its norm is .*, the plan allows"):
+        engine.screen(digest, layout.digest, largest_norm=norm * 0.999)
+    engine.screen(digest, layout.digest)  # without the rule it passes
 
 
 def test_an_encoded_shard_that_is_wrong_is_refused(store: BlobStore) -> None:

@@ -96,7 +96,7 @@ class Run:
     def begin(self, *nodes: str) -> None:
         self.give(m.Start())
         for node in nodes:
-            self.give(m.Enrol(node=node, member=node, plan=self.state.plan.digest))
+            self.give(m.Enrol(node=node, member=node, plan=self.state.plan.digest, enrolment="e" * 64))
 
 
 def test_a_run_from_plan_to_end() -> None:
@@ -104,7 +104,7 @@ def test_a_run_from_plan_to_end() -> None:
     assert waiting_for(run.state, run.now) == "the operator to start the run"
     run.begin("a")
     assert waiting_for(run.state, run.now) == "nodes: 1 of 2 enrolled"
-    run.give(m.Enrol(node="b", member="b", plan=run.state.plan.digest))
+    run.give(m.Enrol(node="b", member="b", plan=run.state.plan.digest, enrolment="e" * 64))
     for _ in range(2):
         for node in "ab":
             run.give(contribution(run.state, node))
@@ -261,7 +261,7 @@ def test_a_late_contribution_must_be_from_its_own_rounds_state() -> None:
 def test_who_was_not_expected_in_time_is_not_late() -> None:
     run = Run(make_plan(min_nodes=2, quorum=1, total=9, staleness=1))
     run.begin("a", "b")
-    run.give(m.Enrol(node="c", member="c", plan=run.state.plan.digest))
+    run.give(m.Enrol(node="c", member="c", plan=run.state.plan.digest, enrolment="e" * 64))
     early = contribution(run.state, "c")
     with pytest.raises(Refused, match="not expected"):
         run.give(early)
@@ -324,7 +324,7 @@ def test_a_node_the_operator_withdrew_stays_out() -> None:
     run.begin("a", "b")
     run.give(m.Withdraw(node="b", reason="operator"))
     with pytest.raises(Refused, match="withdrawn"):
-        run.give(m.Enrol(node="b", member="b", plan=run.state.plan.digest))
+        run.give(m.Enrol(node="b", member="b", plan=run.state.plan.digest, enrolment="e" * 64))
 
 
 def test_below_quorum_waits_for_newcomers_or_is_abandoned() -> None:
@@ -335,7 +335,7 @@ def test_below_quorum_waits_for_newcomers_or_is_abandoned() -> None:
     waiting.now += 10_000
     waiting.give(m.Tick())
     assert "quorum: 1 of 2" in str(waiting_for(waiting.state, waiting.now))
-    waiting.give(m.Enrol(node="c", member="c", plan=waiting.state.plan.digest))
+    waiting.give(m.Enrol(node="c", member="c", plan=waiting.state.plan.digest, enrolment="e" * 64))
     waiting.give(contribution(waiting.state, "c"))
     waiting.screen_all()
     assert len(m.work(waiting.state).merge) == 1
@@ -399,7 +399,9 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(node=st.sampled_from("abcd"))
     def enrol(self, node: str) -> None:
         if self.run_.state.status != "finished":
-            self.run_.give(m.Enrol(node=node, member=node, plan=self.run_.state.plan.digest))
+            self.run_.give(
+                m.Enrol(node=node, member=node, plan=self.run_.state.plan.digest, enrolment="e" * 64)
+            )
 
     @rule(node=st.sampled_from("abcd"))
     def withdraw(self, node: str) -> None:

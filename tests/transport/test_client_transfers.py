@@ -34,6 +34,26 @@ def test_blobs_are_fetched_several_at_once(core: StubCore, client: CoreClient, s
     assert len(core.requests) == before
 
 
+def test_a_download_refused_for_its_time_is_signed_anew(
+    core: StubCore, client: CoreClient, store: BlobStore
+) -> None:
+    """The core's clock was set; without a new signature that would end the node."""
+    core.add(DATA)
+    client.missing([blob().sha256])
+    core.time = "2026-05-01T13:00:00.000Z"
+    refusal = {"error": {"code": "signature", "message": "ill-timed", "hint": None}}
+    path = f"/v1/blobs/{blob().sha256}"
+
+    def once() -> tuple[int, dict[str, str], bytes]:
+        del core.answers[path]
+        return 401, {}, canonical.encode(refusal)
+
+    core.answers[path] = once
+    client.download_blobs([blob()], store)
+    assert store.read(blob().sha256) == DATA
+    assert proof_of(core.requests[-1][2]).at >= core.time
+
+
 def test_a_truncated_download_goes_on(core: StubCore, client: CoreClient, store: BlobStore) -> None:
     core.add(DATA)
     core.faults = [truncated(100_000), truncated(50_000)]

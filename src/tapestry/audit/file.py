@@ -11,7 +11,6 @@ What it holds is small: hashes, rules, envelopes, and no weights.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -24,23 +23,52 @@ FORMAT: Final = "tapestry.ledger"
 VERSION: Final = 1
 MAX_LINE_BYTES: Final = 96 << 20
 
+NAMED: Final = {
+    "contribution-received": "contribution",
+    "contribution-late": "contribution",
+    "node-enrolled": "enrolment",
+    "base-attested": "attestation",
+    "score-published": "score",
+}
+"""Entries that name an envelope, and in which field."""
+
 Line = tuple[str, Any]
 """What a line is (`blob`, `entry`, `checkpoint`), and its value: bytes, an `Entry`, a text."""
 
 
+FIRST: Final = canonical.encode({"format": FORMAT, "version": VERSION}) + b"\n"
+"""Names the format."""
+
+
+def encode(line: Line) -> bytes:
+    """A line as it stands in the file."""
+    kind, value = line
+    if kind == "blob":
+        value = base64.b64encode(value).decode("ascii")
+    elif kind == "entry":
+        value = value.model_dump(mode="json")
+    return canonical.encode({kind: value}) + b"\n"
+
+
 def write(out: BinaryIO, lines: Iterable[Line]) -> None:
     """Write lines, after the first one that names the format."""
-    out.write(canonical.encode({"format": FORMAT, "version": VERSION}) + b"\n")
-    for kind, value in lines:
-        if kind == "blob":
-            value = base64.b64encode(value).decode("ascii")
-        elif kind == "entry":
-            value = value.model_dump(mode="json")
-        out.write(canonical.encode({kind: value}) + b"\n")
+    out.write(FIRST)
+    for line in lines:
+        out.write(encode(line))
 
 
-def read(path: Path) -> Iterator[Line]:
-    """The lines of a file, one in memory at a time.
+def parse(data: bytes) -> Iterator[Line]:
+    """Lines without the first one, from memory. Raises `FormatError`."""
+    if data and not data.endswith(b"\n"):
+        raise FormatError("the last line of the ledger was cut off")
+    for line in data.split(b"\n")[:-1]:
+        found = _parsed(line, first=False)
+        if found is not None:
+            yield found
+
+
+def read(path: Path, size: int | None = None) -> Iterator[Line]:
+    """The lines of a file, one in memory at a time; of its first `size` bytes, where that is given.
 
     Raises:
         InputError: it cannot be read.
@@ -48,7 +76,7 @@ def read(path: Path) -> Iterator[Line]:
     """
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(_lines(file), start=1):
+            for number, line in enumerate(_lines(file, size), start=1):
                 try:
                     found = _parsed(line, first=number == 1)
                 except FormatError as e:
@@ -61,8 +89,8 @@ def read(path: Path) -> Iterator[Line]:
         ) from e
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    while line := file.readline(MAX_LINE_BYTES + 1):
+def _lines(file: BinaryIO, size: int | None) -> Iterator[bytes]:
+    while (size is None or file.tell() < size) and (line := file.readline(MAX_LINE_BYTES + 1)):
         if len(line) > MAX_LINE_BYTES or not line.endswith(b"\n"):
             raise FormatError("the file was cut off, or holds a line that is too long")
         yield line[:-1]
@@ -87,6 +115,9 @@ def _parsed(line: bytes, *, first: bool) -> Line | None:
     if kind == "checkpoint":
         return kind, held
     try:
-        return kind, base64.b64decode(held, validate=True)
-    except binascii.Error as e:
+        data = base64.b64decode(held, validate=True)
+    except ValueError as e:  # binascii.Error, or a character that is not ASCII
         raise FormatError("a blob is base64") from e
+    if base64.b64encode(data).decode("ascii") != held:
+        raise FormatError("a blob is base64 in its one form")
+    return kind, data

@@ -7,19 +7,20 @@ deadlines, weights and caps are checked by that. Keys are judged as of the posit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
 
 from tapestry.audit.file import Line
-from tapestry.errors import FormatError, IntegrityError, SignatureError, TapestryError
+from tapestry.audit.heads import signed_checkpoint, tree_of
+from tapestry.errors import Fork, FormatError, IntegrityError, SignatureError, TapestryError
 from tapestry.identity.envelope import Envelope
-from tapestry.identity.keyring import KeyRing, open_join
-from tapestry.identity.notes import Note
+from tapestry.identity.keyring import NODE_ONLY, KeyRing, Role, open_join
 from tapestry.ledger import tree
-from tapestry.ledger.checkpoint import Checkpoint, origin_of
 from tapestry.ledger.entries import (
     CONSORTIUM,
+    CoreSucceeded,
     Entry,
     Founded,
     KeyCertified,
@@ -29,14 +30,17 @@ from tapestry.ledger.entries import (
 )
 from tapestry.protocol import canonical
 from tapestry.protocol.clock import parse_time
-from tapestry.protocol.messages import Contribution
+from tapestry.protocol.message import Part
+from tapestry.protocol.messages import Attestation, Contribution, Enrolment, Score
 from tapestry.rounds import events as ev
 from tapestry.rounds import machine
-from tapestry.rounds.inputs import Contribute, Input
+from tapestry.rounds.inputs import Attest, Contribute, Input
 from tapestry.rounds.state import RunState
 
-FOLLOWING: Final = (ev.RoundOpened, ev.RoundClosed, ev.RoundWidened, ev.RunFinished)
-"""Events that follow from the state and the time, not from an input of their own."""
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""Times in events are milliseconds since then."""
+WITNESS: Final[frozenset[Role]] = frozenset({"witness"})
+M = TypeVar("M", Attestation, Contribution, Enrolment, Score)
 
 
 @dataclass
@@ -47,6 +51,7 @@ class Found:
     entries: int = 0
     members: int = 0
     contributions: int = 0
+    attestations: int = 0
     merges: int = 0
     runs: dict[str, str] = field(default_factory=dict)
     """Each run with its newest state."""
@@ -54,8 +59,8 @@ class Found:
 
 
 class Verifier:
-    """Takes the lines of a ledger one after the other. Memory does not grow with their number, but for blobs
-    that no entry has named yet.
+    """Takes the lines of a ledger one after the other. Of each entry it keeps 32 bytes, the root of the tree
+    that ends with it; of blobs those that no entry has named yet.
 
     Args:
         told: hears of every entry that holds.
@@ -64,7 +69,7 @@ class Verifier:
     def __init__(self, told: Callable[[int], None] = lambda _: None) -> None:
         self.found = Found()
         self._told = told
-        self._core_key = ""
+        self._founding_key = ""
         self._ring = KeyRing()
         self._states: dict[str, RunState] = {}
         self._due: dict[str, list[ev.Event]] = {}
@@ -72,6 +77,14 @@ class Verifier:
         self._due_at: dict[str, str] = {}
         self._blobs: dict[str, bytes] = {}
         self._nodes: dict[tuple[int, int], bytes] = {}
+        self._newest: dict[str, int] = {}
+        """By run: position of its newest entry."""
+        self._committed: dict[str, int] = {}
+        """By run: position of the entry that commits its newest merge."""
+        self.roots = bytearray()
+        """Roots of the trees of 1, 2, ... entries."""
+        self._taken = b""
+        """The envelope that was opened last."""
         self._ended = False
 
     def take(self, lines: Iterable[Line]) -> Found:
@@ -80,36 +93,109 @@ class Verifier:
         Raises:
             IntegrityError: what does not hold, with the number of its entry. A subclass says of which kind.
         """
-        for kind, value in lines:
+        for line in lines:
             if self._ended:
                 raise FormatError("the ledger goes on after its checkpoint")
-            if kind == "blob":
-                self._blobs[canonical.sha256(value)] = value
-            elif kind == "entry":
-                self._entry(value)
-            else:
-                self._checkpoint(value)
+            self.line(line)
+            self._ended = line[0] == "checkpoint"
         if not self._ended:
             raise FormatError("the ledger ends without a checkpoint; it was cut off")
         return self.found
+
+    def line(self, line: Line) -> None:
+        """The next line. Errors as of `take`."""
+        kind, value = line
+        if kind == "blob":
+            self._blobs[canonical.sha256(value)] = value
+        elif kind == "entry":
+            self._entry(value)
+        else:
+            self._checkpoint(value)
+
+    def root(self, size: int) -> bytes:
+        """Of the tree of the first `size` entries, as far as they were taken. Raises `IndexError`."""
+        if not 0 <= size <= self.found.entries:
+            raise IndexError(f"{self.found.entries} entries were taken, not {size}")
+        return bytes(self.roots[(size - 1) * tree.HASH_BYTES : size * tree.HASH_BYTES]) or tree.EMPTY
+
+    def key_at(self, size: int | None = None) -> str:
+        """The core's key: now, or that which signs for a ledger of `size` entries."""
+        return self._ring.core_key(self._founding_key, size)
+
+    @property
+    def ring(self) -> KeyRing:
+        """Members and keys."""
+        return self._ring
+
+    def state(self, run: str) -> RunState | None:
+        """A run, as its entries leave it."""
+        return self._states.get(run)
+
+    def newest(self, run: str) -> int:
+        """Position of a run's newest entry; 0 where it has none."""
+        return self._newest.get(run, 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Where it stands, to go on from there another time; but for `roots`. Only between the entries of two
+        inputs, as behind a checkpoint."""
+        self._no_more_due("")
+        return {
+            "found": asdict(self.found),
+            "core_key": self._founding_key,
+            "ring": self._ring.to_json(),
+            "states": {run: state.model_dump(mode="json") for run, state in self._states.items()},
+            "nodes": [[level, index, found.hex()] for (level, index), found in self._nodes.items()],
+            "committed": self._committed,
+            "newest": self._newest,
+        }
+
+    def restore(self, value: dict[str, Any], roots: bytes) -> None:
+        """Stand where `to_json` was taken. It is believed: nobody else may write where it is kept. Raises
+        `FormatError`."""
+        try:
+            self.found = Found(**value["found"])
+            self._founding_key = value["core_key"]
+            self._ring = KeyRing.from_json(value["ring"])
+            self._states = {
+                run: RunState.from_bytes(canonical.encode(state)) for run, state in value["states"].items()
+            }
+            self._nodes = {(level, index): bytes.fromhex(found) for level, index, found in value["nodes"]}
+            self._committed, self._newest = dict(value["committed"]), dict(value["newest"])
+            expected = self.found.entries * tree.HASH_BYTES
+        except (AttributeError, KeyError, TypeError, ValueError) as e:
+            raise FormatError(f"this is not where a verification stood: {e}") from e
+        if len(roots) != expected:
+            raise FormatError("there is not one root for each entry")
+        self.roots = bytearray(roots)
+
+    def committed(self, run: str) -> int | None:
+        """Position of the entry that commits a run's newest merge."""
+        return self._committed.get(run)
 
     def _entry(self, entry: Entry) -> None:
         if entry.sequence != self.found.entries + 1:
             raise IntegrityError(f"after entry {self.found.entries} comes entry {entry.sequence}")
         try:
+            if parse_time(entry.at) < EPOCH:
+                raise IntegrityError(f"its time {entry.at} is before 1970")
             if entry.scope == CONSORTIUM:
                 self._no_more_due(CONSORTIUM)
                 self._of_consortium(entry)
             else:
                 self._of_run(entry)
+        except Fork as e:
+            raise Fork(f"entry {entry.sequence}: {e.message}", seen=e.seen) from e
         except TapestryError as e:
             kind = type(e) if isinstance(e, IntegrityError) else IntegrityError
             raise kind(f"entry {entry.sequence}: {e.message}") from e
+        if self._blobs:
+            raise IntegrityError(f"entry {entry.sequence} follows an envelope that it does not name")
         for level, index, found in tree.new_nodes(
             self.found.entries, tree.leaf_hash(entry.to_bytes()), lambda *at: self._nodes[at]
         ):
             self._nodes[level, index] = found
         self.found.entries += 1
+        self.roots += tree.root(self.found.entries, lambda *at: self._nodes[at])
         # Later hashes are made of the peaks alone.
         self._nodes = {at: self._nodes[at] for at in tree.peaks(0, self.found.entries)}
         self._told(self.found.entries)
@@ -118,11 +204,13 @@ class Verifier:
 
     def _of_consortium(self, entry: Entry) -> None:
         event = consortium_event(entry)
+        if not _says(entry, event):
+            raise IntegrityError(f"it does not state a {entry.type} as it is written")
         if isinstance(event, Founded) != (entry.sequence == 1):
             raise IntegrityError("a ledger begins with its founding, and is founded once")
         match event:
             case Founded():
-                self._core_key = event.core_key
+                self._founding_key = event.core_key
                 self.found.consortium = entry.digest
             case MemberAdmitted():
                 join = open_join(Envelope.from_bytes(event.envelope.encode()), self.found.consortium)
@@ -144,6 +232,15 @@ class Verifier:
                 self._ring = old.revoke(envelope, sequence=entry.sequence)
                 ended = {name for name, key in self._ring.keys.items() if key != old.keys.get(name)}
                 self._changed(ended, event.key_id, event.member)
+            case CoreSucceeded():
+                self._ring = self._ring.succeed(
+                    event.core_key,
+                    [Envelope.from_bytes(text.encode()) for text in event.envelopes],
+                    consortium=self.found.consortium,
+                    size=self.found.entries,
+                    root=self.root(self.found.entries).hex(),
+                    at=entry.at,
+                )
 
     def _changed(self, names: set[str], named: str, member: str) -> None:
         if names != {named} or self._ring.keys[named].certificate.member != member:
@@ -152,18 +249,19 @@ class Verifier:
     # -- runs -------------------------------------------------------------------------------------
 
     def _of_run(self, entry: Entry) -> None:
-        event = ev.parse_event(entry.type, entry.body)
         due = self._due.get(entry.scope)
         if not due:
             self._no_more_due(entry.scope)
-            due = self._due[entry.scope] = self._expected(entry, event)
+            due = self._expected(entry, ev.parse_event(entry.type, entry.body))
+            self._due[entry.scope] = due
             self._due_at[entry.scope] = entry.at
         expected = due.pop(0)
-        if event != expected or entry.at != self._due_at[entry.scope]:
-            raise IntegrityError(f"by the rules comes {expected.type}, the ledger has another {event.type}")
-        if isinstance(event, ev.RoundCommitted):
+        if not _says(entry, expected) or entry.at != self._due_at[entry.scope]:
+            raise IntegrityError(f"by the rules comes {expected.type}, the ledger has another {entry.type}")
+        if isinstance(expected, ev.RoundCommitted):
+            self._committed[entry.scope] = entry.sequence
             self.found.merges += 1
-            self.found.runs[entry.scope] = event.state
+            self.found.runs[entry.scope] = expected.state
 
     def _no_more_due(self, scope: str) -> None:
         """What one input led to stands together."""
@@ -187,6 +285,7 @@ class Verifier:
         if not step.events:
             raise IntegrityError(f"by the rules nothing follows here, the ledger has {event.type}")
         self._states[entry.scope] = step.state
+        self._newest[entry.scope] = entry.sequence + len(step.events) - 1
         return list(step.events)
 
     def _input(self, entry: Entry, event: ev.Event, state: RunState) -> Input:
@@ -202,11 +301,13 @@ class Verifier:
             case ev.PlanRevised():
                 return machine.Revise(plan=event.plan)
             case ev.NodeEnrolled():
-                holders = (key.certificate for key in self._ring.keys.values())
-                if (event.member, event.node) not in {(each.member, each.node) for each in holders}:
-                    raise IntegrityError(f"member {event.member} has no key for node {event.node}")
-                plan = (state.next_plan or state.plan).digest
-                return machine.Enrol(node=event.node, member=event.member, plan=plan)
+                enrolment = self._said(entry, event.enrolment, Enrolment)
+                return machine.Enrol(
+                    node=enrolment.node,
+                    member=enrolment.member,
+                    plan=enrolment.plan,
+                    enrolment=event.enrolment,
+                )
             case ev.NodeWithdrawn():
                 return machine.Withdraw(node=event.node, reason=event.reason)
             case ev.ContributionReceived() | ev.ContributionLate():
@@ -227,23 +328,31 @@ class Verifier:
                 return machine.MergeFailed(
                     round=event.round, fragment=event.fragment, reason=event.reason, detail=event.detail
                 )
+            case ev.BaseAttested():
+                return self._attestation(entry, event)
             case ev.ScorePublished():
-                fields = event.model_dump(exclude={"type"})
-                return machine.Publish(**fields)
+                score = self._said(entry, event.score, Score)
+                return machine.Publish(
+                    node=score.node,
+                    member=score.member,
+                    merges=score.merges,
+                    state=score.state,
+                    bits_per_byte=score.bits_per_byte,
+                    bytes=score.bytes,
+                    score=event.score,
+                )
             case _:
                 return machine.Tick()
 
     def _contribution(self, entry: Entry, event: ev.ContributionReceived | ev.ContributionLate) -> Contribute:
-        """From the signed envelope, whose key must be valid here."""
-        data = self._blobs.pop(event.contribution, None)
-        if data is None:
-            raise IntegrityError(
-                f"the envelope of the contribution of {event.node} is not in the ledger's file"
-            )
-        envelope = Envelope.from_bytes(data)
-        said, _ = self._ring.verify(envelope, Contribution, at=entry.at, sequence=entry.sequence)
-        if (said.consortium, said.run) != (self.found.consortium, entry.scope):
-            raise IntegrityError(f"the contribution of {said.node} is for another run or consortium")
+        said = self._said(entry, event.contribution, Contribution)
+        if said.checkpoint is not None:
+            seen = signed_checkpoint(said.checkpoint, self.found.consortium, self.key_at)
+            if seen.size > self.found.entries or seen.root != self.root(seen.size):
+                raise Fork(
+                    f"the core has signed another tree of {seen.size} entries for {said.node} than these",
+                    seen=said.checkpoint,
+                )
         self.found.contributions += 1
         return Contribute(
             round=said.round,
@@ -252,28 +361,65 @@ class Verifier:
             member=said.member,
             plan=said.plan,
             state=said.state,
-            contribution=envelope.digest,
+            contribution=event.contribution,
             delta=said.delta,
             tokens=said.tokens,
             steps=said.steps,
         )
 
+    def _attestation(self, entry: Entry, event: ev.BaseAttested) -> Attest:
+        """Signed by a witness key, and for the very tree that these entries make."""
+        said = self._said(entry, event.attestation, Attestation, roles=WITNESS)
+        key = Envelope.from_bytes(self._taken).signatures[0].keyid
+        tree_of(said, self._ring.keys[key].certificate.public_key, self.found.consortium)
+        committed = self._committed.get(entry.scope, 0)
+        if (said.size, said.root) != (committed, self.root(committed).hex()):
+            raise IntegrityError(f"node {said.node} has attested another ledger than this one")
+        self.found.attestations += 1
+        return Attest(
+            node=said.node,
+            member=said.member,
+            round=said.round,
+            merges=said.merges,
+            state=said.state,
+            attestation=event.attestation,
+        )
+
+    def _said(self, entry: Entry, digest: str, kind: type[M], *, roles: Collection[Role] = NODE_ONLY) -> M:
+        """What a signed envelope says, whose key must be valid here, about this run."""
+        data = self._blobs.pop(digest, None)
+        if data is None:
+            raise IntegrityError(
+                f"the envelope of {kind.format_name()} {digest[:12]} is not in the ledger's file"
+            )
+        self._taken = data
+        envelope = Envelope.from_bytes(data)
+        said, _ = self._ring.verify(envelope, kind, at=entry.at, sequence=entry.sequence, roles=roles)
+        if (said.consortium, said.run) != (self.found.consortium, entry.scope):
+            raise IntegrityError(f"{kind.format_name()} of {said.node} is for another run or consortium")
+        return said
+
     # -- the end ----------------------------------------------------------------------------------
 
     def _checkpoint(self, text: str) -> None:
-        self._ended = True
         self._no_more_due("")
-        note = Note.from_bytes(text.encode())
-        origin = origin_of(self.found.consortium)
+        if self._blobs:
+            raise IntegrityError("the ledger's checkpoint follows an envelope that no entry names")
         try:
-            note.check(origin, self._core_key)
+            said = signed_checkpoint(text, self.found.consortium, self.key_at)
         except SignatureError as e:
             raise IntegrityError(f"the ledger's checkpoint: {e.message}") from e
-        said = Checkpoint.parse(note.text)
-        root = tree.root(self.found.entries, lambda *at: self._nodes[at])
-        if (said.origin, said.size, said.root) != (origin, self.found.entries, root):
-            raise IntegrityError(
+        root = self.root(self.found.entries)
+        if (said.size, said.root) != (self.found.entries, root):
+            raise Fork(
                 f"the core has signed another tree of {said.size} entries than these "
-                f"{self.found.entries} make"
+                f"{self.found.entries} make",
+                seen=text,
             )
         self.found.root = root.hex()
+
+
+def _says(entry: Entry, event: Part) -> bool:
+    """Whether an entry is this event's, with every field stated: one meaning has one form."""
+    body = event.model_dump(mode="json")
+    return bool(body.pop("type") == entry.type and body == entry.body)

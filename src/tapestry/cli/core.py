@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tapestry.cli.options import CoreHome, Json
 from tapestry.cli.output import counted, emit_json, emit_line, note, short
 
+if TYPE_CHECKING:
+    from tapestry.core.settings import CoreSettings
+
 app = typer.Typer(help="The core: admits members, takes updates, has them merged.", no_args_is_help=True)
+
+
+def _settings(
+    host: str, port: int, certificate: Path | None, key: Path | None, database: str
+) -> CoreSettings:
+    """As the options say. Raises `SettingsError`."""
+    from tapestry.core import settings
+    from tapestry.errors import SettingsError
+
+    if (certificate is None) != (key is None):
+        raise SettingsError(
+            "a certificate needs its key, and a key its certificate",
+            hint="give --tls-certificate and --tls-key",
+        )
+    tls = None
+    if certificate is not None and key is not None:
+        tls = {"certificate": str(certificate.absolute()), "key": str(key.absolute())}
+    return settings.make(host=host, port=port, tls=tls, database=database)
 
 
 @app.command()
@@ -36,20 +57,10 @@ def init(
 
     Example: tapestry core init ./core --title "First consortium"
     """
-    from tapestry.core import operator, settings
-    from tapestry.errors import SettingsError
+    from tapestry.core import operator
 
-    if (tls_certificate is None) != (tls_key is None):
-        raise SettingsError(
-            "a certificate needs its key, and a key its certificate",
-            hint="give --tls-certificate and --tls-key",
-        )
-    tls = None
-    if tls_certificate is not None and tls_key is not None:
-        tls = {"certificate": str(tls_certificate.absolute()), "key": str(tls_key.absolute())}
-    consortium = operator.init(
-        home, settings.make(host=host, port=port, tls=tls, database=database), title=title
-    )
+    made = _settings(host, port, tls_certificate, tls_key, database)
+    consortium = operator.init(home, made, title=title)
     if as_json:
         emit_json({"home": str(home), "consortium": consortium})
         return
@@ -106,7 +117,7 @@ def restore(
 ) -> None:
     """Set up a core from a backup, on the same database and store of blobs or on others.
 
-    Nodes notice when the core is behind them, and go back to the base it has.
+    Nodes that have seen more of the ledger than the backup holds wait until `core recover` brings it forward.
 
     Example: tapestry core restore /backup/core ./core --database postgresql://tapestry@db.example.org/tapestry
     """
@@ -123,6 +134,50 @@ def restore(
         return
     emit_line(str(home))
     note(f"{done['events']} events and {done['blobs']} blobs restored; next: tapestry core serve {home}")
+
+
+@app.command()
+def recover(
+    home: CoreHome,
+    source: Annotated[
+        list[Path], typer.Option("--from", help="Home of a node, or a copy of it; once for each.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8440,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM file of the core's certificate chain.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    database: Annotated[
+        str, typer.Option(help="File, or postgresql://USER@HOST/DATABASE without a password.")
+    ] = "core.sqlite",
+    as_json: Json = False,
+) -> None:
+    """Set up a core that was lost, or bring forward one that was restored, from what its nodes have.
+
+    Every copy of the ledger is verified from its first byte. A core whose key is lost gets a new one, for
+    which the named nodes sign: they must be of more than half of all members. Take the address of before.
+
+    Example: tapestry core recover ./core --from node-a --from node-b --from node-c
+    """
+    from tapestry.cli import replicas
+    from tapestry.core import recover as recovery
+
+    made = _settings(host, port, tls_certificate, tls_key, database)
+    with counted("blobs looked for") as progress:
+        done = recovery.recover(home, [replicas.of_node(each) for each in source], made, progress=progress)
+    if as_json:
+        emit_json({"home": str(home), **done})
+        return
+    emit_line(str(home))
+    note(
+        f"{done['events']} events, {done['adopted']} of them from the nodes, and {done['blobs']} blobs; "
+        f"next: tapestry core serve {home}"
+    )
+    if done["lacking"]:
+        note(f"warning: {done['lacking']} blobs that the ledger names are at none of these nodes")
 
 
 @app.command()

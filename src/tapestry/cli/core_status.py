@@ -54,6 +54,7 @@ def print_run(view: RunView, total: int, scores: dict[str, dict[int, float]]) ->
             ("status", view.status),
             ("merges", f"{view.head.merges} of {total}"),
             ("state", view.head.state),
+            ("witnesses", ", ".join(view.head.witnesses) or None),
             ("plan", view.plan),
             ("enrolled", ", ".join(view.enrolled) or None),
             ("waits for", view.waiting_for),

@@ -7,7 +7,7 @@
     [run]         name, title, algorithm
     [model]       tokenizer, seed, shard_bytes, and [model.config] in the words of Hugging Face's config.json;
                   or adopt, the folder of a trained model, and licence; add_tokens, a file of tokens to add
-    [rounds] [inner] [codec] [merge] [streaming] [evaluation] [retention]     as in the plan itself
+    [rounds] [inner] [codec] [merge] [streaming] [witness] [evaluation] [retention]     as in the plan itself
 
 The tables of the plan are those of `tapestry.protocol.plan`, so a field is described in one place.
 """
@@ -36,13 +36,18 @@ from tapestry.protocol.plan import (
     Retention,
     Rounds,
     Streaming,
+    Witness,
     check_feedback,
     check_overlap,
+    check_witness,
 )
 
 FORMAT: Final = "tapestry.plan-file"
 VERSION: Final = 1
-MAX_BYTES: Final = 1 << 20
+MAX_BYTES: Final = 1 << 18
+MAX_DEPTH: Final = 16
+_LONG_KEY: Final = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
+"""A key of so many parts; the time that reading one takes grows with the square of their number."""
 
 
 class RunTable(Part):
@@ -102,6 +107,7 @@ class PlanFile(Part):
     codec: Codec = PLAIN
     merge: Merge = Merge()
     streaming: Streaming = Streaming()
+    witness: Witness = Witness()
     evaluation: Evaluation = Evaluation()
     retention: Retention = Retention()
 
@@ -113,6 +119,7 @@ class PlanFile(Part):
             )
         check_feedback(self.codec, self.merge, self.streaming)
         check_overlap(self.rounds, self.inner, self.streaming)
+        check_witness(self.rounds, self.witness, self.sync)
         return self
 
     def plan(
@@ -133,6 +140,7 @@ class PlanFile(Part):
                 codec=self.codec,
                 merge=self.merge,
                 streaming=self.streaming,
+                witness=self.witness,
                 evaluation=self.evaluation,
                 retention=self.retention,
                 sync=self.sync,
@@ -146,7 +154,7 @@ def _line_of(text: str, where: list[str]) -> int | None:
     table: list[str] = []
     opened: dict[tuple[str, ...], int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*([A-Za-z0-9_.\s-]+?)\s*\]\s*(#.*)?$", line):
+        if header := re.match(r"\s*+\[([A-Za-z0-9_.\s-]++)\]\s*+(#.*)?$", line):
             table = [part.strip() for part in header[1].split(".")]
             opened.setdefault(tuple(table), number)
         elif key := re.match(r"\s*([A-Za-z0-9_.-]+)\s*=", line):
@@ -204,11 +212,14 @@ def parse(data: bytes, *, what: str) -> PlanFile:
         raise PlanError(f"{what} has {len(data)} bytes; a plan file has at most {MAX_BYTES}")
     try:
         text = data.decode("utf-8")
+        if _LONG_KEY.search(text):
+            raise PlanError(f"{what} has a key of more than 64 parts")
         value = tomllib.loads(text)
     except UnicodeDecodeError as e:
         raise PlanError(f"{what} is not UTF-8 text") from e
-    except (tomllib.TOMLDecodeError, RecursionError) as e:
-        raise PlanError(f"{what} is not TOML: {e}") from e
+    except (ValueError, RecursionError) as e:  # a number of thousands of digits is a plain ValueError
+        raise PlanError(f"{what} is not TOML: {str(e)[:200]}") from e
+    _check_plain(value, what)
     for field, wanted in (("format", FORMAT), ("version", VERSION)):
         if field not in value:
             raise PlanError(
@@ -224,7 +235,7 @@ def parse(data: bytes, *, what: str) -> PlanFile:
     algorithm = run.get("algorithm")
     if isinstance(algorithm, str) and algorithm in ALGORITHMS:
         value = with_algorithm(algorithm, value)
-    value = _steps_of_tokens(value, what)
+    value = _witnesses(_steps_of_tokens(value, what))
     name = value["run"].get("name") if isinstance(value.get("run"), dict) else None
     if isinstance(name, str) and not is_name(name):
         line = _line_of(text, ["run", "name"])
@@ -232,11 +243,25 @@ def parse(data: bytes, *, what: str) -> PlanFile:
             f"{what}, line {line}: run.name: {name[:80]!r} cannot be a run's name",
             hint="take a-z, 0-9, '.', '_' and '-', at most 64 characters, a letter or digit first and last",
         )
-    listed = {table: value[table] for table in ("inner", "codec") if table in value}
+    listed = {table: value[table] for table in ("inner", "codec", "witness") if table in value}
     try:
         return PlanFile.model_validate({**value, **_as_tuples(listed)})
     except ValidationError as e:
         raise PlanError(_describe(e, text, what), hint=_hint(e)) from e
+
+
+def _check_plain(value: dict[str, Any], what: str) -> None:
+    """Refuse what TOML does not promise, or no plan has, before anything is made of it: it could neither be
+    walked nor shown. Raises `PlanError`."""
+    waiting: list[tuple[Any, int]] = [(value, 0)]
+    while waiting:
+        each, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise PlanError(f"{what}: tables and lists lie more than {MAX_DEPTH} deep in each other")
+        if isinstance(each, int) and not -(1 << 63) <= each < 1 << 63:
+            raise PlanError(f"{what}: a whole number has 64 bits; one here has {each.bit_length()}")
+        inside = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+        waiting += [(one, depth + 1) for one in inside]
 
 
 def _steps_of_tokens(value: dict[str, Any], what: str) -> dict[str, Any]:
@@ -256,6 +281,20 @@ def _steps_of_tokens(value: dict[str, Any], what: str) -> dict[str, Any]:
         given = inner.get(name, fields[name].default)
         each *= given if type(given) is int and given > 0 else 1  # what is wrong with it is said later
     return {**value, "inner": {**inner, "steps": -(-tokens // each)}}
+
+
+def _witnesses(value: dict[str, Any]) -> dict[str, Any]:
+    """With `witness.quorum`, where it is not given, as a majority: of the members named, or of as many as
+    there are nodes at least, as far as nodes repeat merges at all."""
+    table, rounds = value.get("witness", {}), value.get("rounds", {})
+    if not isinstance(table, dict) or not isinstance(rounds, dict) or "quorum" in table:
+        return value
+    named, nodes = table.get("members", ()), rounds.get("min_nodes", 1)
+    if value.get("sync", "replay") != "replay" and not named:
+        return value
+    if not isinstance(named, list | tuple) or type(nodes) is not int:  # what is wrong with it is said later
+        return value
+    return {**value, "witness": {**table, "quorum": (len(named) or nodes) // 2 + 1}}
 
 
 def _as_tuples(value: Any) -> Any:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, Request, Response
 
 from tapestry import __version__
-from tapestry.core.clock import time_text
 from tapestry.core.coordinator import Coordinator
 from tapestry.core.deltas import Lacking
 from tapestry.core.direct import LEAST_BYTES, direct
-from tapestry.core.proofs import Proofs
+from tapestry.core.ledger_api import MAX_BYTES as MAX_EVENTS_BYTES
+from tapestry.core.ledger_api import LedgerApi, Signed, number
 from tapestry.core.quota import Quota
 from tapestry.core.service import Core
 from tapestry.core.views import round_record, run_view, trouble_of
@@ -26,9 +27,11 @@ from tapestry.identity.requests import check_proof
 from tapestry.ledger.entries import Entry
 from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact, Blob, Model, State
+from tapestry.protocol.clock import time_text
 from tapestry.protocol.layout import Layout
 from tapestry.protocol.message import Message
 from tapestry.protocol.messages import (
+    Attestation,
     Contribution,
     Enrolment,
     Join,
@@ -47,7 +50,19 @@ from tapestry.transport import server, wire
 from tapestry.transport.server import Call
 
 SPOKEN: Final[tuple[type[Message], ...]] = (
-    *(Artifact, Contribution, Enrolment, Entry, Hello, Join, KeyCertificate, KeyRevocation, Layout, Model),
+    *(
+        Artifact,
+        Attestation,
+        Contribution,
+        Enrolment,
+        Entry,
+        Hello,
+        Join,
+        KeyCertificate,
+        KeyRevocation,
+        Layout,
+        Model,
+    ),
     *(Plan, Progress, Receipt, RequestProof, RoundRecord, RunView, Score, State),
 )
 """Every format that crosses to a node."""
@@ -55,10 +70,8 @@ PIECE_BYTES: Final = 256 << 10
 """Read from or written to the disk at once."""
 GATHER_S: Final = 0.5
 """What a node need not act on at once is told it after so long, with all else that came meanwhile."""
-MAX_EVENTS_BYTES: Final = 8 << 20
 MAX_CERTIFICATES: Final = 64
 
-Signed = Annotated[Call, Depends(server.signed)]
 SignedList = Annotated[Call, Depends(server.signed_list)]
 SignedBlob = Annotated[Call, Depends(server.signed_blob)]
 
@@ -79,12 +92,11 @@ class Api:
         self._quota = quota
         self._coordinator = coordinator
         self._direct = direct(core.settings, core.store, quota)
-        self._proofs = Proofs(core.journal, core.consortium)
         self._progress: dict[str, dict[str, Progress]] = {}
 
     def app(self) -> FastAPI:
         app = server.make_app(self._check)
-        for method, path, endpoint in (
+        routes: tuple[tuple[str, str, Any], ...] = (
             ("GET", "/v1/hello", self.hello),
             ("POST", "/v1/join", self.join),
             ("POST", "/v1/keys", self.keys),
@@ -94,6 +106,7 @@ class Api:
             ("POST", "/v1/runs/{run}/enrolments", self.enrol),
             ("GET", "/v1/runs/{run}/rounds/{round}", self.round),
             ("POST", "/v1/runs/{run}/contributions", self.contribute),
+            ("POST", "/v1/runs/{run}/attestations", self.attest),
             ("POST", "/v1/runs/{run}/scores", self.score),
             ("POST", "/v1/runs/{run}/progress", self.progress),
             ("POST", "/v1/blobs/missing", self.missing),
@@ -101,10 +114,9 @@ class Api:
             ("POST", "/v1/blobs/{sha}", self.place_blob),
             ("GET", "/v1/blobs/{sha}", self.get_blob),
             ("GET", "/v1/events", self.events),
-            ("GET", "/v1/ledger/checkpoint", self.checkpoint),
-            ("GET", "/v1/ledger/inclusion", self.inclusion),
-            ("GET", "/v1/ledger/consistency", self.consistency),
-        ):
+            *LedgerApi(self._core).routes(),
+        )
+        for method, path, endpoint in routes:
             app.add_api_route(path, endpoint, methods=[method])
         return app
 
@@ -171,23 +183,6 @@ class Api:
 
         return await asyncio.to_thread(read)
 
-    # -- the ledger's tree --------------------------------------------------------------------
-
-    async def checkpoint(self, request: Request, call: Signed) -> Response:
-        server.query(request)
-        note = await asyncio.to_thread(self._proofs.checkpoint)
-        return Response(note, media_type=server.NOTE)
-
-    async def inclusion(self, request: Request, call: Signed) -> Response:
-        asked = server.query(request, sequence=0, size=0)
-        return server.answer(
-            await asyncio.to_thread(self._proofs.inclusion, asked["sequence"], asked["size"])
-        )
-
-    async def consistency(self, request: Request, call: Signed) -> Response:
-        asked = server.query(request, old=0, new=0)
-        return server.answer(await asyncio.to_thread(self._proofs.consistency, asked["old"], asked["new"]))
-
     # -- runs ---------------------------------------------------------------------------------
 
     async def runs(self, request: Request, call: Signed) -> Response:
@@ -232,9 +227,9 @@ class Api:
 
     async def round(self, request: Request, run: str, round: str, call: Signed) -> Response:
         server.query(request)
-        if not (round.isascii() and round.isdigit() and len(round) <= 13):
-            raise NotFound("that is not the number of a round")
-        record = await asyncio.to_thread(round_record, self._core.journal, self._core.store, run, int(round))
+        record = await asyncio.to_thread(
+            round_record, self._core.journal, self._core.store, run, number(round)
+        )
         return server.answer_bytes(record.to_bytes())
 
     async def enrol(self, request: Request, run: str, call: Signed) -> Response:
@@ -251,6 +246,12 @@ class Api:
             error = Conflict(f"{len(result.shas)} blobs of this contribution lack", hint="send them first")
             return server.failure(error, missing=list(result.shas))
         return server.answer_bytes(result.to_bytes())
+
+    async def attest(self, request: Request, run: str, call: Signed) -> Response:
+        server.query(request)
+        envelope = Envelope.from_bytes(call.body)
+        standing = await asyncio.to_thread(self._core.runs.attest, run, envelope, call.by)
+        return server.answer({"sequence": standing.sequence})
 
     async def score(self, request: Request, run: str, call: Signed) -> Response:
         server.query(request)
@@ -306,17 +307,20 @@ class Api:
         most = max(0, expected.bytes - asked["offset"])
         server.stated_size(request, most)
         node = str(call.by.node)
-        self._quota.forget(node, sha)
-        self._quota.check(node, most)
-        receiver = await asyncio.to_thread(self._core.store.receive, expected)
-        with receiver:
-            if not receiver.complete and receiver.offset != asked["offset"]:
-                error = Conflict(
-                    f"blob {sha} goes on at byte {receiver.offset}", hint="send it from that offset on"
-                )
-                return server.failure(error, offset=receiver.offset)
-            if not receiver.complete:
-                await self._receive(request, receiver, most, node)
+        # In full, so that uploads that begin at the same moment are not each let in by what is left now.
+        self._quota.reserve(node, sha, most, math.inf)
+        try:
+            receiver = await asyncio.to_thread(self._core.store.receive, expected)
+            with receiver:
+                if not receiver.complete and receiver.offset != asked["offset"]:
+                    error = Conflict(
+                        f"blob {sha} goes on at byte {receiver.offset}", hint="send it from that offset on"
+                    )
+                    return server.failure(error, offset=receiver.offset)
+                if not receiver.complete:
+                    await self._receive(request, receiver, most, node)
+        finally:
+            self._quota.forget(node, sha)
         if receiver.complete:
             failpoints.reach("core.blob.received")
         return server.answer({"sha256": sha, "bytes": expected.bytes, "offset": receiver.offset})

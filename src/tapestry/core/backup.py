@@ -20,12 +20,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from tapestry.core.consortium import Consortium
 from tapestry.core.home import Home
 from tapestry.core.journal import Journal
 from tapestry.core.references import References
 from tapestry.core.service import Core, load_key, open_database, open_store
 from tapestry.core.settings import CoreSettings, load, render
-from tapestry.errors import FormatError, HashMismatch, NotFound, SettingsError
+from tapestry.errors import AuthError, FormatError, HashMismatch, NotFound, SettingsError
 from tapestry.host import files
 from tapestry.protocol import canonical
 from tapestry.storage.blobs import BlobStore
@@ -137,10 +138,12 @@ def restore(
         try:
             with database.transaction() as connection:
                 _read_rows(connection, source / ROWS, said)
-            if Journal(database).genesis().body.get("core_key") != load_key(home).public_key:
+            try:
+                Consortium(Journal(database), load_key(home))
+            except AuthError as e:
                 raise SettingsError(
                     f"the key in {source} is not its consortium's", hint="take another backup"
-                )
+                ) from e
         finally:
             database.close()
         files.write_atomic(home.settings, render(settings).encode())

@@ -11,7 +11,7 @@ from tapestry.identity.envelope import Envelope
 from tapestry.identity.invitations import token_hash
 from tapestry.identity.keyring import KeyRing, open_join
 from tapestry.identity.keys import KeyPair, key_id
-from tapestry.ledger.entries import Founded, KeyCertified, KeyRevoked, MemberAdmitted
+from tapestry.ledger.entries import CoreSucceeded, Founded, KeyCertified, KeyRevoked, MemberAdmitted
 from tapestry.protocol.clock import parse_time
 from tapestry.protocol.message import Part
 from tapestry.protocol.messages import KeyCertificate, KeyRevocation
@@ -30,22 +30,46 @@ def found(journal: Journal, *, title: str, core_key: str, nonce: str) -> None:
     journal.apply(KEYS, decide)
 
 
+def succeed(
+    journal: Journal, consortium: str, core_key: str, envelopes: Sequence[Envelope], size: int, root: str
+) -> None:
+    """Record that a key takes the place of the core's. Errors as of `KeyRing.succeed`, and `Conflict` where
+    the ledger has other entries by now."""
+
+    def decide(moment: Moment, standing: Standing[KeyRing] | None) -> Decision[KeyRing]:
+        if moment.sequence != size + 1:
+            raise Conflict(f"the ledger has {moment.sequence - 1} entries by now, not {size}")
+        ring = _present(standing).succeed(
+            core_key, envelopes, consortium=consortium, size=size, root=root, at=moment.at
+        )
+        event = CoreSucceeded(core_key=core_key, envelopes=tuple(map(_text, envelopes)))
+        return Decision(state=ring, events=(event,))
+
+    journal.apply(KEYS, decide)
+
+
 class Consortium:
     """One consortium, whose id is the digest of its first entry.
 
-    Raises `AuthError` where `core_key` is not the key it was founded with.
+    Raises `AuthError` where `core_key` is not the key it was founded with, or the one that took its place.
     """
 
     def __init__(self, journal: Journal, core_key: KeyPair) -> None:
         genesis = journal.genesis()
-        if genesis.body.get("core_key") != core_key.public_key:
+        standing = journal.read(KEYS)
+        self._founding = str(genesis.body.get("core_key"))
+        if _present(standing).core_key(self._founding) != core_key.public_key:
             raise AuthError(
-                "this core's key is not the one its consortium was founded with",
+                "this core's key is not the one that speaks for its consortium",
                 hint="restore keys/core.key and the database from the same backup",
             )
         self.id = genesis.digest
         self.core_key = core_key
         self._journal = journal
+
+    def core_key_at(self, size: int) -> str:
+        """The key that signs for a ledger of so many entries."""
+        return self.ring().core_key(self._founding, size)
 
     def ring(self) -> KeyRing:
         """Members and keys as of now."""

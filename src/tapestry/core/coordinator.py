@@ -32,6 +32,7 @@ from tapestry.host.processes import Backoff
 from tapestry.ledger.entries import CONSORTIUM
 from tapestry.protocol.artifact import Artifact
 from tapestry.protocol.encoding import Codec
+from tapestry.protocol.plan import ANY_NORM
 from tapestry.replay.job import MergeJob, MergeResult
 from tapestry.rounds import machine
 from tapestry.rounds.state import Round, RunState, Submission
@@ -50,7 +51,9 @@ class Replay(Protocol):
     """What a coordinator needs of `replay.client.Replayer`."""
 
     def merge(self, job: MergeJob, /) -> MergeResult: ...
-    def screen(self, delta_digest: str, layout_digest: str, codec: Codec, fragment: int, /) -> None: ...
+    def screen(
+        self, delta: str, layout: str, codec: Codec, fragment: int, largest_norm: float | None, /
+    ) -> None: ...
 
 
 class Coordinator:
@@ -177,7 +180,9 @@ class Coordinator:
     def _screen(self, state: RunState, at: Round, submission: Submission) -> None:
         reason: str | None = None
         try:
-            self._replay.screen(submission.delta, state.plan.layout, state.plan.codec, at.fragment)
+            plan, largest = state.plan, state.plan.merge.largest_norm
+            limit = largest if largest < ANY_NORM else None
+            self._replay.screen(submission.delta, plan.layout, plan.codec, at.fragment, limit)
         except (IntegrityError, NotFound) as error:
             if isinstance(error, HashMismatch | NotFound) and self._whole(state, at, submission):
                 raise  # what is damaged or lost is ours

@@ -42,10 +42,10 @@ def find_artifact(
         ArtifactError, FormatError: the manifest is not one of this layout and kind.
     """
     try:
-        artifact = read_message(store, sha, Artifact)
+        data = store.read(sha, Artifact.MAX_BYTES)
     except (NotFound, HashMismatch):
         return Lacking((sha,))
-    artifact.check_against(layout, kind=kind, codec=codec)
+    artifact = Artifact.of_layout(data, layout, kind=kind, codec=codec)
     with ThreadPoolExecutor(PARALLEL, "verify") as pool:
         good = list(pool.map(store.verify, artifact.shards))
     lacking = [blob.sha256 for blob, there in zip(artifact.shards, good, strict=True) if not there]

@@ -8,21 +8,22 @@ the operator's commands each see what the other did by the sequence of the snaps
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from tapestry.core.clock import Clock, now_ms, time_text
+from tapestry.core.clock import Clock, now_ms
 from tapestry.errors import NotFound, StoreError, TapestryError
 from tapestry.host import failpoints
 from tapestry.identity.keyring import KeyRing
 from tapestry.ledger import tree
-from tapestry.ledger.entries import CONSORTIUM, Entry, make_entry
+from tapestry.ledger.entries import CONSORTIUM, Entry, consortium_event, make_entry
 from tapestry.protocol import canonical
+from tapestry.protocol.clock import time_text
 from tapestry.protocol.message import Part
-from tapestry.rounds.events import ScorePublished
+from tapestry.rounds.events import ScorePublished, parse_event
 from tapestry.rounds.state import RunState
 from tapestry.storage import events as log
 from tapestry.storage.database import Database
@@ -137,6 +138,20 @@ class Journal:
             raise NotFound(f"nothing is recorded of {scope.name}")
         return standing
 
+    def adopt(self, entries: Sequence[Entry], state_of: Callable[[str], bytes]) -> None:
+        """Take in entries of one scope that another copy of this ledger has, behind its own, as they are.
+
+        Args:
+            entries: verified, and next after the newest here.
+            state_of: the snapshot of the scope after them.
+        """
+        with self._database.transaction() as connection:
+            head = log.head(connection)
+            if not entries or entries[0].sequence != head + 1:
+                raise StoreError(f"the event log has {head} entries; others do not follow them")
+            records = [_record_of(entry) for entry in entries]
+            log.append(connection, records, state_of(entries[-1].scope))
+
     def read(self, scope: Scope[S]) -> Standing[S] | None:
         """The newest state of a scope; None where it has no events."""
         with self._database.reading() as connection:
@@ -163,6 +178,13 @@ class Journal:
         with self._database.reading() as connection:
             size = log.head(connection)
             return size, tree.root(size, log.nodes(connection))
+
+    def tree_root(self, size: int) -> bytes:
+        """Of the first `size` entries. Raises `NotFound` where there are fewer."""
+        with self._database.reading() as connection:
+            if size > (head := log.head(connection)):
+                raise NotFound(f"the ledger has {head} entries, not {size}")
+            return tree.root(size, log.nodes(connection))
 
     def inclusion(self, sequence: int, size: int) -> tuple[bytes, ...]:
         """That an entry is in the tree of `size` leaves. Raises `NotFound` where it cannot be."""
@@ -209,6 +231,11 @@ class Journal:
             cached = self._cache.get(scope.name)
             if cached is None or cached.sequence < standing.sequence:
                 self._cache[scope.name] = standing
+
+
+def _record_of(entry: Entry) -> log.Record:
+    of_run = entry.scope != CONSORTIUM
+    return _record(entry, parse_event(entry.type, entry.body) if of_run else consortium_event(entry))
 
 
 def _record(entry: Entry, event: Part) -> log.Record:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tapestry.core import settings as settings_file
-from tapestry.core.clock import time_text
 from tapestry.core.consortium import Consortium, found
 from tapestry.core.home import Home
 from tapestry.core.journal import Journal
@@ -22,6 +21,7 @@ from tapestry.host.processes import pid_alive
 from tapestry.identity.invitations import make_token, token_hash
 from tapestry.identity.keys import KeyPair
 from tapestry.protocol.canonical import is_name
+from tapestry.protocol.clock import time_text
 from tapestry.protocol.layout import MAX_BLOB_BYTES
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RunView

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from tapestry.audit.file import Line
+from tapestry.audit.file import NAMED, Line
+from tapestry.audit.heads import cosigned
 from tapestry.core.consortium import Consortium
 from tapestry.core.journal import Journal
+from tapestry.errors import NotFound
 from tapestry.identity.envelope import Envelope
 from tapestry.identity.notes import Note
 from tapestry.ledger.checkpoint import Checkpoint, origin_of
 from tapestry.ledger.entries import Entry
+from tapestry.protocol.messages import Attestation
 from tapestry.storage.blobs import BlobStore
 
 BATCH_BYTES: Final = 8 << 20
-NAMING: Final = ("contribution-received", "contribution-late")
-"""Entries that name an envelope."""
 
 
 class Proofs:
@@ -39,19 +40,36 @@ class Proofs:
         """That the first `new` entries begin with the first `old`. Raises `NotFound`."""
         return {"old": old, "new": new, "proof": _hex(self._journal.consistency(old, new))}
 
-    def lines(self, store: BlobStore) -> Iterator[Line]:
-        """The whole ledger up to its newest head, for `audit.file.write`. Raises `NotFound` where an envelope
-        is lost."""
+    def lines(self, store: BlobStore, after: int = 0, max_bytes: int | None = None) -> Iterator[Line]:
+        """The ledger behind a position and up to its newest head, for `audit.file`; where it has more than
+        `max_bytes`, it ends early, and without a checkpoint. Raises `NotFound` where an envelope is lost."""
         size, root = self._journal.tree_head()
-        done = 0
+        done, written = after, 0
         while done < size:
             batch, _ = self._journal.entries(done, limit=size - done, max_bytes=BATCH_BYTES)
-            for entry in map(Entry.from_bytes, batch):
-                if entry.type in NAMING:
-                    yield "blob", store.read(entry.body["contribution"], Envelope.MAX_BYTES)
+            for data, entry in ((data, Entry.from_bytes(data)) for data in batch):
+                if entry.type in NAMED:
+                    envelope = store.read(entry.body[NAMED[entry.type]], Envelope.MAX_BYTES)
+                    written += len(envelope)
+                    yield "blob", envelope
                 yield "entry", entry
-                done = entry.sequence
+                done, written = entry.sequence, written + len(data)
+                if max_bytes is not None and written > max_bytes and done < size:
+                    return
         yield "checkpoint", self._signed(size, root).decode()
+
+    def cosigned(self, store: BlobStore, run: str, round: int) -> bytes:
+        """The head that ends with the commit of a round, as a note with every witness's signature. Raises
+        `NotFound`."""
+        committed = self._journal.of_round(run, round, "round-committed")
+        if not committed:
+            raise NotFound(f"round {round} of run {run} is not committed")
+        size = committed[-1].sequence
+        note = Note.from_bytes(self._signed(size, self._journal.tree_root(size)))
+        for entry in self._journal.of_round(run, round, "base-attested"):
+            envelope = Envelope.from_bytes(store.read(entry.body["attestation"], Envelope.MAX_BYTES))
+            note = cosigned(note, envelope.unverified(Attestation))
+        return note.to_bytes()
 
     def _signed(self, size: int, root: bytes) -> bytes:
         origin = origin_of(self._consortium.id)

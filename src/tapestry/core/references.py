@@ -41,8 +41,8 @@ class References:
 
     def named(self) -> Iterator[str]:
         """Every blob that is to be there, some of them more than once: all of each plan, its model and each
-        state; envelope and manifest of each contribution that was not refused, and its shards as long as the
-        plan keeps them."""
+        state; every envelope; manifest of each contribution that was not refused, and its shards as long as
+        the plan keeps them."""
         upto = {run: last_erased(self._runs.standing(run).state) for run in self._runs.names()}
         received: dict[str, tuple[str, ev.ContributionReceived]] = {}
         for run, event in _events(self._runs.journal):
@@ -54,6 +54,12 @@ class References:
                 received[event.contribution] = (run, event)
             elif isinstance(event, ev.ContributionLate):
                 yield event.contribution
+            elif isinstance(event, ev.NodeEnrolled):
+                yield event.enrolment
+            elif isinstance(event, ev.BaseAttested):
+                yield event.attestation
+            elif isinstance(event, ev.ScorePublished):
+                yield event.score
             elif isinstance(event, ev.ContributionRefused):
                 received.pop(event.contribution, None)
                 yield event.contribution

@@ -7,19 +7,21 @@ contribution are looked at later, by screening (see `coordinator`).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import Final, TypeVar
 
-from tapestry.core.clock import time_text
+from tapestry.audit.heads import signed_checkpoint, tree_of
 from tapestry.core.consortium import Consortium
 from tapestry.core.deltas import Lacking, check_plan_blobs, find_artifact, read_message
 from tapestry.core.journal import Decision, Journal, Moment, Standing, run_scope
 from tapestry.core.views import received
 from tapestry.errors import Conflict, KeyRefused, NotFound, PlanError, Refused
 from tapestry.identity.envelope import Envelope, sign
-from tapestry.identity.keyring import Signer
+from tapestry.identity.keyring import NODE_ONLY, Role, Signer
 from tapestry.ledger.entries import CONSORTIUM
+from tapestry.protocol.clock import time_text
 from tapestry.protocol.layout import Layout
-from tapestry.protocol.messages import Contribution, Enrolment, Receipt, Score
+from tapestry.protocol.messages import Attestation, Contribution, Enrolment, Receipt, Score
 from tapestry.protocol.plan import MAX_STALENESS, Plan
 from tapestry.rounds import machine
 from tapestry.rounds.events import ScorePublished, parse_event
@@ -27,7 +29,10 @@ from tapestry.rounds.state import RunState
 from tapestry.storage.blobs import BlobStore
 
 KEPT_LAYOUTS: Final = 4
-M = TypeVar("M", Enrolment, Contribution, Score)
+DECISION_MS: Final = 3_600_000
+"""A contribution is accepted or refused within an hour, its reason in the ledger."""
+WITNESS: Final[frozenset[Role]] = frozenset({"witness"})
+M = TypeVar("M", Attestation, Enrolment, Contribution, Score)
 
 
 class Runs:
@@ -96,14 +101,17 @@ class Runs:
 
     def enrol(self, run: str, envelope: Envelope, by: Signer) -> Standing[RunState]:
         enrolment = self._opened(envelope, Enrolment, run, by)
-        given = machine.Enrol(node=enrolment.node, member=enrolment.member, plan=enrolment.plan)
+        given = machine.Enrol(
+            node=enrolment.node, member=enrolment.member, plan=enrolment.plan, enrolment=self._kept(envelope)
+        )
         return self.apply(run, given)
 
     def score(self, run: str, envelope: Envelope, by: Signer) -> Standing[RunState]:
         """Record a score; the same again has no effect. Raises `Conflict` for another of the same base."""
         score = self._opened(envelope, Score, run, by)
-        fields = {name: getattr(score, name) for name in ScorePublished.model_fields if name != "type"}
-        event, given = ScorePublished(**fields), machine.Publish(**fields)
+        fields = {name: getattr(score, name) for name in ScorePublished.model_fields if hasattr(score, name)}
+        given = machine.Publish(**fields | {"score": self._kept(envelope)})
+        told = {name: fields[name] for name in ("node", "state", "bits_per_byte", "bytes")}
 
         def decide(moment: Moment, standing: Standing[RunState] | None) -> Decision[RunState]:
             if standing is None:
@@ -115,7 +123,7 @@ class Runs:
             for entry in self.journal.of_round(run, score.merges, "score-published"):
                 before = parse_event(entry.type, entry.body)
                 if isinstance(before, ScorePublished) and before.node == score.node:
-                    if before != event:
+                    if before.model_dump(include=set(told)) != told:
                         raise Conflict(
                             f"node {score.node} published another score after {score.merges} merges"
                         )
@@ -124,6 +132,29 @@ class Runs:
             return Decision(state=step.state, events=step.events, refusal=step.refusal)
 
         return self.journal.apply(run_scope(run), decide)
+
+    def attest(self, run: str, envelope: Envelope, by: Signer) -> Standing[RunState]:
+        """Record that a node has repeated the newest merge; the same again has no effect.
+
+        Raises:
+            Conflict: it names another state or another tree than the newest here.
+            Refused: the node is no witness of the run.
+            AuthError: signature, key, member or node are not right.
+        """
+        said = self._opened(envelope, Attestation, run, by, WITNESS)
+        tree_of(said, self._public_key(envelope), self.consortium.id)
+        committed = self.journal.of_round(run, said.round, "round-committed")
+        if not committed or (said.size, said.root) != self._tree(committed[-1].sequence):
+            raise Conflict(f"the attestation of {said.node} is for another ledger than this core's")
+        given = machine.Attest(
+            node=said.node,
+            member=said.member,
+            round=said.round,
+            merges=said.merges,
+            state=said.state,
+            attestation=self._kept(envelope),
+        )
+        return self.apply(run, given)
 
     def contribute(self, run: str, envelope: Envelope, by: Signer) -> Envelope | Lacking:
         """Take in a contribution whose blobs are here: durable when this returns, and recorded once.
@@ -138,6 +169,7 @@ class Runs:
         """
         contribution = self._opened(envelope, Contribution, run, by)
         digest = envelope.digest
+        self._check_checkpoint(contribution)
         if (receipt := self._receipt(contribution, digest)) is not None:
             return receipt
         given = machine.Contribute(
@@ -184,10 +216,34 @@ class Runs:
 
         return self.journal.apply(run_scope(run), decide)
 
-    def _opened(self, envelope: Envelope, kind: type[M], run: str, by: Signer) -> M:
+    def _kept(self, envelope: Envelope) -> str:
+        """Where an envelope lies for good, before an event names it."""
+        return self.store.put(envelope.to_bytes())
+
+    def _tree(self, size: int) -> tuple[int, str]:
+        return size, self.journal.tree_root(size).hex()
+
+    def _public_key(self, envelope: Envelope) -> str:
+        return self.consortium.ring().keys[envelope.signatures[0].keyid].certificate.public_key
+
+    def _check_checkpoint(self, said: Contribution) -> None:
+        """A head that this core has signed is a head of its ledger, unless the ledger was put back."""
+        if said.checkpoint is None:
+            return
+        seen = signed_checkpoint(said.checkpoint, self.consortium.id, self.consortium.core_key_at)
+        if self.journal.tree_head()[0] < seen.size or self._tree(seen.size)[1] != seen.root.hex():
+            raise Conflict(
+                f"the contribution of {said.node} follows a ledger of {seen.size} entries that is not this "
+                "core's",
+                hint="this core was restored from an older copy: tapestry core recover brings it forward",
+            )
+
+    def _opened(
+        self, envelope: Envelope, kind: type[M], run: str, by: Signer, roles: Collection[Role] = NODE_ONLY
+    ) -> M:
         """What an envelope says, if the node that asks has signed it, for this run of this consortium."""
         now = time_text(self.journal.now_ms())
-        message, signer = self.consortium.ring().verify(envelope, kind, at=now)
+        message, signer = self.consortium.ring().verify(envelope, kind, at=now, roles=roles)
         if (signer.member, signer.node) != (by.member, by.node):
             raise KeyRefused(f"{kind.format_name()} of node {signer.node} was sent by node {by.node}")
         if message.consortium != self.consortium.id:
@@ -218,5 +274,6 @@ class Runs:
             contribution=digest,
             sequence=entry.sequence,
             received_at=time_text(event.received_ms),
+            decided_by=time_text(event.received_ms + DECISION_MS),
         )
         return sign(receipt, self.consortium.core_key)

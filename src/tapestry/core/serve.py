@@ -48,6 +48,9 @@ BODY_AHEAD_BYTES: Final = 512 << 10
 """Of a body that a connection may hold unread. uvicorn's own 64 KiB stops and starts the socket with each
 record of TLS, which costs an upload a third of its processor time; there is no setting for it."""
 MAX_HEADER_BYTES: Final = 32 << 10
+HEAD_S: Final = 20.0
+"""A connection that brings no whole head in this time, or at most twice that, is closed. uvicorn waits for
+ever, so that whoever opens as many connections as are allowed would keep all others out."""
 BACKLOG: Final = 512
 ARENAS: Final = 2
 """In which `malloc` of glibc keeps what is freed. By default each thread has one of its own, up to eight a
@@ -131,6 +134,23 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _Connection(h11_impl.H11Protocol):
+    """Ends where it begins no request. One that rests between two is uvicorn's, a slow body `pieces`'s."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._look(None, False)
+
+    def _look(self, before: object, waited: bool) -> None:
+        """Args: the request at the last look, and whether the next was waited for then."""
+        now = self.cycle
+        waits = self.timeout_keep_alive_task is None and (now is None or now.response_complete)
+        if waits and waited and now is before:
+            self.transport.close()
+        if not self.transport.is_closing():
+            self.loop.call_later(HEAD_S, self._look, now, waits)
 
 
 class _Serving:
@@ -218,7 +238,7 @@ class _Serving:
         h11_impl.HIGH_WATER_LIMIT = BODY_AHEAD_BYTES  # type: ignore[attr-defined]
         config = uvicorn.Config(
             Shell(api.app(), time=api.now, unexpected=self._log.unexpected),
-            http="h11",
+            http=_Connection,
             ws="none",
             loop="none",
             lifespan="off",

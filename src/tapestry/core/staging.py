@@ -36,10 +36,16 @@ class Staged:
         return result
 
     def screen(
-        self, delta_digest: str, layout_digest: str, codec: Codec = PLAIN, fragment: int = 0, /
+        self,
+        delta: str,
+        layout: str,
+        codec: Codec = PLAIN,
+        fragment: int = 0,
+        largest_norm: float | None = None,
+        /,
     ) -> None:
-        with self._store.holding([layout_digest, *artifact_blobs(self._store, delta_digest)]):
-            self._replay.screen(delta_digest, layout_digest, codec, fragment)
+        with self._store.holding([layout, *artifact_blobs(self._store, delta)]):
+            self._replay.screen(delta, layout, codec, fragment, largest_norm)
 
     def _written(self, result: MergeResult) -> Iterator[str]:
         yield result.state

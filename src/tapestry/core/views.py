@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tapestry.core.clock import time_text
 from tapestry.core.journal import Journal, Standing
 from tapestry.errors import HashMismatch, NotFound
 from tapestry.identity.envelope import Envelope
 from tapestry.ledger.entries import CONSORTIUM, Entry
 from tapestry.protocol.messages import Contribution, Progress
-from tapestry.protocol.views import Head, NodeStanding, OpenRound, RoundRecord, RunView
+from tapestry.protocol.views import RoundRecord, RunView
 from tapestry.rounds import events as ev
-from tapestry.rounds.state import Round, RunState
+from tapestry.rounds.state import RunState
+from tapestry.rounds.view import view_of
 from tapestry.rounds.waiting import waiting_for
 from tapestry.storage.blobs import BlobStore
 
@@ -29,50 +29,14 @@ def run_view(
         trouble: what keeps the core from its own part, if anything.
     """
     state = standing.state
-    current = state.current
-    return RunView(
-        run=state.run,
-        status=state.status,
-        waiting_for=trouble or waiting_for(state, now_ms),
-        sequence=standing.sequence,
-        plan=state.plan.digest,
-        head=Head(merges=state.merges, state=state.head, round=state.head_round),
-        current=None if current is None else _open_round(state, current, progress),
-        enrolled=tuple(sorted(state.enrolled)),
+    return view_of(
+        state, standing.sequence, waiting_for=trouble or waiting_for(state, now_ms), progress=progress
     )
 
 
 def trouble_of(run: str, trouble: Mapping[str, str]) -> str | None:
     """What of a coordinator's `trouble` keeps this run."""
     return trouble.get(run) or trouble.get(CONSORTIUM)
-
-
-def _open_round(state: RunState, at: Round, progress: Mapping[str, Progress]) -> OpenRound:
-    members = {s.node: s.member for s in at.submissions.values()} | state.enrolled
-    nodes = sorted(set(at.nodes) | set(at.submissions) | set(at.late))
-    return OpenRound(
-        round=at.round,
-        fragment=at.fragment,
-        phase=at.phase,
-        state=at.state,
-        opened_at=time_text(at.opened_ms),
-        deadline=time_text(at.deadline_ms),
-        quorum=state.plan.rounds.quorum,
-        nodes=tuple(_node(at, node, members[node], progress) for node in nodes if node in members),
-    )
-
-
-def _node(at: Round, node: str, member: str, progress: Mapping[str, Progress]) -> NodeStanding:
-    submission = at.submissions.get(node)
-    said = progress.get(node)
-    return NodeStanding(
-        node=node,
-        member=member,
-        expected=node in at.nodes,
-        status=submission.status if submission is not None else "late" if node in at.late else None,
-        reason=submission.reason if submission is not None else None,
-        progress=said if said is not None and said.round == at.round else None,
-    )
 
 
 def round_record(journal: Journal, store: BlobStore, run: str, round: int) -> RoundRecord:

@@ -81,6 +81,25 @@ def write_new(path: Path | str, data: bytes | bytearray) -> None:
         os.fsync(file.fileno())
 
 
+def append(path: Path | str, offset: int, data: bytes) -> None:
+    """Put `data` behind the first `offset` bytes of a file, which is made where there is none; what stood
+    there goes. On disk when this returns.
+
+    Raises:
+        OSError: the file is shorter than that.
+    """
+    with full_disk(path):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with os.fdopen(fd, "wb") as file:
+            if os.fstat(fd).st_size < offset:
+                raise OSError(errno.EIO, f"has less than {offset} bytes", str(path))
+            file.truncate(offset)
+            file.seek(offset)
+            file.write(data)
+            file.flush()
+            _sync(fd)
+
+
 def overwrite(path: Path | str, data: bytes) -> None:
     """Put `data` in the place of a file's content where that has the same size; else nothing happens.
 

@@ -74,13 +74,20 @@ class Envelope(Part):
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Parse foreign bytes; the payload stays closed. Raises `FormatError` or `TooLarge`."""
-        return cls.from_json(canonical.decode(data, what="envelope", max_bytes=cls.MAX_BYTES))
+        if data.count(b'"keyid":') > MAX_SIGNATURES:
+            raise FormatError(f"an envelope has at most {MAX_SIGNATURES} signatures")
+        canonical.decode(data, what="envelope", max_bytes=cls.MAX_BYTES)
+        return cls._validated(data)
 
     @classmethod
     def from_json(cls, value: object) -> Self:
         """Validate a JSON value, such as an envelope inside a request. Raises `FormatError`."""
+        return cls._validated(canonical.encode(value))
+
+    @classmethod
+    def _validated(cls, data: bytes) -> Self:
         try:
-            return cls.model_validate_json(canonical.encode(value))
+            return cls.model_validate_json(data)
         except ValidationError as e:
             raise FormatError(f"envelope is not valid: {explain(e)}") from e
 

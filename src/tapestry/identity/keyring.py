@@ -21,7 +21,7 @@ from tapestry.protocol import canonical
 from tapestry.protocol.canonical import Name
 from tapestry.protocol.clock import parse_time
 from tapestry.protocol.message import Message, Part, explain
-from tapestry.protocol.messages import Join, KeyCertificate, KeyId, KeyRevocation, PublicKey
+from tapestry.protocol.messages import Join, KeyCertificate, KeyId, KeyRevocation, PublicKey, Succession
 
 M = TypeVar("M", bound=Message)
 
@@ -57,11 +57,26 @@ class Certified(Part):
     """Position of its revocation: what comes later is refused, what came before stays good."""
 
 
+class CoreKey(Part):
+    """A key of the core that is not the founding one."""
+
+    key: PublicKey
+    sequence: int
+    """Position from which on it signs for the ledger."""
+
+
 class KeyRing(Part):
     """All members and keys, as of some position. Immutable: each change gives another ring."""
 
     members: dict[Name, Admitted] = Field(default_factory=dict)
     keys: dict[KeyId, Certified] = Field(default_factory=dict)
+    successions: tuple[CoreKey, ...] = ()
+    """Keys that have taken the place of the core's, oldest first."""
+
+    def core_key(self, founding: str, size: int | None = None) -> str:
+        """The core's key: now, or that which signs for a ledger of `size` entries; `founding`: the first."""
+        held = [each.key for each in self.successions if size is None or each.sequence <= size]
+        return held[-1] if held else founding
 
     def to_json(self) -> dict[str, Any]:
         """JSON types only, for a snapshot."""
@@ -160,6 +175,47 @@ class KeyRing(Part):
             return self
         ended = entry.model_copy(update={"revoked": sequence})
         return self.model_copy(update={"keys": {**self.keys, revocation.key_id: ended}})
+
+    def succeed(
+        self,
+        core_key: str,
+        envelopes: Collection[Envelope],
+        *,
+        consortium: str,
+        size: int,
+        root: str,
+        at: str,
+    ) -> KeyRing:
+        """With another key in the core's place, which more than half of all members have signed for.
+
+        Args:
+            core_key: the new one.
+            envelopes: a `Succession` each, signed by a member's witness key.
+            consortium: its id.
+            size: entries of the ledger before this event.
+            root: of their tree.
+            at: time of this event.
+
+        Raises:
+            KeyRefused: it has too few signatures, or was used before.
+            SignatureError, FormatError, UnknownMember: as `verify`.
+        """
+        self._refuse_used(core_key)
+        signed = set()
+        for envelope in envelopes:
+            said, signer = self.verify(envelope, Succession, at=at, roles=frozenset({"witness"}))
+            if (said.consortium, said.core_key, said.size, said.root) != (consortium, core_key, size, root):
+                raise SignatureError(
+                    f"member {signer.member} has signed the core's succession for another key or ledger"
+                )
+            signed.add(signer.member)
+        if 2 * len(signed) <= len(self.members):
+            raise KeyRefused(
+                f"{len(signed)} of {len(self.members)} members have signed for the core's new key",
+                hint="more than half of all members must: name more of their nodes",
+            )
+        after = CoreKey(key=core_key, sequence=size + 1)
+        return self.model_copy(update={"successions": (*self.successions, after)})
 
     def verify(
         self,

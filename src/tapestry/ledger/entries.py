@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, field_validator
 
 from tapestry.errors import FormatError
 from tapestry.protocol import canonical
@@ -33,6 +33,13 @@ class Entry(Message):
     scope: Name
     type: Annotated[str, StringConstraints(pattern=r"^[a-z]+(?:-[a-z]+)*$", max_length=64)]
     body: dict[str, Any]
+
+    @field_validator("body")
+    @classmethod
+    def _one_type(cls, body: dict[str, Any]) -> dict[str, Any]:
+        if "type" in body:
+            raise ValueError("the body names a type beside the entry's own")
+        return body
 
 
 class Founded(Part):
@@ -71,7 +78,18 @@ class KeyRevoked(Part):
     envelope: str
 
 
-ConsortiumEvent = Annotated[Founded | MemberAdmitted | KeyCertified | KeyRevoked, Field(discriminator="type")]
+class CoreSucceeded(Part):
+    """Another key speaks for the ledger, as most of its members have signed."""
+
+    type: Literal["core-succeeded"] = "core-succeeded"
+    core_key: PublicKey
+    envelopes: Annotated[tuple[str, ...], Field(min_length=1, max_length=10_000)]
+    """A `Succession` of each of these members."""
+
+
+ConsortiumEvent = Annotated[
+    Founded | MemberAdmitted | KeyCertified | KeyRevoked | CoreSucceeded, Field(discriminator="type")
+]
 _CONSORTIUM_EVENT: TypeAdapter[ConsortiumEvent] = TypeAdapter(ConsortiumEvent)
 
 

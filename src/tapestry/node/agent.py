@@ -22,6 +22,7 @@ from tapestry.errors import (
     InputError,
     KeyRefused,
     MergeMismatch,
+    PeerError,
     ProcessDied,
     ResourceError,
     TapestryError,
@@ -35,11 +36,13 @@ from tapestry.node.mend import Mender
 from tapestry.node.outbox import Outbox
 from tapestry.node.people import People
 from tapestry.node.prune import Pruner
+from tapestry.node.replica import Replica
 from tapestry.node.session import Order, Session, Tools, summary
 from tapestry.node.submit import Submitter
 from tapestry.node.sync import Library, Synchronizer
 from tapestry.node.turns import Turns
 from tapestry.node.watch import News, Prefetcher, RunWatcher
+from tapestry.node.witness import Witness
 from tapestry.protocol.canonical import is_name
 from tapestry.protocol.messages import Progress
 from tapestry.protocol.views import RunView
@@ -86,6 +89,7 @@ class Agent:
         )
         library = Library(self._client, store)
         people = People(self._client)
+        replica = Replica(home, self._client, joined)
         node = self._settings.node
         self._tools = Tools(
             home=home,
@@ -93,11 +97,20 @@ class Agent:
             member=node.member,
             memory=self._memory,
             library=library,
-            synchronizer=Synchronizer(home, library, self._replayer, joined.consortium, people, self._tell),
+            synchronizer=Synchronizer(
+                *(home, library, self._replayer, joined.consortium, people, self._tell),
+                member=node.member,
+                merged=replica.merged,
+            ),
             prefetcher=Prefetcher(self._client, library, node.name),
             submitter=Submitter(
-                home, node, joined, self._client, store, self._memory, self._outbox, self._tell, library.meter
+                *(home, node, joined, self._client, store, self._memory, self._outbox, self._tell),
+                library.meter,
+                checkpoint=lambda: replica.checkpoint,
+                core_keys=replica.core_keys,
             ),
+            replica=replica,
+            witness=Witness(home, node, joined, self._client, self._memory, self._outbox, replica),
             tell=self._tell,
         )
         self._mender = Mender(home, library)
@@ -206,6 +219,8 @@ class Agent:
             if isinstance(item, RunView):
                 self._attempt(run, item)
             else:
+                # Whoever brings a core back from its nodes' folders needs all that they were shown.
+                self._tools.replica.keep()
                 self._stumble(run, item)
 
     def _attempt(self, run: str, view: RunView) -> None:
@@ -235,6 +250,8 @@ class Agent:
                 return OLD_KEY_RETRY_S
         if isinstance(error, LASTING):
             raise error
+        if isinstance(error, PeerError):
+            self._tools.replica.doubt()
         wait_s = self._pauses.next()
         self._trouble[what] = error.message
         child.log("trouble", what=what, code=error.code, error=error.message, retry_s=round(wait_s, 2))
@@ -353,7 +370,7 @@ class Agent:
         """Work for quiet moments."""
         self._outbox.count()
         for run, session in self._sessions.items():
-            if run not in self._retry:
+            if run not in self._retry and not self._tools.replica.doubted:
                 try:
                     session.publish_scores()
                 except TapestryError as error:

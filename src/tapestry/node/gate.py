@@ -155,9 +155,7 @@ class Examiner:
         data = _read(folder / MANIFEST, Artifact.MAX_BYTES)
         if (actual := canonical.sha256(data)) != digest:
             raise HashMismatch(f"{MANIFEST} has SHA-256 {actual[:12]}, the result names {digest[:12]}")
-        delta = Artifact.from_bytes(data)
-        delta.check_against(fragment, kind="delta", codec=plan.codec)
-        return delta
+        return Artifact.of_layout(data, fragment, kind="delta", codec=plan.codec)
 
     @staticmethod
     def _check_names(folder: Path, delta: Artifact | None) -> None:

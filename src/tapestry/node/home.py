@@ -107,6 +107,11 @@ class Home:
         return self.state / "rounds"
 
     @property
+    def ledger(self) -> Path:
+        """The consortium's ledger, as this node has verified it."""
+        return self.root / "ledger"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -139,6 +144,7 @@ class Home:
                 self.state,
                 self.receipts,
                 self.records,
+                self.ledger,
                 self.root / "status",
                 self.logs,
                 self.cache,
@@ -189,6 +195,6 @@ def read_json(path: Path, max_bytes: int = MAX_STATUS_BYTES) -> dict[str, Any] |
     """A JSON object that a process of this node wrote for people; None where there is none."""
     try:
         value = json.loads(files.read_limited(path, max_bytes))
-    except (OSError, ValueError, TapestryError):
+    except (OSError, ValueError, RecursionError, TapestryError):
         return None
     return value if isinstance(value, dict) else None

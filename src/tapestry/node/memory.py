@@ -26,6 +26,18 @@ class HeadMemory(Part):
     state: Sha256
     round: Round
     """Round that led there; 0 for the initial state."""
+    repeated: bool = False
+    """Whether this node has repeated the merge that led there."""
+
+
+class OwnAttestation(Part):
+    """What this node last signed as a witness. Written before it is sent: of the bases after one number of
+    merges it never signs a second."""
+
+    merges: Merges
+    state: Sha256
+    envelope: str
+    """DSSE envelope, canonical JSON text."""
 
 
 class OwnContribution(Part):
@@ -59,6 +71,8 @@ class RunMemory(Part):
     pruned_round: Round = 0
     """Contributions of rounds up to here were erased."""
     contribution: OwnContribution | None = None
+    """The newest."""
+    attested: OwnAttestation | None = None
     """The newest."""
     scored: Merges | None = None
     """Merges of the newest base whose score was published."""

@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tapestry.errors import FormatError, Refused
+from tapestry.errors import Behind, FormatError, IntegrityError, Refused
 from tapestry.host import files
 from tapestry.node import child
 from tapestry.node.account import Account
 from tapestry.node.home import Home, identity, parse_round_name, read_json
 from tapestry.node.memory import HeadMemory, Memory
+from tapestry.node.replica import Replica
 from tapestry.node.submit import Submitter
 from tapestry.node.sync import Library, Synchronizer
 from tapestry.node.watch import Prefetcher
+from tapestry.node.witness import Witness
 from tapestry.protocol.artifact import State
+from tapestry.protocol.canonical import sha256
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import NodeStanding, OpenRound, RunView
 from tapestry.training.spool import TrainJob, TrainResult
@@ -43,6 +46,8 @@ class Tools:
     synchronizer: Synchronizer
     prefetcher: Prefetcher
     submitter: Submitter
+    replica: Replica
+    witness: Witness
     tell: Callable[[str], None]
 
 
@@ -91,8 +96,6 @@ class Session:
         self._tools = tools
         self._enrolled_at = 0
         """Position in the event log."""
-        self._seen = 0
-        """The same, of the newest view."""
         self._accepted: tuple[int, int] = (0, 0)
         self._looked: tuple[int, int] | None = None
         """Inode and time of a result that was not the awaited one."""
@@ -117,10 +120,16 @@ class Session:
 
     # -- the core's side ------------------------------------------------------------------------
 
-    def follow(self, view: RunView) -> None:
-        """Do all that a view asks for. Raises what may have to be tried again, or ends the node."""
+    def follow(self, told: RunView) -> None:
+        """Do all that a view asks for. Raises what may have to be tried again, or ends the node.
+
+        The core's view says no more than that there is news: what it is, this node reads in its own ledger.
+        """
         tools = self._tools
-        self.view = view
+        self.view = told
+        # A word older than what this node knows is late, or of a core that was restored from an older copy.
+        tools.replica.follow(told.sequence, again=told.sequence < tools.replica.newest(self.run))
+        view = tools.replica.view(self.run)
         if view.status == "finished" and tools.node not in view.enrolled and not self.finished:
             tools.memory.set(self.run, finished=True)  # it ended without this node
         if self.finished:
@@ -131,6 +140,7 @@ class Session:
         plan = self._plan(view)
         self._prefetch(view, plan)
         self._advance(view, plan)
+        tools.witness.attest(self.run)
         self._look_for_own(view)
         self.hand_in()
         if self.finished:
@@ -196,14 +206,13 @@ class Session:
     def _look_for_own(self, view: RunView) -> None:
         """A core that was restored from an older copy may lack what it has receipted: that is sent again."""
         tools = self._tools
-        back, self._seen = view.sequence < self._seen, view.sequence
         own, at = tools.memory[self.run].contribution, view.current
         standing = self._standing(at)
         if own is None or at is None or standing is None or not standing.expected or standing.status:
             return
         if own.outcome != "receipted" or at.phase != "training" or not own.is_for(at):
             return
-        if back or view.sequence >= tools.submitter.receipted_at(self.run):
+        if tools.replica.size >= tools.submitter.receipted_at(self.run):
             tools.memory.set(self.run, contribution=own.model_copy(update={"outcome": "signed"}))
 
     def _note_refusal(self, view: RunView) -> None:
@@ -320,11 +329,34 @@ class Session:
 
     def hand_in(self) -> None:
         """Send what `look` has signed. Raises as `follow`, which sends it too."""
-        self._tools.submitter.hand_in(self.run)
+        tools = self._tools
+        if tools.replica.doubted:
+            tools.replica.follow(tools.replica.size)
+        tools.submitter.hand_in(self.run)
+        # What the core has acknowledged, this node can give back to it.
+        if tools.replica.kept < (receipted := tools.submitter.receipted_at(self.run)):
+            try:
+                tools.replica.follow(receipted)
+            except Behind:  # it was restored from a copy older than its receipt, and nobody has the entry
+                if tools.submitter.take_back(self.run):
+                    raise
+            tools.replica.keep()
+            self._check_receipt()
         if self._scored_last:
             self.publish_scores(now=True)
             self._account.close()
             self._tools.memory.set(self.run, finished=True)
+
+    def _check_receipt(self) -> None:
+        """What the core gave a receipt for must be in the ledger it signs. Raises `IntegrityError`."""
+        own = self._tools.memory[self.run].contribution
+        if own is None or own.outcome != "receipted":
+            return
+        if not self._tools.replica.bears_out(self.run, sha256(own.envelope.encode("ascii"))):
+            raise IntegrityError(
+                f"the core gave a receipt for the contribution to round {own.round}, and its ledger has none",
+                hint=f"{self._tools.home.receipts} holds the receipt: show it to the other members",
+            )
 
     def publish_scores(self, *, now: bool = False) -> None:
         """Publish scores of rounds handed in, once nobody waits for this node any more."""

@@ -55,7 +55,7 @@ class Consortium(Message):
 
 
 class Rotation(Message):
-    """A change of the node key that has begun."""
+    """A change of a key that has begun."""
 
     format: Literal["tapestry.key-rotation"] = "tapestry.key-rotation"
     version: Literal[1] = 1
@@ -213,30 +213,35 @@ def _keep_ca(home: Home, ca: Path | None) -> str | None:
 
 
 def rotate(home: Path, member_dir: Path) -> str:
-    """Give the node a new key and revoke the old one; goes on with a rotation that was cut short.
+    """Give the node new keys and revoke the old ones; goes on with a rotation that was cut short.
 
-    A running node notices by itself. Where the old key is expired or revoked, this brings the node back.
-    Returns the id of the new key.
+    A running node notices by itself. Where the old keys are expired or revoked, this brings the node back.
+    Returns the id of the new node key.
     """
     at = Home(home)
     member, given = _owner(at, member_dir)
-    begun = _rotation(at)
+    new_keys = {role: _rotate(at, member, given.node.name, role) for role in keys.KEY_ROLES}
+    return new_keys["node"]
+
+
+def _rotate(at: Home, member: Member, node: str, role: keys.KeyRole) -> str:
+    begun = _rotation(at, role)
     if begun is None:
-        begun = _begin(at, member, given.node.name)
-    if keys.load_pair(at).key_id == begun.old_key:
-        new = keys.load(at, suffix=NEXT)
+        begun = _begin(at, member, node, role)
+    if keys.load_pair(at, role).key_id == begun.old_key:
+        new = keys.load(at, role, suffix=NEXT)
         with connect(at) as client:
             try:
                 client.post_certificate(new.certificate.model_dump(mode="json"))
             except KeyRefused:  # the old key is; the root key alone lets in keys of a member that is admitted
                 _admit(client, member, load_consortium(at).consortium, make_token(), [new])
-        files.write_atomic(at.keys / "node.cert.json", new.certificate.to_bytes())
-        files.private_write(at.keys / "node.key", new.pair.to_pem(), replace=True)
+        files.write_atomic(at.keys / f"{role}.cert.json", new.certificate.to_bytes())
+        files.private_write(at.keys / f"{role}.key", new.pair.to_pem(), replace=True)
     with connect(at) as client:
         revocation = make_revocation(member.root, member=member.name, revoked=begun.old_key, reason="rotated")
         client.post_revocation(revocation.model_dump(mode="json"))
-    _marker(at).unlink(missing_ok=True)
-    for name in (f"node{NEXT}.key", f"node{NEXT}.cert.json"):
+    _marker(at, role).unlink(missing_ok=True)
+    for name in (f"{role}{NEXT}.key", f"{role}{NEXT}.cert.json"):
         (at.keys / name).unlink(missing_ok=True)
     files.fsync_dir(at.keys)
     return begun.new_key
@@ -245,7 +250,7 @@ def rotate(home: Path, member_dir: Path) -> str:
 def revoke(
     home: Path, member_dir: Path, reason: RevocationReason = "retired", *, node: str | None = None
 ) -> str:
-    """End a node's key; it can do nothing any more until `rotate` gives it a new one.
+    """End a node's keys; it can do nothing any more until `rotate` gives it new ones.
 
     Args:
         home: a node's home; its key signs the request.
@@ -254,7 +259,7 @@ def revoke(
         node: another node of the same member, whose home may be lost; the node of `home` if None.
 
     Returns:
-        the id of the key.
+        the id of the node key.
 
     Raises:
         NotFound: the member has no node of that name with a key that is not revoked.
@@ -263,7 +268,10 @@ def revoke(
     member, given = _owner(at, member_dir)
     pair = keys.load_pair(at)
     with connect(at, pair) as client:
-        ended = [pair.key_id] if node in (None, given.node.name) else _key_ids(client, member.name, node)
+        if node in (None, given.node.name):
+            ended = [keys.load_pair(at, "witness").key_id, pair.key_id]  # the one that asks comes last
+        else:
+            ended = _key_ids(client, member.name, str(node))
         for key_id in ended:
             revocation = make_revocation(member.root, member=member.name, revoked=key_id, reason=reason)
             client.post_revocation(revocation.model_dump(mode="json"))
@@ -271,15 +279,17 @@ def revoke(
 
 
 def _key_ids(client: CoreClient, member: str, node: str | None) -> list[str]:
-    """Keys of a node that are not revoked; one, or two in the middle of a rotation."""
+    """Keys of a node that are not revoked: witness keys, and then node keys. Two of each in the middle of a
+    rotation."""
     answer = client.members()
     try:
         found = [
             str(key["key_id"])
+            for role in reversed(keys.KEY_ROLES)
             for each in answer["members"]
             if each["member"] == member
             for key in each["keys"]
-            if (key["node"], key["role"], key["revoked"]) == (node, "node", None)
+            if (key["node"], key["role"], key["revoked"]) == (node, role, None)
         ]
     except (KeyError, TypeError) as e:
         raise FormatError("the core's list of members is not one") from e
@@ -301,22 +311,22 @@ def _owner(home: Home, member_dir: Path) -> tuple[Member, settings.NodeSettings]
     return member, given
 
 
-def _marker(home: Home) -> Path:
-    return home.keys / "rotation.json"
+def _marker(home: Home, role: keys.KeyRole) -> Path:
+    return home.keys / f"rotation-{role}.json"
 
 
-def _rotation(home: Home) -> Rotation | None:
+def _rotation(home: Home, role: keys.KeyRole) -> Rotation | None:
     try:
-        return Rotation.from_bytes(files.read_limited(_marker(home), Rotation.MAX_BYTES))
+        return Rotation.from_bytes(files.read_limited(_marker(home, role), Rotation.MAX_BYTES))
     except FileNotFoundError:
         return None
 
 
-def _begin(home: Home, member: Member, node: str) -> Rotation:
-    old = keys.load_pair(home)
-    with connect(home, old) as client:
+def _begin(home: Home, member: Member, node: str, role: keys.KeyRole) -> Rotation:
+    old = keys.load_pair(home, role)
+    with connect(home) as client:
         now = client.hello().time
-    new = keys.issue(home, member, node=node, role="node", now=now, suffix=NEXT)
+    new = keys.issue(home, member, node=node, role=role, now=now, suffix=NEXT)
     begun = Rotation(old_key=old.key_id, new_key=new.pair.key_id)
-    files.write_atomic(_marker(home), begun.to_bytes())
+    files.write_atomic(_marker(home, role), begun.to_bytes())
     return begun

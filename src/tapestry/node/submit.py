@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tapestry.errors import (
     Conflict,
@@ -38,7 +38,13 @@ MAX_UPLOADS = 5
 
 
 class Submitter:
-    """Signs with the client's key and keeps what it signs until the core has receipted it."""
+    """Signs with the client's key and keeps what it signs until the core has receipted it.
+
+    Args:
+        checkpoint: the newest head of the ledger that this node has verified, which a contribution carries.
+        core_keys: that may sign receipts, the likeliest first; the one the node joined under where it keeps
+            no ledger.
+    """
 
     def __init__(
         self,
@@ -51,7 +57,12 @@ class Submitter:
         outbox: Outbox,
         tell: Callable[[str], None] = lambda _: None,
         meter: Meter | None = None,
+        *,
+        checkpoint: Callable[[], str | None] = lambda: None,
+        core_keys: Callable[[], Iterator[str]] | None = None,
     ) -> None:
+        self._checkpoint = checkpoint
+        self._core_keys = core_keys or (lambda: iter((joined.core_key,)))
         self._meter = meter or Meter()
         self._home = home
         self._node = node
@@ -128,6 +139,23 @@ class Submitter:
         failpoints.reach("node.contribution.receipted")
         child.log("contribution-receipted", run=run, round=own.round)
 
+    def take_back(self, run: str) -> bool:
+        """The core has lost the newest contribution that it gave a receipt for. It is sent again, and that is
+        True; at the second time the node goes on without it. The receipt is kept: it is the core's word."""
+        own = self._memory[run].contribution
+        self._receipted.pop(run, None)
+        if own is None or own.outcome != "receipted":
+            return False
+        path = self._home.receipts / f"{round_name(run, own.round)}.json"
+        lost = path.with_suffix(".lost.json")
+        again = not lost.exists()
+        path.replace(lost)
+        reason = None if again else "the core gave receipts for it, and its ledger has none"
+        outcome = "signed" if again else "refused"
+        self._memory.set(run, contribution=own.model_copy(update={"outcome": outcome, "reason": reason}))
+        child.log("receipt-broken", run=run, round=own.round, again=again)
+        return again
+
     def _contribution(self, result: TrainResult, delta: str) -> Contribution:
         return Contribution(
             consortium=self._joined.consortium,
@@ -144,6 +172,7 @@ class Submitter:
             data_manifest=result.data_manifest,
             environment=result.environment,
             nonce=secrets.token_hex(16),
+            checkpoint=self._checkpoint(),
         )
 
     def _deliver(self, run: str, own: OwnContribution) -> bytes:
@@ -164,7 +193,7 @@ class Submitter:
     def _keep_receipt(self, run: str, own: OwnContribution, receipt: bytes) -> None:
         """Verify and keep it: with the envelope it proves what the core has taken in."""
         envelope = Envelope.from_bytes(receipt)
-        said = envelope.open_as(Receipt, self._joined.core_key)
+        said = self._opened(envelope)
         contribution = canonical.sha256(own.envelope.encode("ascii"))
         if (said.run, said.round, said.node, said.contribution) != (
             run,
@@ -180,6 +209,15 @@ class Submitter:
         }
         path = self._home.receipts / f"{round_name(run, own.round)}.json"
         files.write_atomic(path, canonical.encode(both))
+
+    def _opened(self, receipt: Envelope) -> Receipt:
+        """Raises `SignatureError` where the core did not sign it."""
+        for key in self._core_keys():
+            try:
+                return receipt.open_as(Receipt, key)
+            except SignatureError as e:
+                refused = e
+        raise refused
 
     def _signed_by_present_key(self, run: str, own: OwnContribution) -> OwnContribution:
         """After a rotation: the same contribution under the new key, unless the core has the old one."""

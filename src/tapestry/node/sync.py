@@ -28,7 +28,7 @@ from tapestry.protocol.artifact import Artifact, ArtifactKind, Blob, Model, Stat
 from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.layout import MAX_BLOB_BYTES, Fragment, Layout
 from tapestry.protocol.message import Message
-from tapestry.protocol.messages import Contribution
+from tapestry.protocol.messages import Contribution, Merged
 from tapestry.protocol.plan import MAX_STALENESS, Plan
 from tapestry.protocol.views import RoundRecord, RunView
 from tapestry.replay.client import Replayer
@@ -143,6 +143,8 @@ class Synchronizer:
         consortium: its id.
         people: keys.
         tell: told in words what is going on.
+        member: whose node it is.
+        merged: what this node's own ledger says that a round of a run merged.
     """
 
     def __init__(
@@ -153,7 +155,12 @@ class Synchronizer:
         consortium: str,
         people: People,
         tell: Callable[[str], None] = lambda _: None,
+        *,
+        member: str = "",
+        merged: Callable[[str, int], tuple[Merged, ...] | None] = lambda _run, _round: None,
     ) -> None:
+        self._merged = merged
+        self._member = member
         self._home = home
         self._library = library
         self._replayer = replayer
@@ -172,19 +179,31 @@ class Synchronizer:
         head = view.head
         if at is not None and at.state == head.state:
             return at, 0
-        if at is not None and plan.sync == "replay":
+        repeats = plan.repeats_merges(self._member)
+        if at is not None and repeats:
             behind = head.merges - at.merges
-            kept = at.round >= head.round - plan.retention.blob_rounds
+            # The newest merge can always be repeated, however many rounds before it were abandoned.
+            kept = behind == 1 or at.round >= head.round - plan.retention.blob_rounds
             if 0 < behind <= self._worth_repeating(view, plan) and kept:
                 return self._replay(at, view, plan), behind
+        if repeats and not head.witnessed and head.before is not None:
+            # Nobody may believe it yet, and this node's word may be wanted.
+            before = HeadMemory(merges=head.merges - 1, state=head.before, round=head.round - 1)
+            self._fetch(before, plan, outer=True)
+            return self._replay(before, view, plan), 1
+        found = HeadMemory(merges=head.merges, state=head.state, round=head.round)
+        self._fetch(found, plan, outer=repeats)
+        return found, 0
+
+    def _fetch(self, head: HeadMemory, plan: Plan, *, outer: bool) -> None:
+        """Have a state here. A node that repeats no merge has no use for the momentum; `_merge` fetches it if
+        that changes."""
         self._tell(f"fetching the state after merge {head.merges}")
-        # A node that repeats no merge has no use for the momentum; `_merge` fetches it if that changes.
-        state = self._library.state(head.state, plan, outer=plan.sync == "replay")
+        state = self._library.state(head.state, plan, outer=outer)
         if state.merges != head.merges:
             raise IntegrityError(
                 f"the core says its head has {head.merges} merges, the state itself says {state.merges}"
             )
-        return HeadMemory(merges=head.merges, state=head.state, round=head.round), 0
 
     def _worth_repeating(self, view: RunView, plan: Plan) -> int:
         """How many merges a node repeats rather than fetch the head: as many as take fewer bytes, and a few
@@ -235,6 +254,13 @@ class Synchronizer:
         check_record(
             record, plan, self._consortium, self._people, lambda number: self._ended(record.run, number)
         )
+        stated = self._merged(record.run, record.round)
+        if stated is not None and stated != record.merged:
+            raise MergeMismatch(
+                f"the core's record of round {record.round} of run {record.run} merges other contributions "
+                "than its ledger states",
+                hint="stop and compare with other members; do not train from that base",
+            )
         if record.fragment != (due := at.merges % plan.streaming.fragments):
             raise IntegrityError(
                 f"round {record.round} merged fragment {record.fragment}, due was fragment {due}"
@@ -249,7 +275,7 @@ class Synchronizer:
             )
         path = self._home.records / f"{round_name(record.run, record.round)}.json"
         files.write_atomic(path, record.to_bytes(), durable=False)
-        return HeadMemory(merges=at.merges + 1, state=record.after, round=record.round)
+        return HeadMemory(merges=at.merges + 1, state=record.after, round=record.round, repeated=True)
 
     def _ended(self, run: str, number: int) -> Ended | None:
         """An earlier round, as this node has checked it or the core gives it; None for an abandoned one."""
@@ -273,6 +299,8 @@ class Synchronizer:
             except (NotFound, HashMismatch):  # a blob was lost or damaged here: the bad one is gone now
                 if attempt == REPAIRS:
                     raise
+                self._library.message(plan.layout, Layout)
+                self._library.message(plan.model, Model)
                 self._library.state(job.state, plan, outer=True)
         raise AssertionError("the last attempt raises")
 

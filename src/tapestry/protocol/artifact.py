@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import FailFast, Field, StringConstraints
 
 from tapestry.errors import ArtifactError
 from tapestry.protocol.canonical import Name, Sha256
@@ -14,6 +14,10 @@ from tapestry.protocol.message import Message, Part
 
 ArtifactKind = Literal["base", "outer", "delta"]
 """`base`: parameters. `outer`: the outer optimizer's momentum. `delta`: base − local."""
+
+_HEAD_BYTES: Final = 256
+_BLOB_BYTES: Final = 104
+"""More than canonical JSON takes for a manifest without shards, and for each of these."""
 
 
 class Blob(Part):
@@ -32,11 +36,26 @@ class Artifact(Message):
 
     kind: ArtifactKind
     layout: Sha256
-    shards: Annotated[tuple[Blob, ...], Field(min_length=1, max_length=200_000)]
+    shards: Annotated[tuple[Blob, ...], FailFast(), Field(min_length=1, max_length=200_000)]
 
     @property
     def total_bytes(self) -> int:
         return sum(blob.bytes for blob in self.shards)
+
+    @classmethod
+    def of_layout(
+        cls, data: bytes, layout: Layout | Fragment, *, kind: ArtifactKind, codec: Codec = PLAIN
+    ) -> Self:
+        """A manifest from foreign bytes, held against what it should be of; one that is longer than such a
+        manifest can be is not parsed. Raises as `from_bytes` and `check_against`."""
+        most = _HEAD_BYTES + _BLOB_BYTES * len(layout.shards)
+        if len(data) > most:
+            raise ArtifactError(
+                f"a manifest of {kind} has {len(data)} bytes; of this layout it has {most} at most"
+            )
+        artifact = cls.from_bytes(data)
+        artifact.check_against(layout, kind=kind, codec=codec)
+        return artifact
 
     def check_against(self, layout: Layout | Fragment, *, kind: ArtifactKind, codec: Codec = PLAIN) -> None:
         """Raise `ArtifactError` unless kind, layout, number and size of the shards are as expected.

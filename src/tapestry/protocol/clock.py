@@ -11,6 +11,7 @@ from typing import Final
 
 from tapestry.errors import FormatError
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}Z")
 
 
@@ -30,6 +31,11 @@ def format_time(moment: datetime) -> str:
         raise ValueError("a time needs a time zone")
     utc = moment.astimezone(UTC).replace(tzinfo=None)
     return utc.isoformat(timespec="milliseconds") + "Z"
+
+
+def time_text(ms: int) -> str:
+    """Milliseconds since 1970-01-01 UTC in this form."""
+    return format_time(_EPOCH + timedelta(milliseconds=ms))
 
 
 def seconds_between(earlier: str, later: str) -> float:

@@ -18,7 +18,7 @@ from itertools import pairwise, repeat
 from math import prod
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import FailFast, Field, StringConstraints, field_validator, model_validator
 
 from tapestry.errors import ArtifactError
 from tapestry.protocol.message import Message, Part
@@ -32,6 +32,8 @@ ROWS_TOGETHER = 64
 are those of the whole tensor."""
 MAX_PIECES = 1 << 14
 """Of one shard, so that its header stays below 6 MiB."""
+MAX_SHARDS = 1 << 16
+"""Of a layout, so that what a few bytes of it describe can be held in memory."""
 MAX_BLOB_BYTES = 64 << 20
 """No blob of any kind is larger, so that a limit can be enforced before its kind is known."""
 
@@ -149,8 +151,8 @@ class Layout(Message):
     MAX_BYTES: ClassVar[int] = 16 << 20
 
     shard_bytes: Annotated[int, Field(ge=MIN_SHARD_BYTES, le=MAX_SHARD_BYTES)] = DEFAULT_SHARD_BYTES
-    tensors: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=200_000)]
-    fragments: Annotated[tuple[FragmentNumber, ...], Field(max_length=200_000)] = ()
+    tensors: Annotated[tuple[Tensor, ...], FailFast(), Field(min_length=1, max_length=200_000)]
+    fragments: Annotated[tuple[FragmentNumber, ...], FailFast(), Field(max_length=200_000)] = ()
     """Which fragment each tensor belongs to; none where the model is merged as a whole. No shard lies
     in two."""
 
@@ -170,6 +172,10 @@ class Layout(Message):
                     f"a row of tensor {tensor.name} has {tensor.row_elements * ELEMENT_BYTES} bytes, "
                     f"more than shard_bytes {self.shard_bytes}"
                 )
+        if self.elements * ELEMENT_BYTES > MAX_SHARDS * self.shard_bytes:  # before a shard is made
+            raise ValueError(
+                f"{self.elements} values are more than {MAX_SHARDS} shards of {self.shard_bytes} bytes hold"
+            )
         return self
 
     @model_validator(mode="after")

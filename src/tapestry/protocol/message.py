@@ -57,7 +57,7 @@ class Message(Part):
     def from_bytes(cls, data: bytes) -> Self:
         """Parse and validate foreign bytes. Raises `FormatError`, `VersionError` or `TooLarge`."""
         what = cls.format_name()
-        message = cls.from_json(canonical.decode(data, what=what, max_bytes=cls.MAX_BYTES))
+        message = cls._checked(canonical.decode(data, what=what, max_bytes=cls.MAX_BYTES), data)
         if message.to_bytes() != data:
             raise FormatError(f"{what} leaves out fields that its canonical form states")
         return message
@@ -65,6 +65,11 @@ class Message(Part):
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Validate a parsed JSON value that states its `format` and `version`."""
+        return cls._checked(value, None)
+
+    @classmethod
+    def _checked(cls, value: Any, data: bytes | None) -> Self:
+        """`data`: the canonical bytes of the value, where they are at hand."""
         name, version = cls.format_name(), cls.format_version()
         if not isinstance(value, dict):
             raise FormatError(f"{name} is not a JSON object")
@@ -80,6 +85,6 @@ class Message(Part):
                 hint="upgrade the older side to the release the other one runs",
             )
         try:
-            return cls.model_validate_json(canonical.encode(value))
+            return cls.model_validate_json(canonical.encode(value) if data is None else data)
         except ValidationError as e:
             raise FormatError(f"{name} is not valid: {explain(e)}") from e

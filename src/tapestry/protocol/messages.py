@@ -110,6 +110,46 @@ class Contribution(Message):
     """Hash of the list of texts used; the list itself stays at the node."""
     environment: Annotated[Environment, Field(max_length=16)]
     nonce: Nonce
+    checkpoint: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    """A head of the ledger's tree as the core signed it and the node verified it: so what one member was
+    shown travels to all others under a signature that the core cannot change. None of a node that keeps no
+    ledger."""
+
+
+class Attestation(Message):
+    """This node has repeated a merge and found the state that the ledger names; signed by its witness key."""
+
+    format: Literal["tapestry.attestation"] = "tapestry.attestation"
+    version: Literal[1] = 1
+    consortium: Sha256
+    run: Name
+    member: Name
+    node: Name
+    round: RoundNumber
+    merges: Annotated[int, Field(ge=1, le=1 << 40)]
+    state: Sha256
+    """Base and outer state."""
+    size: Annotated[int, Field(ge=1, le=1 << 53)]
+    """Entries of the ledger up to the one that commits the round."""
+    root: Sha256
+    """Of their tree, as this node computes it."""
+    cosignature: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{101}[AQgw]==$")]
+    """Of that checkpoint, by the same key: what stands under a note (C2SP tlog-cosignature), base64 in
+    its one form."""
+
+
+class Succession(Message):
+    """This member has another key speak for the ledger from now on; signed by a witness key."""
+
+    format: Literal["tapestry.succession"] = "tapestry.succession"
+    version: Literal[1] = 1
+    consortium: Sha256
+    member: Name
+    node: Name
+    core_key: PublicKey
+    size: Annotated[int, Field(ge=1, le=1 << 53)]
+    """Entries of the ledger that the key takes over."""
+    root: Sha256
 
 
 class Receipt(Message):
@@ -127,6 +167,8 @@ class Receipt(Message):
     sequence: Annotated[int, Field(ge=1)]
     """Position in the event log."""
     received_at: Time
+    decided_by: Time
+    """The ledger says by then whether it is accepted or refused, and why."""
 
 
 class Score(Message):

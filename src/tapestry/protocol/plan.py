@@ -20,6 +20,8 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Pace = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1 << 40)]
 MAX_STALENESS = 64
+ANY_NORM = 1e9
+KEPT_DIGESTS = 64
 
 
 class Rounds(Part):
@@ -125,6 +127,8 @@ class Merge(Part):
     """Over whom a row of an embedding is averaged: as `average` says, or those who sent anything of it."""
     clip: Literal["none", "median"] = "none"
     """Whether contributions longer than the median one are shortened to it."""
+    largest_norm: Positive = ANY_NORM
+    """A contribution whose values have a larger Euclidean norm is refused; the default measures none."""
     combine: Literal["mean", "directions"] = "mean"
     """`directions`: norms and directions of each tensor but embeddings are averaged apart."""
     outer: Literal["nesterov", "sgd", "fedavg", "delayed"] = "nesterov"
@@ -190,6 +194,27 @@ class Evaluation(Part):
     """Of the valid text, from its beginning."""
 
 
+class Witness(Part):
+    """Who must have cosigned a base before anybody trains from it."""
+
+    quorum: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Members of whom a node has repeated the merge, found the same state and signed that. Among n members
+    with f liars no two bases of one round both find a quorum above (n + f) / 2."""
+    members: Annotated[tuple[Name, ...], Field(max_length=4096)] = ()
+    """Whose word counts; everybody's if empty. They repeat every merge, whatever `sync` says."""
+
+    def counts(self, member: str) -> bool:
+        return not self.members or member in self.members
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Witness:
+        if len(set(self.members)) != len(self.members):
+            raise ValueError("witness.members names a member twice")
+        if self.members and self.quorum > len(self.members):
+            raise ValueError(f"witness.quorum {self.quorum} is above the {len(self.members)} witness.members")
+        return self
+
+
 class Retention(Part):
     """What may be erased. Ledger entries hold hashes only and stay for good."""
 
@@ -220,6 +245,7 @@ class Plan(Message):
     """How deltas are written."""
     merge: Merge = Merge()
     streaming: Streaming = Streaming()
+    witness: Witness = Witness()
     evaluation: Evaluation = Evaluation()
     retention: Retention = Retention()
     sync: Literal["replay", "fetch"] = "replay"
@@ -239,12 +265,31 @@ class Plan(Message):
             )
         check_feedback(self.codec, self.merge, self.streaming)
         check_overlap(self.rounds, self.inner, self.streaming)
+        check_witness(self.rounds, self.witness, self.sync)
         return self
+
+    def repeats_merges(self, member: str) -> bool:
+        """Whether a member's nodes repeat merges, rather than fetch what came of them."""
+        return self.sync == "replay" or (bool(self.witness.members) and self.witness.counts(member))
+
+    @property
+    def digest(self) -> str:
+        """As of every message; the last few are kept, since each contribution is held against one."""
+        kept = _DIGESTS.get(id(self))
+        if kept is None or kept[0] is not self:
+            if len(_DIGESTS) >= KEPT_DIGESTS:
+                _DIGESTS.clear()
+            kept = _DIGESTS[id(self)] = (self, super().digest)
+        return kept[1]
 
     @property
     def total_steps(self) -> int:
         """Inner steps of the whole run, at full pace."""
         return self.inner.steps_before(self.rounds.total)
+
+
+_DIGESTS: dict[int, tuple[Plan, str]] = {}
+"""By identity, not in the plan itself: `model_copy` would take it over into another plan."""
 
 
 def check_overlap(rounds: Rounds, inner: Inner, streaming: Streaming) -> None:
@@ -260,6 +305,20 @@ def check_overlap(rounds: Rounds, inner: Inner, streaming: Streaming) -> None:
         raise ValueError(
             f"streaming.overlap_steps {streaming.overlap_steps} is not below the {fewest} steps of the "
             "shortest round"
+        )
+
+
+def check_witness(rounds: Rounds, witness: Witness, sync: str) -> None:
+    """Raise `ValueError` where the quorum of witnesses can never be had."""
+    if witness.quorum > rounds.min_nodes:
+        raise ValueError(
+            f"witness.quorum {witness.quorum} is above rounds.min_nodes {rounds.min_nodes}: a run of so many "
+            "nodes would stand still"
+        )
+    if witness.quorum and sync == "fetch" and not witness.members:
+        raise ValueError(
+            "witness.quorum needs nodes that repeat merges: name them in witness.members, or take "
+            'sync = "replay"'
         )
 
 

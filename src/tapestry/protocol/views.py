@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import FailFast, Field, field_validator
 
 from tapestry.protocol.canonical import Name, Sha256, encode, sha256
 from tapestry.protocol.layout import FragmentNumber
@@ -54,6 +54,12 @@ class Head(Part):
     state: Sha256
     round: Annotated[int, Field(ge=0)]
     """Round that led here; 0 for the initial state."""
+    before: Sha256 | None = None
+    """The state that round began with, while it is known."""
+    witnessed: bool = True
+    """Whether the plan's quorum has repeated the merge."""
+    witnesses: Annotated[tuple[Name, ...], FailFast()] = ()
+    """Members who have."""
 
 
 class OpenRound(Part):
@@ -67,7 +73,7 @@ class OpenRound(Part):
     opened_at: Time
     deadline: Time
     quorum: int
-    nodes: tuple[NodeStanding, ...]
+    nodes: Annotated[tuple[NodeStanding, ...], FailFast()]
 
 
 class RunView(Message):
@@ -86,7 +92,7 @@ class RunView(Message):
     """Digest of the plan in force; its bytes are a blob."""
     head: Head
     current: OpenRound | None
-    enrolled: tuple[Name, ...]
+    enrolled: Annotated[tuple[Name, ...], FailFast()]
 
     def gist_for(self, node: str) -> int:
         """A number that changes, but for chance of 2^-52, with all that a node must act on at once.
@@ -128,6 +134,13 @@ class RoundRecord(Message):
     plan: Sha256
     before: Sha256
     after: Sha256
-    merged: tuple[Merged, ...]
-    envelopes: tuple[str, ...]
+    merged: Annotated[tuple[Merged, ...], FailFast()]
+    envelopes: Annotated[tuple[str, ...], FailFast()]
     """DSSE envelopes (JSON text) of the contributions, in the order of `merged`."""
+
+    @field_validator("merged")
+    @classmethod
+    def _each_node_once(cls, merged: tuple[Merged, ...]) -> tuple[Merged, ...]:
+        if len({one.node for one in merged}) != len(merged):
+            raise ValueError("a node stands twice in a merge")
+        return merged

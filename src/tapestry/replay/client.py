@@ -62,10 +62,23 @@ class Replayer:
         """The state after `job`; errors as of `engine.Engine.merge`."""
         return self._request(job, MergeResult)
 
-    def screen(self, delta_digest: str, layout_digest: str, codec: Codec = PLAIN, fragment: int = 0) -> None:
+    def screen(
+        self,
+        delta_digest: str,
+        layout_digest: str,
+        codec: Codec = PLAIN,
+        fragment: int = 0,
+        largest_norm: float | None = None,
+    ) -> None:
         """Raise `ArtifactError` with the reason unless the delta has the form of this fragment of its layout
-        and is finite."""
-        job = ScreenJob(delta=delta_digest, layout=layout_digest, codec=codec, fragment=fragment)
+        and is finite, and `OverNorm` where its norm is larger than that."""
+        job = ScreenJob(
+            delta=delta_digest,
+            layout=layout_digest,
+            codec=codec,
+            fragment=fragment,
+            largest_norm=largest_norm,
+        )
         self._request(job, Screened)
 
     def start(self) -> Level:

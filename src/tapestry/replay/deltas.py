@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from tapestry.codec.contract import Dense
 from tapestry.codec.shards import Section, ShardCodec
 from tapestry.errors import ArtifactError
+from tapestry.merge import reduce
 from tapestry.protocol.encoding import Codec
 from tapestry.protocol.layout import Shard
 from tapestry.replay.buffers import Desk
@@ -42,12 +43,17 @@ class Deltas:
             Section(piece.values, Dense(values[piece.values]), piece.tensor.name) for piece in shard.pieces
         ]
 
-    def screen(self, desk: Desk, shard: Shard, source: Source) -> None:
-        """Raise `ArtifactError` unless the shard is as its codec writes it, with finite values."""
+    def screen(self, desk: Desk, shard: Shard, source: Source, *, measured: bool = False) -> float:
+        """The sum of the squares of a shard's values, where it is to be `measured`. Raises `ArtifactError`
+        unless the shard is as its codec writes it, with finite values."""
+        squares = 0.0
         for section in self.read(desk, shard, source):
             with naming(source.name):
                 if not is_finite(section.decoded.values):
                     raise ArtifactError(f"shard {shard.index} holds NaN or infinite values")
+                if measured:
+                    squares += reduce.dot(section.decoded.values, section.decoded.values)
+        return squares
 
     def peak(self, desk: Desk, shard: Shard, source: Source) -> float:
         """The largest magnitude, for a message."""

@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import sqrt
 from typing import TypeVar
 
 import torch
 
-from tapestry.errors import Diverged
+from tapestry.errors import Diverged, OverNorm
 from tapestry.host import failpoints
 from tapestry.merge import kernel
 from tapestry.protocol import plan
@@ -80,13 +81,28 @@ class Engine:
             input_bytes=inputs.total_bytes,
         )
 
-    def screen(self, delta: str, layout: str, codec: Codec = PLAIN, fragment: int = 0) -> None:
+    def screen(
+        self,
+        delta: str,
+        layout: str,
+        codec: Codec = PLAIN,
+        fragment: int = 0,
+        largest_norm: float | None = None,
+    ) -> None:
         """Raise `ArtifactError` with the reason unless a delta has the form of this fragment of its
-        layout and is finite."""
+        layout and is finite, and `OverNorm` where its norm is larger than that."""
         shape = read_message(self._store, layout, Layout).fragment(fragment)
         source = read_source(self._store, delta, shape, "delta", "delta", codec)
         deltas = Deltas(self._store, codec)
-        self._each_shard(shape.shards, lambda desk, shard: deltas.screen(desk, shard, source))
+        measured = largest_norm is not None
+        squares = self._each_shard(
+            shape.shards, lambda desk, shard: deltas.screen(desk, shard, source, measured=measured)
+        )
+        if largest_norm is not None and (norm := sqrt(sum(squares))) > largest_norm:
+            raise OverNorm(
+                f"{source.name}: its norm is {norm:.6g}, the plan allows {largest_norm:.6g}",
+                hint="look at the learning rate and the text; merge.largest_norm is the plan's",
+            )
 
     def _merge_shards(self, job: MergeJob, inputs: Inputs) -> list[tuple[str, ...]]:
         """Digests of what was written for each shard; on disk for good if the job is durable."""

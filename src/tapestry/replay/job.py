@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import FailFast, Field, model_validator
 
 from tapestry.errors import TapestryError, by_code
 from tapestry.protocol.canonical import Name, Sha256
@@ -38,7 +38,7 @@ class MergeJob(Message):
     merge: Merge
     codec: Codec = PLAIN
     """How the contributions are written."""
-    contributions: Annotated[tuple[Merged, ...], Field(min_length=1, max_length=10_000)]
+    contributions: Annotated[tuple[Merged, ...], FailFast(), Field(min_length=1, max_length=10_000)]
     """In (member, node) order; the weights add up to 2^24."""
     durable: bool
     """Whether the new state is on disk for good when the answer comes."""
@@ -92,6 +92,7 @@ class ScreenJob(Message):
     layout: Sha256
     codec: Codec = PLAIN
     fragment: FragmentNumber = 0
+    largest_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class Screened(Message):

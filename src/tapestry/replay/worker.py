@@ -66,7 +66,7 @@ def _answer(engine: Engine, line: bytes) -> Message:
         return engine.merge(MergeJob.from_json(value))
     if name == ScreenJob.format_name():
         job = ScreenJob.from_json(value)
-        engine.screen(job.delta, job.layout, job.codec, job.fragment)
+        engine.screen(job.delta, job.layout, job.codec, job.fragment, job.largest_norm)
         return Screened()
     raise FormatError(f"request {str(name)[:64]!r} is none the replay worker knows")
 

@@ -44,6 +44,8 @@ class NodeEnrolled(Part):
     type: Literal["node-enrolled"] = "node-enrolled"
     node: Name
     member: Name
+    enrolment: Sha256
+    """Digest of the signed envelope."""
 
 
 class NodeWithdrawn(Part):
@@ -122,6 +124,19 @@ class RoundCommitted(_Keyed):
     outer: Sha256 | None
 
 
+class BaseAttested(Part):
+    """A node has repeated the merge that led to the newest base, and found the same."""
+
+    type: Literal["base-attested"] = "base-attested"
+    round: RoundNumber
+    merges: Merges
+    state: Sha256
+    node: Name
+    member: Name
+    attestation: Sha256
+    """Digest of the signed envelope."""
+
+
 class RoundAbandoned(_Keyed):
     """Nothing is merged. `detail` says in words what `reason` cannot."""
 
@@ -140,6 +155,8 @@ class ScorePublished(Part):
     state: Sha256
     bits_per_byte: float
     bytes: int
+    score: Sha256
+    """Digest of the signed envelope."""
 
 
 class RunFinished(Part):
@@ -167,6 +184,7 @@ Event = Annotated[
     | NodeWithdrawn
     | RoundOpened
     | RoundEvent
+    | BaseAttested
     | ScorePublished
     | RunFinished,
     Field(discriminator="type"),

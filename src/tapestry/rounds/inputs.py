@@ -26,6 +26,7 @@ class Enrol:
     node: str
     member: str
     plan: str
+    enrolment: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +86,18 @@ class MergeFailed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Attest:
+    """A node has repeated the newest merge and signed what it found."""
+
+    node: str
+    member: str
+    round: int
+    merges: int
+    state: str
+    attestation: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Publish:
     """A node publishes its score of a shared base."""
 
@@ -94,6 +107,7 @@ class Publish:
     state: str
     bits_per_byte: float
     bytes: int
+    score: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,4 +115,16 @@ class Tick:
     """Time passed."""
 
 
-Input = Start | Revise | Enrol | Withdraw | Contribute | Screened | MergeDone | MergeFailed | Publish | Tick
+Input = (
+    Start
+    | Revise
+    | Enrol
+    | Withdraw
+    | Contribute
+    | Screened
+    | MergeDone
+    | MergeFailed
+    | Attest
+    | Publish
+    | Tick
+)

@@ -16,6 +16,7 @@ from tapestry.protocol.messages import Merged
 from tapestry.protocol.plan import Plan
 from tapestry.rounds import events as ev
 from tapestry.rounds.inputs import (
+    Attest,
     Contribute,
     Enrol,
     Input,
@@ -33,6 +34,7 @@ from tapestry.rounds.taking import RecordedRefusal, contribute
 from tapestry.rounds.weights import Share, cap_can_be_met, merge_weights
 
 __all__ = [
+    "Attest",
     "Contribute",
     "Enrol",
     "Input",
@@ -143,6 +145,8 @@ def _decide(state: RunState, given: Input, now_ms: int) -> tuple[ev.Event, ...]:
             return _merge_done(state, given)
         case MergeFailed():
             return _merge_failed(state, given)
+        case Attest():
+            return _attest(state, given)
         case Publish():
             return (
                 ev.ScorePublished(
@@ -152,6 +156,7 @@ def _decide(state: RunState, given: Input, now_ms: int) -> tuple[ev.Event, ...]:
                     state=given.state,
                     bits_per_byte=given.bits_per_byte,
                     bytes=given.bytes,
+                    score=given.score,
                 ),
             )
         case Tick():
@@ -174,6 +179,11 @@ def _revise(state: RunState, plan: Plan) -> tuple[ev.Event, ...]:
         raise PlanError(
             f"a revision may not change streaming.fragments of run {state.run}: its layout is cut by them",
             hint="plan a new run instead",
+        )
+    if plan.witness.quorum < newest.witness.quorum or plan.witness.members != newest.witness.members:
+        raise PlanError(
+            f"a revision may not make it easier to find a quorum of witnesses for run {state.run}",
+            hint="keep witness.members and take a witness.quorum no smaller, or plan a new run",
         )
     if plan.revision != newest.revision + 1:
         raise PlanError(
@@ -201,7 +211,7 @@ def _enrol(state: RunState, given: Enrol) -> tuple[ev.Event, ...]:
             f"node {given.node} accepts plan {given.plan[:12]}, which is not in force",
             hint="fetch the run again and accept the plan in force",
         )
-    return (ev.NodeEnrolled(node=given.node, member=given.member),)
+    return (ev.NodeEnrolled(node=given.node, member=given.member, enrolment=given.enrolment),)
 
 
 def _screened(state: RunState, given: Screened) -> tuple[ev.Event, ...]:
@@ -258,6 +268,33 @@ def _merge_failed(state: RunState, given: MergeFailed) -> tuple[ev.Event, ...]:
     )
 
 
+def _attest(state: RunState, given: Attest) -> tuple[ev.Event, ...]:
+    what = f"attestation of {given.node} for merge {given.merges} of run {state.run}"
+    if not given.merges or (given.merges, given.state, given.round) != (
+        state.merges,
+        state.head,
+        state.head_round,
+    ):
+        raise Conflict(
+            f"{what}: it names state {given.state[:12]}, the newest is {state.head[:12]} after merge "
+            f"{state.merges}"
+        )
+    if state.enrolled.get(given.node) != given.member or not state.plan.witness.counts(given.member):
+        raise Refused(f"{what}: that node is no witness of this run")
+    if given.node in state.attested:
+        return ()
+    return (
+        ev.BaseAttested(
+            round=given.round,
+            merges=given.merges,
+            state=given.state,
+            node=given.node,
+            member=given.member,
+            attestation=given.attestation,
+        ),
+    )
+
+
 def _settle(state: RunState, now_ms: int) -> tuple[ev.Event, ...]:
     """What follows from the state and the time alone; () when nothing does."""
     if state.status != "running":
@@ -265,6 +302,8 @@ def _settle(state: RunState, now_ms: int) -> tuple[ev.Event, ...]:
     at = state.current
     if at is not None:
         return _close(state, at, now_ms) if at.phase == "training" else ()
+    if not state.witnessed:
+        return ()
     plan = state.next_plan or state.plan
     if state.merges >= plan.rounds.total:
         return (ev.RunFinished(state=state.head),)

@@ -85,6 +85,8 @@ class RunState(Message):
     head: Sha256
     """Digest of the newest committed state."""
     head_round: Annotated[int, Field(ge=0)] = 0
+    attested: dict[Name, Name] = Field(default_factory=dict)
+    """Node → member: who has repeated the merge that led to the head."""
     last_round: Annotated[int, Field(ge=0)] = 0
     """Highest round opened so far."""
     rounds: tuple[Round, ...] = ()
@@ -98,6 +100,17 @@ class RunState(Message):
     def current(self) -> Round | None:
         """The round in flight of the lowest number, if any."""
         return next((r for r in self.rounds if r.open), None)
+
+    @property
+    def witnesses(self) -> frozenset[str]:
+        """Members whose word for the head counts."""
+        return frozenset(filter(self.plan.witness.counts, self.attested.values()))
+
+    @property
+    def witnessed(self) -> bool:
+        """Whether anybody may train from the head. The initial state needs no witness: the plan names it, and
+        with its plan every node has signed for it."""
+        return not self.merges or len(self.witnesses) >= self.plan.witness.quorum
 
     def submission(self, node: str, trained: Round) -> Submission | None:
         """What a node sent for a round, whichever round it has entered; the newest if one was refused."""
@@ -145,7 +158,12 @@ def _in_round(state: RunState, event: ev.RoundEvent) -> RunState:
         case ev.RoundCommitted():
             at = at.model_copy(update={"phase": "committed"})
             state = state.model_copy(
-                update={"merges": event.merges, "head": event.state, "head_round": event.round}
+                update={
+                    "merges": event.merges,
+                    "head": event.state,
+                    "head_round": event.round,
+                    "attested": {},
+                }
             )
         case ev.RoundAbandoned():
             why = f"{event.reason}: {event.detail}" if event.detail else event.reason
@@ -198,6 +216,8 @@ def evolve(state: RunState | None, event: ev.Event) -> RunState:
                     "last_round": max(state.last_round, event.round),
                 }
             )
+        case ev.BaseAttested():
+            return state.model_copy(update={"attested": {**state.attested, event.node: event.member}})
         case ev.ScorePublished():
             return state
         case ev.RunFinished():

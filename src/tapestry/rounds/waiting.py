@@ -15,6 +15,11 @@ def waiting_for(state: RunState, now_ms: int) -> str | None:
     if state.status == "finished":
         return None
     at = state.current
+    if at is None and not state.witnessed:
+        needed, known = state.plan.witness.quorum, sorted(state.witnesses)
+        others = sorted({m for m in state.enrolled.values() if state.plan.witness.counts(m)} - set(known))
+        named = f"; missing: {', '.join(others[:8])}" if others else "; no other witness is enrolled"
+        return f"witnesses of merge {state.merges}: {len(known)} of {needed} members{named}"
     if at is None:
         return f"nodes: {len(state.enrolled)} of {nodes_needed(state)} enrolled"
     if at.phase != "training":

@@ -265,7 +265,7 @@ def _json_object(path: Path) -> dict[str, Any]:
         value = json.loads(files.read_limited(path, MAX_JSON_BYTES))
     except OSError as e:
         raise ModelError(f"{path} cannot be read: {e.strerror}", hint="give a model's directory") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ModelError(f"{path} is not JSON: {e}") from e
     if not isinstance(value, dict):
         raise ModelError(f"{path} is not a JSON object")

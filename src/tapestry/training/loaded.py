@@ -63,7 +63,7 @@ class Loaded:
             end = config.get("eos_token_id")
             end = end[0] if isinstance(end, list) and end else end
             tokenizer = Tokenizer.from_json(contents[TOKENIZER], end_id=end if type(end) is int else None)
-        except (KeyError, ValueError, AttributeError) as e:
+        except (KeyError, ValueError, AttributeError, RecursionError) as e:
             raise ModelError(f"model {digest[:12]} lacks a usable {CONFIG} or {TOKENIZER}") from e
         module = empty(config, island, settings)
         parameters = trained(module)

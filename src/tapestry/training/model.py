@@ -33,6 +33,8 @@ TOKENIZER: Final = "tokenizer.json"
 DEFAULT_LICENCE: Final = "Apache-2.0"
 """Of a model that a run makes from scratch."""
 _OWN_KEYS: Final = frozenset({"model_type", "architectures", "dtype", "torch_dtype"})
+MAX_BLOCKS: Final = 4096
+"""Of a model; each is made of Python objects before its shapes can be compared with anything."""
 _BLOCK: Final = re.compile(r"\.layers\.(\d+)\.")
 LEFT_OUT: Final = frozenset({"transformers_version", "_name_or_path", "torch_dtype", "auto_map"})
 """Keys of a `config.json` that a run does not keep."""
@@ -76,6 +78,8 @@ def configured(architecture: Architecture, values: dict[str, Any]) -> Any:
     for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
         if isinstance(value := values.get(key), int) and value < 1:
             raise ModelError(f"model configuration: {key} must be at least 1, not {value}")
+    if isinstance(blocks := values.get("num_hidden_layers"), int) and blocks > MAX_BLOCKS:
+        raise ModelError(f"model configuration: num_hidden_layers is {blocks}; at most {MAX_BLOCKS} may be")
     try:
         return architecture.config(**values)
     except Exception as e:
@@ -127,8 +131,8 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def layout_of(model: nn.Module, shard_bytes: int, fragments: int = 1) -> Layout:
     """Raises `ModelError` where a row is larger than a shard, or blocks are too few for the fragments."""
-    tensors = tuple(Tensor(name=name, shape=tuple(p.shape)) for name, p in trained(model).items())
     try:
+        tensors = tuple(Tensor(name=name, shape=tuple(p.shape)) for name, p in trained(model).items())
         return Layout(shard_bytes=shard_bytes, tensors=tensors, fragments=strided(tensors, fragments))
     except ValueError as e:
         raise ModelError(f"no layout has shards of {shard_bytes} bytes: {first_line(e)}") from e

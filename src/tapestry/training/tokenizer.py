@@ -146,7 +146,10 @@ class Tokenizer:
 
     def encode_slowly(self, text: str) -> tuple[Ids, Ids]:
         """`encode` without the fast path for bytes."""
-        encoding = self.fast.encode(text, add_special_tokens=False)
+        try:
+            encoding = self.fast.encode(text, add_special_tokens=False)
+        except Exception as e:  # tokenizers raises nothing narrower
+            raise ModelError(f"the tokenizer cannot encode a text: {str(e)[:200]}") from e
         ids = np.asarray(encoding.ids, np.int64)
         if not ids.size:
             return ids, ids
@@ -236,8 +239,11 @@ class Tokenizer:
 
 def _parse(data: bytes) -> Fast:
     try:
+        json.loads(data)  # tokenizers lets some pass that is no JSON
         return Fast.from_str(data.decode("utf-8"))
-    except Exception as e:  # tokenizers raises nothing narrower
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as e:  # tokenizers raises nothing narrower than Exception, and its panics are none
         raise ModelError(f"tokenizer.json cannot be read: {str(e)[:200]}") from e
 
 

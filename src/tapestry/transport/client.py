@@ -155,7 +155,13 @@ class CoreClient:
             raise FormatError("the core's event log is not one")
         return [Entry.from_json(entry) for entry in entries]
 
-    # -- the ledger's tree ----------------------------------------------------------------------
+    # -- the ledger and its tree ----------------------------------------------------------------------
+
+    def ledger(self, *, after: int) -> bytes:
+        """Lines of the ledger behind a position, for `audit.file.parse`; the last is the core's checkpoint,
+        unless there is more to ask for."""
+        request = Request(method="GET", path="/v1/ledger", query={"after": after})
+        return self.connection.ask(request, cap=MAX_EVENTS_BYTES)
 
     def checkpoint(self) -> Note:
         """The core's newest signed head of the tree; its signature is not verified here."""
@@ -173,7 +179,11 @@ class CoreClient:
     def _proof(self, kind: str, **asked: str | int) -> tuple[bytes, ...]:
         answer = self._json(Request(method="GET", path=f"/v1/ledger/{kind}", query=asked))
         proof = answer.get("proof") if isinstance(answer, dict) else None
-        if not isinstance(proof, list) or len(proof) > MAX_PROOF or not all(map(canonical.is_sha256, proof)):
+        if (
+            not isinstance(proof, list)
+            or len(proof) > MAX_PROOF
+            or not all(isinstance(each, str) and canonical.is_sha256(each) for each in proof)
+        ):
             raise FormatError(f"the core's proof of {kind} is none")
         return tuple(map(bytes.fromhex, proof))
 
@@ -220,6 +230,10 @@ class CoreClient:
         if isinstance(missing, list) and missing and all(isinstance(each, str) for each in missing):
             return ContributionAnswer(receipt=None, missing=tuple(missing))
         raise read_error(answer)
+
+    def attest(self, run: str, envelope: bytes) -> Any:
+        """Say that this node has repeated the newest merge."""
+        return self._json(Request(method="POST", path=f"{_run(run)}/attestations", body=envelope))
 
     def score(self, run: str, envelope: bytes) -> Any:
         """Publish the score of a shared base."""

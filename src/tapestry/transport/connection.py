@@ -30,6 +30,8 @@ READ_S: Final = 30.0
 MAX_ERROR_BYTES: Final = 1 << 20
 SKEW_S: Final = 60.0
 """A request that was refused while the reckoned time was wrong by more than this is signed anew."""
+SIGNINGS: Final = 3
+"""How often at most: an answer that was on its way while the core's clock was set tells the old time."""
 
 
 class Traffic:
@@ -162,19 +164,7 @@ class Connection:
         return answer.body
 
     def send(self, request: Request, *, cap: int = wire.MAX_BODY_BYTES) -> Answer:
-        """The answer, good or bad. A request the core finds ill-timed is signed once more: by then its
-        answer has told the time."""
-        if not request.signed:
-            return self._send(request, cap)
-        if not self.clock.known:
-            self.hello()
-        reckoned = self.clock.now_s()
-        answer = self._send(request, cap)
-        if answer.status == 401 and abs(self.clock.now_s() - reckoned) > SKEW_S + self.read_s:
-            answer = self._send(request, cap)
-        return answer
-
-    def _send(self, request: Request, cap: int) -> Answer:
+        """The answer, good or bad."""
         with self.open(request) as response:
             bad = response.status_code >= 400
             body = b"".join(self.read(response, MAX_ERROR_BYTES if bad else cap))
@@ -184,24 +174,38 @@ class Connection:
     def open(self, request: Request) -> Iterator[httpx.Response]:
         """An answer whose body is still to be read; its head is checked and counted.
 
-        A connection that breaks before the answer begins (one kept alive that the core has closed, say)
-        is made anew once: every request may be repeated.
+        A request the core finds ill-timed is signed anew: by then its answer has told the time.
         """
-        try:
-            response = self._begin(request)
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            try:
-                response = self._begin(request)
-            except FOREIGN as e:
-                raise self._unreachable(e) from e
-        except FOREIGN as e:
-            raise self._unreachable(e) from e
+        if request.signed and not self.clock.known:
+            self.hello()
+        signings = SIGNINGS
+        while True:
+            reckoned = self.clock.now_s() if request.signed else 0.0
+            response = self._begun(request)
+            signings -= 1
+            ill_timed = request.signed and abs(self.clock.now_s() - reckoned) > SKEW_S + self.read_s
+            if response.status_code != 401 or not ill_timed or not signings:
+                break
+            response.close()
         try:
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise PeerError("the core sent a compressed answer, which was not asked for")
             yield response
         finally:
             response.close()
+
+    def _begun(self, request: Request) -> httpx.Response:
+        """A connection that breaks before the answer begins (one kept alive that the core has closed, say)
+        is made anew once: every request may be repeated."""
+        try:
+            return self._begin(request)
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            try:
+                return self._begin(request)
+            except FOREIGN as e:
+                raise self._unreachable(e) from e
+        except FOREIGN as e:
+            raise self._unreachable(e) from e
 
     def _begin(self, request: Request) -> httpx.Response:
         built = self._build(request)
@@ -257,7 +261,9 @@ class Connection:
     def read(self, response: httpx.Response, cap: int = MAX_BLOB_BYTES) -> Iterator[bytes]:
         """The body as it comes, refused above `cap` before more is read."""
         stated = response.headers.get("Content-Length", "")
-        if stated.isdigit() and int(stated) > cap:
+        if stated and not wire.is_size(stated):
+            raise TooLarge(f"the core's answer states {stated[:20]!r} as its size")
+        if stated and int(stated) > cap:
             raise TooLarge(f"the core's answer has {stated} bytes; at most {cap} are allowed")
         received = 0
         try:

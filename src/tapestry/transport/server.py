@@ -26,6 +26,7 @@ from tapestry.transport import wire
 IDLE_S: Final = 60.0
 """A client that sends nothing for so long in the middle of a body is cut off."""
 JSON: Final = "application/json"
+LINES: Final = "application/jsonl"
 NOTE: Final = "text/plain; charset=utf-8"
 _RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 
@@ -165,9 +166,9 @@ def stated_size(request: Request, max_bytes: int) -> int | None:
     text = request.headers.get("content-length")
     if text is None:
         return None
-    size = int(text) if text.isascii() and text.isdigit() else -1
-    if size < 0:
-        raise FormatError("Content-Length is not a number")
+    if not wire.is_size(text):
+        raise FormatError("Content-Length is not a number of bytes")
+    size = int(text)
     if size > max_bytes:
         raise TooLarge(f"the body has {size} bytes; at most {max_bytes} are allowed here")
     return size

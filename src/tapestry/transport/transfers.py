@@ -280,7 +280,7 @@ def _offsets(answer: bytes) -> tuple[dict[str, int], int | None]:
 
 def _stated_size(response: httpx.Response) -> int:
     stated = response.headers.get("Content-Length", "")
-    if not (stated.isascii() and stated.isdigit()) or int(stated) > MAX_BLOB_BYTES:
+    if not wire.is_size(stated) or int(stated) > MAX_BLOB_BYTES:
         raise TooLarge(f"the core sends a blob of {stated[:20] or 'unstated'} bytes")
     return int(stated)
 

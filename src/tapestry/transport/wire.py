@@ -60,6 +60,11 @@ STATUS: Final[dict[type[TapestryError], int]] = {
 MAX_TEXT = 2000
 
 
+def is_size(text: str) -> bool:
+    """Whether a text is a number of bytes, such as a Content-Length: ASCII digits, not thousands of them."""
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
 def status_of(error: TapestryError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from tapestry.protocol.algorithms import ALGORITHMS, AlgorithmName, with_algorithm
 from tapestry.protocol.encoding import Codec
-from tapestry.protocol.plan import Evaluation, Inner, Merge, Retention, Rounds, Streaming
+from tapestry.protocol.plan import Evaluation, Inner, Merge, Retention, Rounds, Streaming, Witness
 
 RUN: Final = "demo"
 """Name of the run."""
@@ -101,6 +101,11 @@ def algorithm(name: AlgorithmName | None, *, total: int, nodes: int, steps: int,
 
 def evaluation(total: int) -> Evaluation:
     return Evaluation(every_rounds=max(1, total // SCORES), max_tokens=EVALUATE_TOKENS)
+
+
+def witness(nodes: int) -> Witness:
+    """A majority of the members, as a plan file that names none."""
+    return Witness(quorum=nodes // 2 + 1)
 
 
 def retention() -> Retention:

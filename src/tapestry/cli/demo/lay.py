@@ -127,6 +127,7 @@ def plan(settings: DemoSettings, opened: Core, places: Places) -> None:
             initial_state=state.digest,
             parameters=parameters,
             **tables,
+            witness=defaults.witness(settings.nodes),
             evaluation=defaults.evaluation(tables["rounds"].total),
             retention=defaults.retention(),
         )

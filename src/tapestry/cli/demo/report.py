@@ -178,7 +178,16 @@ def print_result(result: Result, out: Console | None = None) -> None:
         out.print(f"{name:<{width}}  {path}", markup=False, soft_wrap=True)
     out.print(f"{'base':<{width}}  sha256 {result.base}", markup=False, soft_wrap=True)
     if seen := result.ledger:
-        said = (
-            f"{seen['entries']} entries hold, {seen['contributions']} contributions, {seen['merges']} merges"
-        )
-        out.print(f"{'ledger':<{width}}  {said}", markup=False, soft_wrap=True)
+        _verification(seen, len(result.members), out)
+
+
+def _verification(seen: dict[str, Any], members: int, out: Console) -> None:
+    """What was checked without believing the core."""
+    out.print("\nVerified from the ledger's bytes:", style="bold")
+    each = seen["attestations"] / seen["merges"] if seen["merges"] else 0
+    for line in (
+        f"{seen['entries']} entries: signatures, deadlines, quorums, weights, and the tree the core signed",
+        f"{seen['contributions']} contributions, each signed by its node and counted once",
+        f"{seen['merges']} merges, each repeated bit for bit and signed by {each:.3g} of {members} members",
+    ):
+        out.print(f"  {line}", markup=False, soft_wrap=True)

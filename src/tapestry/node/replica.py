@@ -1,0 +1,346 @@
+"""This node's own copy of the consortium's ledger, each entry held against the rules before it is believed.
+
+    ledger/ledger.jsonl     lines as of `audit.file`, but for the checkpoint; only ever grows
+    ledger/roots            32 bytes an entry: the root of the tree that ends with it
+    ledger/verified.json    how much of both holds, the newest checkpoint, and where the verification stands
+
+What is taken in is the core's own history or nothing: its entries must make the tree that it signed, and that
+tree must begin with the one this node has seen before. So the core cannot show another history later on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+from tapestry.audit import file, fork
+from tapestry.audit.heads import signed_checkpoint
+from tapestry.audit.verify import Verifier
+from tapestry.errors import Behind, Fork, FormatError, IntegrityError, NotFound, SettingsError, TapestryError
+from tapestry.host import failpoints, files
+from tapestry.ledger.checkpoint import Checkpoint, origin_of
+from tapestry.ledger.entries import Entry
+from tapestry.ledger.tree import HASH_BYTES
+from tapestry.node.home import Home
+from tapestry.node.setup import Consortium
+from tapestry.protocol.message import Message
+from tapestry.protocol.messages import Merged
+from tapestry.protocol.views import RunView
+from tapestry.rounds.events import RoundClosed, parse_event
+from tapestry.rounds.state import RunState
+from tapestry.rounds.view import view_of
+from tapestry.transport.client import CoreClient
+
+MAX_PENDING_BYTES: Final = 4 << 20
+
+
+class Verified(Message):
+    """`ledger/verified.json`"""
+
+    format: Literal["tapestry.verified"] = "tapestry.verified"
+    version: Literal[1] = 1
+    MAX_BYTES: ClassVar[int] = 256 << 20
+
+    entries: int
+    bytes: int
+    """Of ledger.jsonl."""
+    checkpoint: str
+    """The newest the core has signed, over these entries."""
+    verifier: dict[str, Any]
+
+
+class Replica:
+    """Of one node; not for several threads.
+
+    Args:
+        home: the node's.
+        client: asks the core.
+        joined: which ledger it is.
+
+    Raises:
+        SettingsError: what lies there cannot be read.
+    """
+
+    def __init__(self, home: Home, client: CoreClient, joined: Consortium) -> None:
+        self._folder = home.ledger
+        self._client = client
+        self._joined = joined
+        self._checkpoint = ""
+        self.doubted = False
+        """Whether the core was away since the ledgers were compared last."""
+        self._kept = 0
+        """Entries that are on disk."""
+        self._offset = 0
+        self._pending = bytearray()
+        self._whole_checkpoint = False
+        """Whether what was taken ends with a checkpoint."""
+        self._verifier = self._load()
+
+    # -- looking ------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Entries."""
+        return self._verifier.found.entries
+
+    @property
+    def kept(self) -> int:
+        """Entries that are on disk."""
+        return self._kept
+
+    def core_keys(self) -> Iterator[str]:
+        """The key that speaks for the ledger, and then that which speaks for it by now."""
+        yield self._verifier.key_at() or self._joined.core_key
+        self.follow(self.size, again=True)
+        yield self._verifier.key_at()
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The newest head the core has signed; on disk when this returns."""
+        self.keep()
+        return self._checkpoint or None
+
+    def state(self, run: str) -> RunState | None:
+        """A run, as the ledger has it; None where there is none."""
+        return self._verifier.state(run)
+
+    def newest(self, run: str) -> int:
+        """Position of a run's newest entry; 0 where there is none."""
+        return self._verifier.newest(run)
+
+    def view(self, run: str) -> RunView:
+        """Where a run stands by this node's own reading. Raises `NotFound`."""
+        state = self.state(run)
+        if state is None:
+            raise NotFound(f"the ledger has no run {run}")
+        return view_of(state, self.newest(run))
+
+    def bears_out(self, run: str, contribution: str) -> bool:
+        """Whether the ledger has a contribution, by the digest of its envelope, in a round it still holds."""
+        state = self.state(run)
+        sent = (s for at in state.rounds for s in at.submissions.values()) if state is not None else ()
+        return any(each.contribution == contribution for each in sent)
+
+    def merged(self, run: str, round: int) -> tuple[Merged, ...] | None:
+        """What a round merged, with its weights; None where the ledger closes no such round."""
+        state = self.state(run)
+        at = next((r for r in state.rounds if r.round == round), None) if state is not None else None
+        if at is not None:
+            return at.merged or None
+        self.keep()
+        for kind, entry in self._lines():  # it ended long ago
+            if kind == "entry" and (entry.scope, entry.type) == (run, "round-closed"):
+                event = parse_event(entry.type, entry.body)
+                if isinstance(event, RoundClosed) and event.round == round:
+                    return event.merged
+        return None
+
+    def committed(self, run: str) -> Checkpoint | None:
+        """The head that ends with the commit of a run's newest merge; on disk when this returns."""
+        size = self._verifier.committed(run)
+        if size is None:
+            return None
+        self.keep()
+        return self._head(size)
+
+    # -- following ----------------------------------------------------------------------------
+
+    def follow(self, upto: int, *, again: bool = False) -> None:
+        """Have the ledger up to this position at least; look `again` where the core may have lost some of it.
+
+        Raises:
+            Fork: the core has signed what contradicts what it signed before; a proof of it is kept.
+            Behind: the core has lost entries that this node has.
+            IntegrityError: entries that do not hold.
+            PeerError: the core is away.
+        """
+        whole, anew = True, False
+        self._whole_checkpoint = False
+        again = again or self.doubted
+        while self.size < upto or not whole or again:
+            before = self.size
+            data = self._client.ledger(after=before)
+            try:
+                whole = self._take(data)
+            except TapestryError as error:
+                unsigned = bool(self._pending) and not anew
+                proven = isinstance(error, Fork) and self._prove(error, data)
+                self._reset()
+                if not proven and unsigned:
+                    # Nothing was signed on what is not on disk: the core may have lost it with its own.
+                    anew = True
+                    continue
+                if not proven and (other := self._other_history()) is not None:
+                    raise other from error
+                raise
+            again = False
+            if self.size == before and (before < upto or not whole):
+                raise Behind(
+                    f"the core has spoken of more of its ledger than the {before} entries it gives",
+                    hint="if it was restored from an older copy: tapestry core recover brings it forward",
+                )
+        self._whole_checkpoint, self.doubted = True, False
+
+    def doubt(self) -> None:
+        """The core was away. It may be set up again from what is on disk here, or from an older copy: nothing
+        is to be sent to it before `follow` has compared ledgers."""
+        if self._whole_checkpoint:
+            self.keep()
+        self.doubted = True
+
+    def keep(self) -> None:
+        """Have on disk all that was taken: what this node signs, it must remember having seen."""
+        if self.size == self._kept:
+            return
+        verified = Verified(
+            entries=self.size,
+            bytes=self._offset + len(self._pending),
+            checkpoint=self._checkpoint,
+            verifier=self._verifier.to_json(),
+        )
+        roots = bytes(self._verifier.roots[self._kept * HASH_BYTES :])
+        files.append(self._folder / "ledger.jsonl", self._offset, bytes(self._pending))
+        files.append(self._folder / "roots", self._kept * HASH_BYTES, roots)
+        failpoints.reach("node.ledger.before-save")
+        files.write_atomic(self._folder / "verified.json", verified.to_bytes())
+        self._kept, self._offset = self.size, verified.bytes
+        self._pending.clear()
+
+    def _take(self, data: bytes) -> bool:
+        """Believe what holds of these lines; whether they end with a checkpoint. What is raised leaves the
+        verification in the middle."""
+        lines = list(file.parse(data))
+        last = lines.pop()[1] if lines and lines[-1][0] == "checkpoint" else None
+        for line in lines:
+            self._verifier.line(line)
+        if self._verifier.found.consortium != self._joined.consortium:
+            raise IntegrityError("the core gives the ledger of another consortium")
+        if last is not None:
+            said = signed_checkpoint(last, self._joined.consortium, self._verifier.key_at)
+            if said.size < self.size:
+                self._refuse_older(said, last)
+            self._verifier.line(("checkpoint", last))
+            self._checkpoint = last
+        if lines:
+            end = len(data) if last is None else data.rindex(b"\n", 0, len(data) - 1) + 1
+            if not self._offset and not self._pending:
+                self._pending += file.FIRST
+            self._pending += data[:end]
+        if last is not None and len(self._pending) > MAX_PENDING_BYTES:
+            self.keep()
+        return last is not None
+
+    def _refuse_older(self, said: Checkpoint, text: str) -> None:
+        if said.root != self._verifier.root(said.size):
+            raise Fork(f"the core has signed another tree of {said.size} entries than before", seen=text)
+        raise Behind(
+            f"the core has {said.size} entries of its ledger, this node has {self.size} that it signed",
+            hint="it was restored from an older copy; its operator brings it forward: tapestry core recover",
+        )
+
+    # -- proof --------------------------------------------------------------------------------
+
+    def _other_history(self) -> Fork | None:
+        """Where what does not follow is the end of another, longer ledger that the core has signed: that."""
+        try:
+            entries, head = self._whole()
+            found = fork.prove(entries, head, self._checkpoint)
+        except TapestryError:
+            return None
+        error = Fork(f"the core shows a ledger of {len(entries)} entries that is not this node's", seen=head)
+        self._keep_proof(found, error)
+        return error
+
+    def _whole(self) -> tuple[list[Entry], str]:
+        """All the core gives, not verified: its entries and the head it has signed of them."""
+        entries: list[Entry] = []
+        while True:
+            lines = list(file.parse(self._client.ledger(after=len(entries))))
+            more = [value for kind, value in lines if kind == "entry"]
+            if not more or any(each.sequence != at for at, each in enumerate(more, start=len(entries) + 1)):
+                raise FormatError("the core gives no ledger")  # or the same part of it for ever
+            entries += more
+            if lines[-1][0] == "checkpoint":
+                return entries, str(lines[-1][1])
+
+    def _prove(self, error: Fork, data: bytes) -> bool:
+        """Keep what shows anybody that the core has signed two histories; whether there is such a proof."""
+        try:
+            found = self._proof(error, data)
+        except TapestryError:
+            found = None
+        if found is None:
+            return False
+        self._keep_proof(found, error)
+        return True
+
+    def _keep_proof(self, found: fork.ForkProof, error: Fork) -> None:
+        path = self._folder / f"fork-{found.digest[:12]}.json"
+        files.write_atomic(path, found.to_bytes())
+        error.hint = (
+            f"do not train; send {path} to other members: tapestry ledger verify shows what it proves"
+        )
+
+    def _proof(self, error: Fork, data: bytes) -> fork.ForkProof | None:
+        """Between `error.seen` and the newest head that these entries make and the core has signed."""
+        pending = bytes(self._pending).removeprefix(file.FIRST)
+        held = (*self._lines(), *file.parse(pending))
+        entries = [value for kind, value in held if kind == "entry"]
+        given = [value for kind, value in file.parse(data) if kind == "entry"]
+        heads = [value for kind, value in file.parse(data) if kind == "checkpoint"]
+        tries = [(entries, self._checkpoint), (entries + given, heads[-1] if heads else "")]
+        for known, head in tries:
+            if known and head and head != error.seen:
+                try:
+                    return fork.prove(known, head, error.seen)
+                except IntegrityError:
+                    continue
+        return None
+
+    def _lines(self) -> Iterator[file.Line]:
+        """All that is on disk."""
+        path = self._folder / "ledger.jsonl"
+        return file.read(path, self._offset) if path.exists() else iter(())
+
+    # -- the disk -----------------------------------------------------------------------------
+
+    def _head(self, size: int) -> Checkpoint:
+        return Checkpoint(origin_of(self._joined.consortium), size, self._verifier.root(size))
+
+    def _reset(self) -> None:
+        """Back to what is on disk: what was taken since is asked for again."""
+        self._pending.clear()
+        self._verifier = self._load()
+
+    def _load(self) -> Verifier:
+        verifier = Verifier()
+        path = self._folder / "verified.json"
+        try:
+            found = Verified.from_bytes(files.read_limited(path, Verified.MAX_BYTES))
+            roots = _read(self._folder / "roots", found.entries * HASH_BYTES)
+            verifier.restore(found.verifier, roots)
+            if (self._folder / "ledger.jsonl").stat().st_size < found.bytes:
+                raise FormatError("ledger.jsonl is shorter than it was")
+        except FileNotFoundError:
+            if path.exists():
+                raise SettingsError(f"{self._folder} lacks a part of the ledger", hint=_HINT) from None
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._kept = self._offset = 0
+            self._checkpoint = ""
+            return verifier
+        except (OSError, TapestryError) as e:
+            raise SettingsError(f"the ledger in {self._folder} cannot be read: {e}", hint=_HINT) from e
+        self._kept, self._offset, self._checkpoint = found.entries, found.bytes, found.checkpoint
+        return verifier
+
+
+_HINT: Final = "move the folder away: the node then verifies it anew, and has forgotten what it saw before"
+
+
+def _read(path: Path, size: int) -> bytes:
+    with path.open("rb") as handle:
+        data = handle.read(size)
+    if len(data) != size:
+        raise FormatError(f"{path.name} is shorter than it was")
+    return data

@@ -1,0 +1,1 @@
+"""Working exploits, each with a control: with its defence switched off the attack succeeds."""

@@ -1,0 +1,137 @@
+"""What lies in a node's folders: a trainer that writes what is not so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tapestry.node.home import Home
+from tapestry.training.spool import TrainJob
+from tests.attacks.catalog import attacks, case
+from tests.attacks.outputs import (
+    believed,
+    edited,
+    gate_refuses,
+    huge_result,
+    loose,
+    path_in_manifest,
+    result_with,
+)
+from tests.attacks.switches import Switches
+
+WHO = "a trainer, or what lies in its folders"
+Given = tuple[Any, ...]
+EXAMINER = "tapestry.node.gate.Examiner"
+RESULT = ("tapestry.node.gate.TrainResult.from_bytes", None, believed)
+NAMES = (f"{EXAMINER}._check_names", "entry.name not in allowed")
+REGULAR = (f"{EXAMINER}._check_names", "not entry.is_file(follow_symlinks=False)")
+CLAIMS = (f"{EXAMINER}._check_result", "if result.steps > steps or result.tokens > tokens")
+SIZE = (f"{EXAMINER}._check_shard", "if size != due")
+HEAD = (f"{EXAMINER}._check_shard", "os.pread(fd, len(head), 0) != head")
+FITS = ("tapestry.protocol.artifact.Artifact.check_against", None, lambda *_, **__: None)
+LINKS = (
+    "tapestry.node.gate.files.read_limited",
+    None,
+    lambda path, most, **_: Path(path).read_bytes()[:most],
+)
+ADOPTED = ("tapestry.storage.blobs.BlobStore.adopt", "(actual := self._hash(temporary)) != sha")
+FOUND = (f"{EXAMINER}._check_shard", None)
+TAKE = (f"{EXAMINER}.take", None)
+
+
+@attacks(
+    case(
+        "gate-metric-not-a-number",
+        "writes NaN as a score",
+        "metrics are finite and bounded",
+        edited("result.json", b"3.25", b"NaN"),
+        RESULT,
+    ),
+    case(
+        "gate-metric-too-large",
+        "hides text in the digits of a score",
+        "metrics are finite and bounded",
+        edited("result.json", b"3.25", b"3e7"),
+        RESULT,
+    ),
+    case(
+        "gate-text-in-the-environment",
+        "writes a line of text as its environment",
+        "its letters are listed",
+        edited("result.json", b'"environment":{}', b'"environment":{"note":"a raw text\\n"}'),
+        RESULT,
+    ),
+    case(
+        "gate-unknown-field",
+        "writes a field with text",
+        "closed schemas",
+        edited("result.json", b'"environment":{}', b'"environment":{},"extra":"raw text"'),
+        RESULT,
+    ),
+    case(
+        "gate-path-in-the-manifest",
+        "names a shard `../../../secret`",
+        "addresses are 64 hexadecimal digits",
+        path_in_manifest,
+        ("tapestry.node.gate.Artifact.from_bytes", None, lambda data: loose(data)),
+        FITS,
+        FOUND,
+        NAMES,
+        TAKE,
+    ),
+    case(
+        "gate-manifest-of-another-hash",
+        "changes the manifest after the result was written",
+        "the result names the manifest's hash",
+        edited("delta.json", b'"delta"', b'"bases"'),
+        (f"{EXAMINER}._manifest", "(actual := canonical.sha256(data)) != digest"),
+        ("tapestry.node.gate.Artifact.from_bytes", None, lambda data: loose(data)),
+        FITS,
+    ),
+    case(
+        "gate-too-many-tokens",
+        "claims tokens no round has",
+        "held against the plan before anything is signed",
+        result_with(tokens=1 << 40),
+        CLAIMS,
+    ),
+    case(
+        "gate-too-many-steps",
+        "claims steps no round has",
+        "held against the plan before anything is signed",
+        result_with(steps=1000),
+        CLAIMS,
+    ),
+    case(
+        "gate-training-that-was-none",
+        "hands over a delta of no tokens",
+        "a delta has steps and tokens",
+        result_with(tokens=0),
+        (f"{EXAMINER}._check_result", "result.delta is not None and not (result.tokens and result.steps)"),
+    ),
+    case(
+        "gate-result-of-another-run",
+        "writes the result of another run",
+        "the result names the folder's run",
+        result_with(run="other"),
+        (f"{EXAMINER}.examine", "(result.run, result.round) != named"),
+        (f"{EXAMINER}._check_result", "result.run != plan.run"),
+    ),
+    case(
+        "gate-result-of-another-round",
+        "writes the result of another round",
+        "the result names the folder's round",
+        result_with(round=7),
+        (f"{EXAMINER}.examine", "(result.run, result.round) != named"),
+    ),
+    case(
+        "gate-oversize-result",
+        "writes a megabyte of blanks into its result",
+        "read with a cap of 16 KiB",
+        huge_result,
+        RESULT,
+        ("tapestry.node.gate.MAX_RESULT_BYTES", None, 2 << 20),
+    ),
+)
+def test_results(home: Home, job: TrainJob, switches: Switches, given: Given) -> None:
+    gate_refuses(home, job, switches, given)
