@@ -13,7 +13,7 @@ from tapestry.audit.fork import ForkProof
 from tapestry.audit.verify import Verifier
 from tapestry.core.proofs import Proofs
 from tapestry.core.service import Core
-from tapestry.errors import Behind, Fork, IntegrityError, SettingsError
+from tapestry.errors import Behind, Fork, IntegrityError, SettingsError, Unreachable
 from tapestry.identity.keys import KeyPair
 from tapestry.node.home import Home
 from tapestry.node.replica import Replica
@@ -136,12 +136,19 @@ def test_what_was_not_kept_is_asked_for_again(scene: Scene) -> None:
     assert len([1 for kind, _ in scene.lines() if kind == "entry"]) == scene.size()
 
 
+def _away(data: bytes) -> bytes:
+    raise Unreachable("the core is away")
+
+
 def test_what_is_known_when_the_core_goes_away_is_kept(scene: Scene) -> None:
     """From the disk a core is set up again; but for that a ledger is whole."""
     replica = scene.replica()
     replica.doubt()
     assert scene.replica().size == 0
     replica.follow(scene.size())
+    scene.client.altered = _away
+    with pytest.raises(Unreachable):
+        replica.follow(scene.size() + 1)  # it goes away when more is asked for
     replica.doubt()
     assert scene.replica().size == scene.size()
 

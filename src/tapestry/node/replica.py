@@ -73,7 +73,7 @@ class Replica:
         """Entries that are on disk."""
         self._offset = 0
         self._pending = bytearray()
-        self._whole_checkpoint = False
+        self._whole = True
         """Whether what was taken ends with a checkpoint."""
         self._verifier = self._load()
 
@@ -155,14 +155,12 @@ class Replica:
             IntegrityError: entries that do not hold.
             PeerError: the core is away.
         """
-        whole, anew = True, False
-        self._whole_checkpoint = False
-        again = again or self.doubted
-        while self.size < upto or not whole or again:
+        anew, again = False, again or self.doubted
+        while self.size < upto or not self._whole or again:
             before = self.size
             data = self._client.ledger(after=before)
             try:
-                whole = self._take(data)
+                self._take(data)
             except TapestryError as error:
                 unsigned = bool(self._pending) and not anew
                 proven = isinstance(error, Fork) and self._prove(error, data)
@@ -175,17 +173,17 @@ class Replica:
                     raise other from error
                 raise
             again = False
-            if self.size == before and (before < upto or not whole):
+            if self.size == before and (before < upto or not self._whole):
                 raise Behind(
                     f"the core has spoken of more of its ledger than the {before} entries it gives",
                     hint="if it was restored from an older copy: tapestry core recover brings it forward",
                 )
-        self._whole_checkpoint, self.doubted = True, False
+        self.doubted = False
 
     def doubt(self) -> None:
         """The core was away. It may be set up again from what is on disk here, or from an older copy: nothing
         is to be sent to it before `follow` has compared ledgers."""
-        if self._whole_checkpoint:
+        if self._whole:
             self.keep()
         self.doubted = True
 
@@ -207,9 +205,8 @@ class Replica:
         self._kept, self._offset = self.size, verified.bytes
         self._pending.clear()
 
-    def _take(self, data: bytes) -> bool:
-        """Believe what holds of these lines; whether they end with a checkpoint. What is raised leaves the
-        verification in the middle."""
+    def _take(self, data: bytes) -> None:
+        """Believe what holds of these lines. What is raised leaves the verification in the middle."""
         lines = list(file.parse(data))
         last = lines.pop()[1] if lines and lines[-1][0] == "checkpoint" else None
         for line in lines:
@@ -227,9 +224,9 @@ class Replica:
             if not self._offset and not self._pending:
                 self._pending += file.FIRST
             self._pending += data[:end]
-        if last is not None and len(self._pending) > MAX_PENDING_BYTES:
+        self._whole = last is not None
+        if self._whole and len(self._pending) > MAX_PENDING_BYTES:
             self.keep()
-        return last is not None
 
     def _refuse_older(self, said: Checkpoint, text: str) -> None:
         if said.root != self._verifier.root(said.size):
@@ -244,7 +241,7 @@ class Replica:
     def _other_history(self) -> Fork | None:
         """Where what does not follow is the end of another, longer ledger that the core has signed: that."""
         try:
-            entries, head = self._whole()
+            entries, head = self._all()
             found = fork.prove(entries, head, self._checkpoint)
         except TapestryError:
             return None
@@ -252,7 +249,7 @@ class Replica:
         self._keep_proof(found, error)
         return error
 
-    def _whole(self) -> tuple[list[Entry], str]:
+    def _all(self) -> tuple[list[Entry], str]:
         """All the core gives, not verified: its entries and the head it has signed of them."""
         entries: list[Entry] = []
         while True:
@@ -311,6 +308,7 @@ class Replica:
     def _reset(self) -> None:
         """Back to what is on disk: what was taken since is asked for again."""
         self._pending.clear()
+        self._whole = True
         self._verifier = self._load()
 
     def _load(self) -> Verifier:
