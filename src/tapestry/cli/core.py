@@ -13,6 +13,12 @@ from tapestry.cli.output import counted, emit_json, emit_line, note, short
 if TYPE_CHECKING:
     from tapestry.core.settings import CoreSettings
 
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+Certificate = Annotated[Path | None, typer.Option(help="PEM file of the core's certificate chain.")]
+CertificateKey = Annotated[Path | None, typer.Option(help="PEM file of its key.")]
+Database = Annotated[str, typer.Option(help="File, or postgresql://USER@HOST/DATABASE without a password.")]
+
 app = typer.Typer(help="The core: admits members, takes updates, has them merged.", no_args_is_help=True)
 
 
@@ -38,17 +44,11 @@ def _settings(
 def init(
     home: CoreHome,
     title: Annotated[str, typer.Option(help="Name of the consortium, for people.")] = "",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
-    ] = 8440,
-    tls_certificate: Annotated[
-        Path | None, typer.Option(help="PEM file of the core's certificate chain.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
-    database: Annotated[
-        str, typer.Option(help="File, or postgresql://USER@HOST/DATABASE without a password.")
-    ] = "core.sqlite",
+    host: Host = "127.0.0.1",
+    port: Port = 8440,
+    tls_certificate: Certificate = None,
+    tls_key: CertificateKey = None,
+    database: Database = "core.sqlite",
     as_json: Json = False,
 ) -> None:
     """Found a consortium: a core's home with its key, settings and event log.
@@ -142,17 +142,11 @@ def recover(
     source: Annotated[
         list[Path], typer.Option("--from", help="Home of a node, or a copy of it; once for each.")
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
-    ] = 8440,
-    tls_certificate: Annotated[
-        Path | None, typer.Option(help="PEM file of the core's certificate chain.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
-    database: Annotated[
-        str, typer.Option(help="File, or postgresql://USER@HOST/DATABASE without a password.")
-    ] = "core.sqlite",
+    host: Host = "127.0.0.1",
+    port: Port = 8440,
+    tls_certificate: Certificate = None,
+    tls_key: CertificateKey = None,
+    database: Database = "core.sqlite",
     as_json: Json = False,
 ) -> None:
     """Set up a core that was lost, or bring forward one that was restored, from what its nodes have.

@@ -21,12 +21,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from tapestry.core.consortium import Consortium
+from tapestry.core.copying import Copy
 from tapestry.core.home import Home
 from tapestry.core.journal import Journal
 from tapestry.core.references import References
 from tapestry.core.service import Core, load_key, open_database, open_store
 from tapestry.core.settings import CoreSettings, load, render
-from tapestry.errors import AuthError, FormatError, HashMismatch, NotFound, SettingsError
+from tapestry.errors import AuthError, FormatError, SettingsError
 from tapestry.host import files
 from tapestry.protocol import canonical
 from tapestry.storage.blobs import BlobStore
@@ -58,7 +59,7 @@ def backup(root: Path, target: Path, *, progress: Progress = lambda _done, _all:
         _claim(core.home, target)
         with files.Lock(target):
             counts = _write_rows(core.database, target / ROWS)
-            copy = _Copy(core.store, BlobStore.open(target / BLOBS))
+            copy = Copy(BlobStore.open(target / BLOBS), [core.store])
             wanted = dict.fromkeys(blob.sha256 for blob in core.store.iterate())
             named = set(References(core.runs, copy.read).named())
             wanted |= dict.fromkeys(sorted(named))
@@ -71,32 +72,6 @@ def backup(root: Path, target: Path, *, progress: Progress = lambda _done, _all:
     lacking = len(named & copy.lost)
     blobs = len(wanted) - len(copy.lost & wanted.keys())
     return {"events": counts["events"], "blobs": blobs, "copied": copy.copied, "lacking": lacking}
-
-
-class _Copy:
-    """Blobs on their way from a core's store into a backup."""
-
-    def __init__(self, source: BlobStore, target: BlobStore) -> None:
-        self._source = source
-        self._target = target
-        self.copied = 0
-        self.lost: set[str] = set()
-        """Asked for, and erased, damaged or lost at the core."""
-
-    def bring(self, sha: str) -> None:
-        """Have a blob in the backup, where the core still has it."""
-        if sha in self.lost or self._target.has(sha):
-            return
-        try:
-            self._target.adopt(self._source.fetch(sha), sha)
-            self.copied += 1
-        except (NotFound, HashMismatch):
-            self.lost.add(sha)
-
-    def read(self, sha: str, max_bytes: int) -> bytes:
-        """A blob's bytes, brought here first. Errors as of `BlobStore.read`."""
-        self.bring(sha)
-        return self._target.read(sha, max_bytes)
 
 
 def restore(

@@ -50,14 +50,8 @@ def init(root: Path, settings: CoreSettings, *, title: str = "") -> str:
         raise SettingsError(f"{root} holds a core already", hint="choose another folder")
     if len(title) > 200:
         raise InputError(f"a title has at most 200 characters, not {len(title)}")
-    with files.full_disk(root):
-        for folder in (root, home.status.parent, home.log.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        home.key.parent.mkdir(mode=0o700, exist_ok=True)
-    if not home.key.exists():
-        files.private_write(home.key, KeyPair.generate().to_pem())
+    make_home(home, settings)
     key = load_key(home)
-    open_store(home, settings).check()
     database = open_database(home, settings, create=True)
     try:
         journal = Journal(database)
@@ -67,6 +61,17 @@ def init(root: Path, settings: CoreSettings, *, title: str = "") -> str:
         database.close()
     files.write_atomic(home.settings, settings_file.render(settings).encode())
     return consortium
+
+
+def make_home(home: Home, settings: CoreSettings) -> None:
+    """Folders and a key (0600), where there are none; the store of blobs must answer."""
+    with files.full_disk(home.root):
+        for folder in (home.root, home.status.parent, home.log.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        home.key.parent.mkdir(mode=0o700, exist_ok=True)
+    if not home.key.exists():
+        files.private_write(home.key, KeyPair.generate().to_pem())
+    open_store(home, settings).check()
 
 
 def invite(root: Path, member: str, *, days: float = 7.0) -> str:

@@ -17,17 +17,17 @@ from tapestry.audit import file
 from tapestry.audit.verify import Verifier
 from tapestry.core import settings as settings_file
 from tapestry.core.consortium import succeed
+from tapestry.core.copying import Copy
 from tapestry.core.home import Home
 from tapestry.core.journal import Journal
+from tapestry.core.operator import make_home
 from tapestry.core.references import References
-from tapestry.core.service import Core, load_key, open_database, open_store
+from tapestry.core.service import Core, load_key, open_database
 from tapestry.core.settings import CoreSettings
 from tapestry.errors import (
     Fork,
-    HashMismatch,
     InputError,
     IntegrityError,
-    NotFound,
     TapestryError,
 )
 from tapestry.host import files
@@ -112,7 +112,7 @@ def recover(
                 hint="the core signed both: keep them, and let the members decide which one goes on",
             )
     home = Home(root)
-    _prepare(home, settings)
+    make_home(home, settings)
     if home.settings.exists():
         settings = settings_file.load(home)
     database = open_database(home, settings, create=True)
@@ -138,17 +138,6 @@ def _verify(replica: Replica) -> _Verified:
     except TapestryError as e:
         raise IntegrityError(f"the ledger of {replica.name} does not hold: {e.message}") from e
     return _Verified(replica, verifier)
-
-
-def _prepare(home: Home, settings: CoreSettings) -> None:
-    """Folders and a key, where there are none."""
-    with files.full_disk(home.root):
-        for folder in (home.root, home.status.parent, home.log.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        home.key.parent.mkdir(mode=0o700, exist_ok=True)
-    if not home.key.exists():
-        files.private_write(home.key, KeyPair.generate().to_pem())
-    open_store(home, settings).check()
 
 
 def _adopt(journal: Journal, best: _Verified) -> int:
@@ -208,36 +197,10 @@ def _blobs(core: Core, best: _Verified, stores: Sequence[BlobStore], progress: P
     for kind, value in best.replica.lines():
         if kind == "blob":
             core.store.put(value, durable=False)
-    copy = _Copy(core.store, stores)
+    copy = Copy(core.store, stores)
     named = list(dict.fromkeys(References(core.runs, copy.read).named()))
     for number, sha in enumerate(named):
         progress(number, len(named))
         copy.bring(sha)
     core.store.sync([sha for sha in named if sha not in copy.lost])
     return copy.copied, len(copy.lost)
-
-
-class _Copy:
-    """Blobs on their way from nodes to the core."""
-
-    def __init__(self, target: BlobStore, sources: Sequence[BlobStore]) -> None:
-        self._target = target
-        self._sources = sources
-        self.copied = 0
-        self.lost: set[str] = set()
-
-    def bring(self, sha: str) -> None:
-        if sha in self.lost or self._target.has(sha):
-            return
-        for source in self._sources:
-            try:
-                self._target.adopt(source.fetch(sha), sha)
-            except (NotFound, HashMismatch):
-                continue
-            self.copied += 1
-            return
-        self.lost.add(sha)
-
-    def read(self, sha: str, max_bytes: int) -> bytes:
-        self.bring(sha)
-        return self._target.read(sha, max_bytes)
