@@ -23,6 +23,7 @@ PROGRAMS = {
     "trainer": "the trainer against a plain torch loop",
     "island": "tokens a second by ranks, precision and memory options",
     "overlap": "what part of the time nodes train over slow links",
+    "trust": "what witnesses, and words before bytes, cost a round",
     "transfer": "updates to the core and to other nodes, against plain HTTP",
     "large": "a whole round of a model of a billion parameters (44 GB of disk, 20 GB of memory)",
     "replay": "a merge of a large model from a cold disk, against a plain loop (44 GB of disk)",

@@ -24,7 +24,7 @@ from tapestry.node import lines, setup
 from tapestry.node.home import Home
 from tapestry.node.member import member_init
 from tapestry.protocol.encoding import PLAIN, Codec
-from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Rounds, Streaming
+from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Rounds, Streaming, Witness
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.model import initial_state
 
@@ -54,6 +54,8 @@ class Case:
     merge: Merge = field(default_factory=Merge)
     streaming: Streaming = field(default_factory=Streaming)
     never_scored: bool = True
+    witness: Witness = field(default_factory=Witness)
+    reveal_s: float | None = None
 
     def plan(self, store: BlobStore) -> Plan:
         """With its initial state in `store`."""
@@ -67,7 +69,13 @@ class Case:
             layout=layout.digest,
             initial_state=state.digest,
             parameters=parameters,
-            rounds=Rounds(total=self.rounds, min_nodes=self.nodes, quorum=self.nodes, deadline_s=WAIT_S),
+            rounds=Rounds(
+                total=self.rounds,
+                min_nodes=self.nodes,
+                quorum=self.nodes,
+                deadline_s=WAIT_S,
+                reveal_s=self.reveal_s,
+            ),
             inner=Inner(
                 steps=self.steps,
                 sequence_length=defaults.SEQUENCE,
@@ -78,6 +86,7 @@ class Case:
             codec=self.codec,
             merge=self.merge,
             streaming=self.streaming,
+            witness=self.witness,
             evaluation=Evaluation(every_rounds=1 << 20 if self.never_scored else 1, max_tokens=1 << 10),
         )
 

@@ -50,8 +50,8 @@ OPEN = """
   show that a decision is missing. No node looks for that by itself.
 - **A contribution refused for a made-up reason.** The ledger says that a contribution was refused, and why.
   Whoever has its bytes can look for himself; from the ledger alone nobody can.
-- **A copied update.** A node may hand in another node's delta as its own, once it can see it. Nothing
-  compares deltas.
+- **A copied update of an earlier round.** Once a round is over, members see each other's deltas. Within a
+  round nobody can copy where the plan has `rounds.reveal_s`.
 - **Poisoned but well-formed updates.** Finite values of the right form are merged. What limits them is
   `merge.influence_cap`.
 - **One huge value.** A contribution of values near the largest float ends its round without a merge, each

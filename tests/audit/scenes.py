@@ -85,6 +85,37 @@ def late(root: Path) -> Ledger:
         return scene.ledger()
 
 
+def revealed(root: Path) -> Ledger:
+    """Commitments, then bytes: a round below quorum once it is sealed, for what one revealed is not good and
+    another's never comes; a late one; a node that leaves while others wait for it; a revision without."""
+    with on_core(root) as scene:
+        ada, bob, cyd = scene.node("ada"), scene.node("bob"), scene.node("cyd")
+        plan = scene.running(
+            ada, bob, cyd, rounds_min_nodes=3, rounds_total=4, rounds_reveal_s=4.0305, rounds_staleness=1
+        )
+        scene.reveal(*[scene.commit(node) for node in (cyd, ada, bob)])
+        scene.merge()
+        _, shown = scene.commit(bob), scene.commit(ada)
+        scene.wait(61)
+        scene.reveal(shown, reason="not-finite")
+        scene.wait(5)
+        ended = scene.state().find(2, 0)
+        assert ended is not None and ended.abandoned
+        scene.commit(cyd, round=2, state=ended.state)
+        scene.reveal(*[scene.commit(node) for node in (ada, bob)])
+        scene.put(machine.Withdraw(node="cyd-1", reason="left"))
+        scene.merge()
+        scene.enrol(cyd)
+        rounds = plan.rounds.model_copy(update={"reveal_s": None})
+        scene.core.runs.revise(plan.model_copy(update={"revision": 2, "rounds": rounds}))
+        scene.reveal(*[scene.commit(node) for node in (ada, bob)])
+        scene.merge()
+        for node in (ada, bob, cyd):
+            scene.send(node)
+        scene.merge()
+        return scene.ledger()
+
+
 def after_the_end(root: Path) -> Ledger:
     """What comes while a merge is made is noted as late, as is what comes after the run."""
     with on_core(root) as scene:
@@ -355,6 +386,7 @@ SCENES: Final[dict[str, Callable[[Path], Ledger]]] = {
     for each in (
         abandoned,
         widened,
+        revealed,
         late,
         after_the_end,
         revised,

@@ -1,8 +1,7 @@
 """A second verifier of ledgers, written from docs/formats and sharing no code with Tapestry.
 
 `python tests/audit/second.py FILE` prints OK and what it saw, or why the ledger does not hold: then it exits
-with 1. Standard library, and `cryptography` for Ed25519. Schemas are read from docs/formats/schemas.md.
-"""
+with 1. Standard library, and `cryptography` for Ed25519. Schemas are read from docs/formats/schemas.md."""
 
 from __future__ import annotations
 
@@ -31,8 +30,7 @@ def need(holds: bool, why: str) -> None:
         raise Bad(why)
 
 
-def canonical(value: Any) -> str:
-    """Numbers as ECMAScript writes them: the fewest digits, plain from 1e-6 on and below 1e21."""
+def canonical(value: Any) -> str:  # numbers as ECMAScript writes them: plain from 1e-6 on, below 1e21
     if isinstance(value, dict):
         keys = sorted(value, key=lambda key: key.encode("utf-16-be"))
         return "{" + ",".join(f"{canonical(key)}:{canonical(value[key])}" for key in keys) + "}"
@@ -46,11 +44,9 @@ def canonical(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def parse(data: bytes, most: int) -> Any:
-    """JSON in its one form; a key that is there twice is missed when it is written again."""
-    need(len(data) <= most, "JSON is too long")
-    value = json.loads(data.decode())
-    need(canonical(value).encode() == data, "JSON is not canonical")
+def parse(data: bytes, most: int) -> Any:  # JSON in its one form; no key is there twice
+    value = json.loads(data.decode()) if len(data) <= most else None
+    need(canonical(value).encode() == data, "JSON is too long, or not canonical")
     return value
 
 
@@ -60,15 +56,13 @@ def unbase64(text: str) -> bytes:
     return data
 
 
-def sha256(*parts: bytes | str | Json) -> str:
-    """Of bytes, of hexadecimal digits of bytes, or of an object's JSON, one behind the other."""
+def sha256(*parts: bytes | str | Json) -> str:  # of bytes, of hexadecimal digits, of an object's JSON
     made = (canonical(part).encode() if isinstance(part, dict) else part for part in parts)
     data = (bytes.fromhex(part) if isinstance(part, str) else part for part in made)
     return hashlib.sha256(b"".join(data)).hexdigest()
 
 
-def read_schemas(page: str) -> dict[str, Any]:
-    """A pattern, or types by field, for each name in the page's block."""
+def read_schemas(page: str) -> dict[str, Any]:  # a pattern, or types by field, for each name
     found: dict[str, Any] = {}
     for line in page.split("```schemas\n")[1].split("```")[0].replace("\n  ", " ").splitlines():
         name, mark, rest = re.split("(:| = )", line, maxsplit=1)
@@ -82,8 +76,7 @@ SCHEMAS = read_schemas((Path(__file__).parents[2] / "docs/formats/schemas.md").r
 BASICS = {"null": [type(None)], "bool": [bool], "object": [dict], "integer": [int], "number": [int, float]}
 
 
-def fits(kind: str, value: Any) -> bool:
-    """Whether a value is of a type, written as the page says."""
+def fits(kind: str, value: Any) -> bool:  # whether a value is of a type, written as the page says
     if "|" in kind:
         return any(fits(each, value) for each in kind.split("|"))
     if kind in BASICS or kind[0] == "'":
@@ -92,8 +85,9 @@ def fits(kind: str, value: Any) -> bool:
     if isinstance(schema, re.Pattern):
         return isinstance(value, str) and schema.fullmatch(value) is not None
     if schema is not None:
-        whole = isinstance(value, dict) and value.keys() == schema.keys()
-        return whole and all(fits(schema[name], value[name]) for name in schema)
+        known = {name.rstrip("?"): of for name, of in schema.items()}
+        whole = isinstance(value, dict) and schema.keys() & known.keys() <= value.keys() <= known.keys()
+        return whole and all(fits(known[name], value[name]) for name in value)
     if "*" in kind:
         of, _, most = kind.partition("*")
         key, _, of = of.strip("{}").rpartition(":")
@@ -109,8 +103,7 @@ def milliseconds(time: str) -> int:
     return round(datetime.fromisoformat(time).timestamp() * 1000)
 
 
-def check_plan(plan: Json) -> None:
-    """What fields of a plan must be to each other."""
+def check_plan(plan: Json) -> None:  # what fields of a plan must be to each other
     rounds, inner, merge, codec = (plan[name] for name in ("rounds", "inner", "merge", "codec"))
     fragments, overlap, mixing = (plan["streaming"][k] for k in ("fragments", "overlap_steps", "mixing"))
     outer, rate, momentum = merge["outer"], merge["outer_rate"], merge["outer_momentum"]
@@ -139,8 +132,7 @@ def check_plan(plan: Json) -> None:
         need(holds, f"a plan cannot be: {what}")
 
 
-def opened(data: bytes, kind: str, key_of: Callable[[str, Json], str | None]) -> tuple[Json, str]:
-    """Message of a DSSE envelope, and the name of the one key that signed it, which `key_of` finds."""
+def opened(data: bytes, kind: str, key_of: Callable[[str, Json], str | None]) -> tuple[Json, str]:  # DSSE
     envelope = parse(data, ENVELOPE)
     need(fits("envelope", envelope) and len(envelope["signatures"]) == 1, "no envelope of one signature")
     type_, payload = envelope["payloadType"], unbase64(envelope["payload"])
@@ -153,8 +145,7 @@ def opened(data: bytes, kind: str, key_of: Callable[[str, Json], str | None]) ->
     return said, signature["keyid"]
 
 
-def signed_head(note: str, consortium: str, keys: list[tuple[int, str]]) -> str:
-    """Which head the core has signed, with its key of that size."""
+def signed_head(note: str, consortium: str, keys: list[tuple[int, str]]) -> str:  # by its key of that size
     text, _, under = note.partition("\n\n")
     key = [key for start, key in keys if start <= int([*text.split("\n"), "none"][1])][-1]
     need(len(note.encode()) <= NOTE and not re.search(r"[\x00-\x09\x0b-\x1f]", note), "this is no note")
@@ -169,8 +160,7 @@ def signed_head(note: str, consortium: str, keys: list[tuple[int, str]]) -> str:
     return f"{text}\n"
 
 
-def weights(plan: Json, accepted: list[Json]) -> list[int] | None:
-    """Units of 2^-24, in order; None where the cap cannot be met."""
+def weights(plan: Json, accepted: list[Json]) -> list[int] | None:  # None: the cap cannot be met
     rules, amounts = plan["merge"], dict[str, dict[str, Fraction]]()
     cap = int(Fraction(canonical(rules["influence_cap"])) * UNIT)
     for each in accepted:
@@ -191,8 +181,7 @@ def weights(plan: Json, accepted: list[Json]) -> list[int] | None:
     return [units[each["node"]] for each in accepted]
 
 
-def to_units(parts: dict[str, Fraction], total: int, most: int) -> dict[str, int]:
-    """Rounded down, then one more each by the largest remainder until `total` is reached."""
+def to_units(parts: dict[str, Fraction], total: int, most: int) -> dict[str, int]:  # by largest remainder
     units = {name: min(int(part), most) for name, part in parts.items()}
     order = sorted(parts, key=lambda name: (int(parts[name]) - parts[name], name))
     while sum(units.values()) < total:
@@ -210,16 +199,15 @@ class Run:
 
     @property
     def open(self) -> Json | None:
-        return next((r for r in self.rounds if r["phase"] in ("training", "merging")), None)
+        return next((r for r in self.rounds if r["phase"] not in ("committed", "abandoned")), None)
 
     def find(self, body: Json) -> Json | None:
         return next((r for r in self.rounds if all(r[k] == body.get(k) for k in ("round", "fragment"))), None)
 
-    def follows(self, now: int) -> tuple[str, Json] | None:
-        """What must come next by the rules and the time alone."""
+    def follows(self, now: int) -> tuple[str, Json] | None:  # by the rules and the time alone
         at, rules, merges = self.open, self.newest["rounds"], self.head["merges"]
         if at is not None:
-            return self.ends(at, now) if at["phase"] == "training" else None
+            return self.ends(at, now) if at["phase"] != "merging" else None
         witnessed = not merges or len({*self.attested.values()}) >= self.plan["witness"]["quorum"]
         if self.status != "running" or not witnessed:
             return None
@@ -233,29 +221,38 @@ class Run:
 
     def ends(self, at: Json, now: int) -> tuple[str, Json] | None:
         key, sent, rules = {k: at[k] for k in ("round", "fragment")}, at["sent"], self.plan["rounds"]
-        overdue = now >= at["deadline_ms"]
-        waits = any(s["status"] == "received" for s in sent.values())
-        if waits or not (overdue or sent.keys() >= set(at["nodes"])):
-            return None
+        overdue, sealed = now >= at["deadline_ms"], at["phase"] == "revealing"
         in_order = sorted(sent.values(), key=lambda s: (s["member"], s["node"]))
-        accepted = [s for s in in_order if s["status"] == "accepted"]
-        found = weights(self.plan, accepted) if len(accepted) >= rules["quorum"] else None
-        if found is not None:
-            kept = [{k: s[k] for k in SCHEMAS["merged"] if k != "weight"} for s in accepted]
-            merged = [{**s, "weight": weight} for s, weight in zip(kept, found, strict=True)]
-            return "round-closed", {**key, "merged": merged}
-        if overdue and rules["below_quorum"] == "abandon":
+        by = {k: [s for s in in_order if s["status"] == k] for k in ("committed", "received", "accepted")}
+        owing = sorted(by["committed"] if sealed else [], key=lambda s: s["node"])
+        waits = any(s["node"] in self.enrolled for s in owing) or not (sealed or {*sent} >= {*at["nodes"]})
+        if by["received"] or (waits and not overdue):
+            return None
+        if owing:
+            named = {k: owing[0][k] for k in ("node", "contribution")}
+            return "contribution-refused", {**key, **named, "reason": "not-revealed"}
+        for accepted in (by["accepted"], by["committed"]):
+            found = weights(self.plan, accepted) if len(accepted) >= rules["quorum"] else None
+            if found is not None and accepted == by["committed"]:
+                return "round-sealed", {**key, "deadline_ms": now + round(rules["reveal_s"] * 1000)}
+            if found is not None:
+                each = zip(accepted, found, strict=True)
+                merged = [{k: s.get(k, w) for k in SCHEMAS["merged"]} for s, w in each]
+                return "round-closed", {**key, "merged": merged}
+        if sealed or (overdue and rules["below_quorum"] == "abandon"):
             return "round-abandoned", {**key, "reason": "below-quorum", "detail": ""}
         more = sorted(self.enrolled.keys() - set(at["nodes"]))
         return ("round-widened", {**key, "nodes": more}) if overdue and more else None
 
-    def may_come(self, kind: str, body: Json) -> bool:
+    def may_come(self, kind: str, body: Json, now: int) -> bool:
         node, at = body.get("node", ""), self.find(body)
         sent = at["sent"].get(node) if at is not None else None
         screened = sent and (sent["status"], sent["contribution"]) == ("received", body.get("contribution"))
         merging = at is not None and at["phase"] == "merging"
         may = {"run-started": self.status == "planned", "node-withdrawn": node in self.enrolled}
         may |= dict.fromkeys(("contribution-accepted", "contribution-refused"), bool(screened))
+        if sent and at["phase"] == "revealing" and sent["status"] == "committed" and node in self.enrolled:
+            may[kind] = body == {k: sent[k] for k in SCHEMAS[HANDED]} | {"received_ms": now}
         may |= {"round-committed": merging and body.get("merges") == self.head["merges"] + 1}
         may |= {"round-abandoned": merging}
         return self.may_revise(body["plan"]) if kind == "plan-revised" else may.get(kind, False)
@@ -281,8 +278,9 @@ class Run:
     def contribution(self, said: Json, digest: str, now: int) -> tuple[str, Json]:
         node, trained, staleness = said["node"], self.find(said), self.plan["rounds"]["staleness"]
         need(trained is not None, "a contribution is to a round that is not kept")
-        earlier = [r["sent"][node] for r in self.rounds if node in r["sent"]]
-        earlier = [s for s in earlier if s["trained"] == trained["round"]][-1:]
+        earlier = [s for r in self.rounds if (s := r["sent"].get(node)) and s["trained"] == said["round"]][
+            -1:
+        ]
         need(all(s["contribution"] != digest for s in earlier), "a contribution is recorded twice")
         late = trained["phase"] != "training" and staleness and self.last - trained["round"] <= staleness
         enters = (self.open if late else None) or trained
@@ -301,13 +299,15 @@ class Run:
         each = inner["accumulation"] * inner["batch_sequences"] * inner["sequence_length"]
         need(said["steps"] <= steps and said["tokens"] <= said["steps"] * each, "it claims too much")
         named |= {"round": enters["round"], "lag": enters["round"] - trained["round"], "received_ms": now}
-        return "contribution-received", named | {k: said[k] for k in ("member", "delta", "tokens", "steps")}
+        kind = HANDED if "reveal_s" in self.plan["rounds"] else "contribution-received"
+        others = [s["delta"] for n, s in enters["sent"].items() if n != node and s["status"] != "refused"]
+        need(kind != HANDED or said["delta"] not in others, "it commits what another has committed")
+        return kind, named | {k: said[k] for k in ("member", "delta", "tokens", "steps")}
 
     def apply(self, kind: str, body: Json) -> None:
         at, node, what = self.find(body), body.get("node", ""), kind.rpartition("-")[2]
-        if kind in ("run-started", "run-finished"):
-            self.status = {"run-started": "running"}.get(kind, "finished")
-        elif kind == "plan-revised":
+        self.status = {"run-started": "running", "run-finished": "finished"}.get(kind, self.status)
+        if kind == "plan-revised":
             self.newest = body["plan"]
         elif kind in ("node-enrolled", "base-attested"):
             (self.enrolled if kind == "node-enrolled" else self.attested)[node] = body["member"]
@@ -321,26 +321,30 @@ class Run:
             fresh = {"phase": "training", "merges": self.head["merges"], "sent": {}, "late": {}}
             self.rounds.append(body | fresh)
         elif at is not None:
-            if what == "received":
-                at["sent"][node] = {**body, "status": what, "trained": body["round"] - body["lag"]}
+            if kind in (HANDED, "contribution-received", "contribution-revealed"):
+                status = "committed" if kind == HANDED else "received"
+                at["sent"][node] = {**body, "status": status, "trained": body["round"] - body["lag"]}
+            elif what == "sealed":
+                at |= {"phase": "revealing", "deadline_ms": body["deadline_ms"]}
             elif what in ("accepted", "refused"):
                 at["sent"][node]["status"] = what
-            elif what == "late":
-                at["late"][node] = body["contribution"]
-            elif what == "widened":
-                at["nodes"] = sorted({*at["nodes"], *body["nodes"]})
+            elif what in ("late", "widened"):
+                at["late"] |= {node: body["contribution"]} if what == "late" else {}
+                at["nodes"] = sorted({*at["nodes"], *body.get("nodes", ())})
             else:
                 at["phase"] = {"closed": "merging"}.get(what, what)
-            if what == "committed":
+            if kind == "round-committed":
                 self.head, self.attested = {k: body[k] for k in self.head}, {}
             ended = [r for r in self.rounds if r["phase"] in ("committed", "abandoned")]
             for old in ended[: max(0, len(ended) - 4 - self.plan["rounds"]["staleness"])]:
                 self.rounds.remove(old)
 
 
-BY_TIME = ("round-opened", "round-widened", "round-closed", "run-finished")
+BY_TIME = {"round-opened", "round-widened", "round-sealed", "round-closed", "run-finished"}
+BY_TIME |= {"round-abandoned: below-quorum", "contribution-refused: not-revealed"}
+HANDED = "contribution-committed"
 FIXED = ("run", "task", "model", "layout", "initial_state", "parameters")
-NAMED = {"contribution-received": "contribution", "contribution-late": "contribution"}
+NAMED = dict.fromkeys(("contribution-received", HANDED, "contribution-late"), "contribution")
 NAMED |= {"node-enrolled": "enrolment", "base-attested": "attestation", "score-published": "score"}
 SEALED = {"member-admitted": "join", "key-certified": "key", "key-revoked": "key-revocation"}
 
@@ -383,8 +387,7 @@ class Ledger:
         if kind == "round-committed":
             self.runs[scope].committed = self.here
 
-    def succeeded(self, body: Json, now: int) -> None:
-        """Another core key, for which most members have signed at this very place."""
+    def succeeded(self, body: Json, now: int) -> None:  # most members have signed, here
         about = {"consortium": self.consortium, "core_key": body["core_key"], **self.here}
         said = [self.valid(text.encode(), "succession", now)[0] for text in body["envelopes"]]
         need(all(each.items() >= about.items() for each in said), "a succession is of another key or ledger")
@@ -417,8 +420,7 @@ class Ledger:
         need(others <= {said["member"]}, "a node is another member's")
         self.keys[named] = {**said, "start": start, "end": end, "revoked": False}
 
-    def valid(self, data: bytes, kind: str, now: int) -> tuple[Json, str]:
-        """What an envelope says, and the key that has signed it: valid here, and of whom it names."""
+    def valid(self, data: bytes, kind: str, now: int) -> tuple[Json, str]:  # the message, and the key
         said, name = opened(data, kind, lambda n, _: self.keys.get(n, {}).get("public_key"))
         key, role = self.keys[name], "witness" if kind in ("attestation", "succession") else "node"
         own = key["role"] == role and all(key[k] in (None, said[k]) for k in ("member", "node"))
@@ -435,12 +437,12 @@ class Ledger:
         need(run is not None, "a run was not planned, or by another name")
         if run.due is None:
             run.at = entry["at"]
-            if kind in BY_TIME or (kind == "round-abandoned" and body["reason"] == "below-quorum"):
+            if BY_TIME & {kind, f"{kind}: {body.get('reason')}"}:
                 run.due = run.follows(now)
             elif kind in NAMED:
                 run.due = self.envelope(run, entry, now)
             else:
-                run.due = (kind, body) if run.may_come(kind, body) else None
+                run.due = (kind, body) if run.may_come(kind, body, now) else None
         need(run.due is not None, f"{kind} does not fit here")
         same = canonical(list(run.due)) == canonical([kind, body]) and entry["at"] == run.at
         need(same, f"by the rules comes {run.due[0]}, there is another {kind}")
@@ -452,8 +454,7 @@ class Ledger:
         said, key = self.valid(self.blobs.pop(digest, b""), kind, now)
         need((said["consortium"], said["run"]) == (self.consortium, entry["scope"]), "it is for another run")
         if (note := said.get("checkpoint")) is not None:
-            head = signed_head(note, self.consortium, self.spoke)
-            need(head in self.heads, "the core has signed another tree")
+            need(signed_head(note, self.consortium, self.spoke) in self.heads, "the core signed another tree")
         if kind == "attestation":
             need(said.items() >= run.committed.items() > set(), "it attests another ledger")
             name, data = f"{said['member']}/{said['node']}", unbase64(said["cosignature"])
@@ -477,8 +478,7 @@ def verify(file: Iterable[bytes]) -> str:
             elif fits("line-entry", line):
                 ledger.entry(line["entry"])
             elif fits("line-blob", line):
-                blob = unbase64(line["blob"])
-                ledger.blobs[sha256(blob)] = blob
+                ledger.blobs |= {sha256(blob := unbase64(line["blob"])): blob}
             else:
                 need(fits("line-checkpoint", line), "a line is none of the four")
                 need(all(run.due is None for run in ledger.runs.values()), "a run has more to do")

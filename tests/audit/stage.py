@@ -14,6 +14,7 @@ from tapestry.core import operator, settings
 from tapestry.core.clock import now_ms
 from tapestry.core.consortium import succeed
 from tapestry.core.proofs import Proofs
+from tapestry.core.runs import Committed
 from tapestry.core.service import Core
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.identity.keyring import Role, Signer, make_certificate, make_join, make_revocation
@@ -192,6 +193,18 @@ class Scene:
         )
         self.now += 20
         self.put(screened, run)
+
+    def commit(self, node: Node, run: str = "run", **fields: Any) -> tuple[Envelope, Node]:
+        """A contribution whose bytes are revealed later."""
+        self.now += 1500
+        given = self.envelope(node, run, **fields)
+        assert isinstance(self.core.runs.contribute(run, given, node.signer), Committed)
+        return given, node
+
+    def reveal(self, *sent: tuple[Envelope, Node], run: str = "run", reason: str | None = None) -> None:
+        """The bytes of these; refused where there is a reason."""
+        for given, node in sent:
+            self.hand_in(given, node, run, reason=reason)
 
     def merge(self, run: str = "run") -> None:
         state = self.state(run)

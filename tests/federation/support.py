@@ -224,7 +224,7 @@ def make_plan(seed_blobs: Path, *, rounds: int, steps: int, nodes: int, **other:
         "layout": layout.digest,
         "initial_state": state.digest,
         "parameters": parameters,
-        "rounds": Rounds(total=rounds, min_nodes=nodes, quorum=nodes, deadline_s=3600.0),
+        "rounds": Rounds(total=rounds, min_nodes=nodes, quorum=nodes, deadline_s=3600.0, reveal_s=3600.0),
         "inner": Inner(
             steps=steps, sequence_length=32, batch_sequences=2, learning_rate=3e-3, warmup_steps=2
         ),

@@ -134,6 +134,7 @@ AGENT_POINTS = {
     "node.attestation.signed": 1,
     "node.attestation.sent": 1,
     "node.contribution.signed": 1,
+    "node.contribution.committed": 1,
     "node.contribution.sent": 2,
     "node.contribution.receipted": 1,
 }
@@ -149,7 +150,7 @@ def test_all_failpoints_of_the_agent_are_tested() -> None:
 def test_killed_at_any_point_it_goes_on(
     core: CoreUnderTest, make_node: MakeNode, tmp_path: Path, point: str
 ) -> None:
-    plan = make_plan(tmp_path / "seed", min_nodes=1, quorum=1, witnesses=1)
+    plan = make_plan(tmp_path / "seed", min_nodes=1, quorum=1, witnesses=1, reveal_s=30.0)
     start_run(core, plan, tmp_path / "seed")
     node = make_node("fr")
     node.start_role("gate")
@@ -160,7 +161,7 @@ def test_killed_at_any_point_it_goes_on(
     node.start_role("agent", "--once")
     finished(node)
     assert view(core).head.merges == 2
-    received = events(core, "contribution-received")
+    received = events(core, "contribution-revealed")
     assert [(e["round"], e["node"]) for e in received] == [(1, "fr-1"), (2, "fr-1")]
     if signed is not None:  # what was signed before the kill is what was sent
         envelope = Envelope.from_bytes(signed.envelope.encode())

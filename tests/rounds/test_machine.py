@@ -385,10 +385,14 @@ class AnyOrder(RuleBasedStateMachine):
     """Whatever comes, in whatever order and however often: invariants hold."""
 
     @initialize(
-        policy=st.sampled_from(["wait", "abandon"]), quorum=st.integers(1, 3), staleness=st.integers(0, 2)
+        policy=st.sampled_from(["wait", "abandon"]),
+        quorum=st.integers(1, 3),
+        staleness=st.integers(0, 2),
+        reveal_s=st.sampled_from([None, 3.0]),
     )
-    def plan(self, policy: str, quorum: int, staleness: int) -> None:
-        plan = make_plan(total=3, min_nodes=3, quorum=quorum, below_quorum=policy, staleness=staleness)
+    def plan(self, policy: str, quorum: int, staleness: int, reveal_s: float | None) -> None:
+        rules = {"quorum": quorum, "below_quorum": policy, "staleness": staleness, "reveal_s": reveal_s}
+        plan = make_plan(total=3, min_nodes=3, **rules)
         self.run_ = Run(plan)
         self.sent: list[m.Contribute] = []
 
@@ -420,7 +424,13 @@ class AnyOrder(RuleBasedStateMachine):
         if self.sent:
             self._try(data.draw(st.sampled_from(self.sent)))
 
-    def _try(self, given: m.Contribute) -> None:
+    @rule(data=st.data())
+    def reveal(self, data: st.DataObject) -> None:
+        if self.sent:
+            given = data.draw(st.sampled_from(self.sent))
+            self._try(m.Reveal(node=given.node, contribution=given.contribution))
+
+    def _try(self, given: m.Input) -> None:
         with contextlib.suppress(Refused, Conflict, NotFound, Busy):
             self.run_.give(given)
 
@@ -445,8 +455,15 @@ class AnyOrder(RuleBasedStateMachine):
         folded: RunState | None = None
         committed: dict[int, str] = {}
         merged: list[str] = []
+        sealed: set[int] = set()
         for event in run.events:
             folded = evolve(folded, event)
+            if isinstance(event, ev.RoundSealed):
+                sealed.add(event.round)
+            if isinstance(event, ev.ContributionCommitted):
+                assert event.round not in sealed  # whoever commits has seen nobody's bytes
+            if isinstance(event, ev.ContributionRevealed):
+                assert event.round in sealed
             if isinstance(event, ev.RoundCommitted):
                 assert event.round not in committed  # no two bases for a round
                 committed[event.round] = event.state

@@ -25,6 +25,7 @@ MAX_LINE_BYTES: Final = 96 << 20
 
 NAMED: Final = {
     "contribution-received": "contribution",
+    "contribution-committed": "contribution",
     "contribution-late": "contribution",
     "node-enrolled": "enrolment",
     "base-attested": "attestation",

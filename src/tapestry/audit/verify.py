@@ -36,6 +36,7 @@ from tapestry.rounds import events as ev
 from tapestry.rounds import machine
 from tapestry.rounds.inputs import Attest, Contribute, Input
 from tapestry.rounds.state import RunState
+from tapestry.rounds.taking import NOT_REVEALED
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """Times in events are milliseconds since then."""
@@ -310,11 +311,13 @@ class Verifier:
                 )
             case ev.NodeWithdrawn():
                 return machine.Withdraw(node=event.node, reason=event.reason)
-            case ev.ContributionReceived() | ev.ContributionLate():
+            case ev.ContributionReceived() | ev.ContributionCommitted() | ev.ContributionLate():
                 return self._contribution(entry, event)
+            case ev.ContributionRevealed():
+                return machine.Reveal(node=event.node, contribution=event.contribution)
             case ev.ContributionAccepted():
                 return machine.Screened(**plain, reason=None)
-            case ev.ContributionRefused():
+            case ev.ContributionRefused() if event.reason != NOT_REVEALED:
                 return machine.Screened(**plain, reason=event.reason)
             case ev.RoundCommitted():
                 return machine.MergeDone(
@@ -344,7 +347,7 @@ class Verifier:
             case _:
                 return machine.Tick()
 
-    def _contribution(self, entry: Entry, event: ev.ContributionReceived | ev.ContributionLate) -> Contribute:
+    def _contribution(self, entry: Entry, event: ev.Handed | ev.ContributionLate) -> Contribute:
         said = self._said(entry, event.contribution, Contribution)
         if said.checkpoint is not None:
             seen = signed_checkpoint(said.checkpoint, self.found.consortium, self.key_at)
@@ -354,18 +357,7 @@ class Verifier:
                     seen=said.checkpoint,
                 )
         self.found.contributions += 1
-        return Contribute(
-            round=said.round,
-            fragment=said.fragment,
-            node=said.node,
-            member=said.member,
-            plan=said.plan,
-            state=said.state,
-            contribution=event.contribution,
-            delta=said.delta,
-            tokens=said.tokens,
-            steps=said.steps,
-        )
+        return Contribute.of(said, event.contribution)
 
     def _attestation(self, entry: Entry, event: ev.BaseAttested) -> Attest:
         """Signed by a witness key, and for the very tree that these entries make."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from tapestry.errors import InputError, NotFound
-from tapestry.rounds.events import ContributionReceived, RoundClosed, ScorePublished, parse_event
+from tapestry.rounds.events import ARRIVED, Arrived, RoundClosed, ScorePublished, parse_event
 
 if TYPE_CHECKING:
     from tapestry.core.service import Core
@@ -51,9 +51,9 @@ def merged_tokens(core: Core, run: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for number in range(1, core.runs.standing(run).state.last_round + 1):
         tokens: dict[str, tuple[str, int]] = {}
-        for entry in core.journal.of_round(run, number, "contribution-received", "round-closed"):
+        for entry in core.journal.of_round(run, number, *ARRIVED, "round-closed"):
             event = parse_event(entry.type, entry.body)
-            if isinstance(event, ContributionReceived):
+            if isinstance(event, Arrived):
                 tokens[event.contribution] = (event.node, event.tokens)
             elif isinstance(event, RoundClosed):
                 for merged in event.merged:

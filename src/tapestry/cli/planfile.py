@@ -45,6 +45,7 @@ from tapestry.protocol.plan import (
 FORMAT: Final = "tapestry.plan-file"
 VERSION: Final = 1
 MAX_BYTES: Final = 1 << 18
+REVEAL_S: Final = 600.0
 MAX_DEPTH: Final = 16
 _LONG_KEY: Final = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
 """A key of so many parts; the time that reading one takes grows with the square of their number."""
@@ -235,7 +236,7 @@ def parse(data: bytes, *, what: str) -> PlanFile:
     algorithm = run.get("algorithm")
     if isinstance(algorithm, str) and algorithm in ALGORITHMS:
         value = with_algorithm(algorithm, value)
-    value = _witnesses(_steps_of_tokens(value, what))
+    value = _reveals(_witnesses(_steps_of_tokens(value, what)))
     name = value["run"].get("name") if isinstance(value.get("run"), dict) else None
     if isinstance(name, str) and not is_name(name):
         line = _line_of(text, ["run", "name"])
@@ -295,6 +296,18 @@ def _witnesses(value: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(named, list | tuple) or type(nodes) is not int:  # what is wrong with it is said later
         return value
     return {**value, "witness": {**table, "quorum": (len(named) or nodes) // 2 + 1}}
+
+
+def _reveals(value: dict[str, Any]) -> dict[str, Any]:
+    """With `rounds.reveal_s`, where it is not given, but for rounds that late contributions may enter: there
+    nobody is to wait. 0 is to have none."""
+    rounds = value.get("rounds")
+    if not isinstance(rounds, dict):
+        return value
+    rounds = {"reveal_s": 0 if rounds.get("staleness") else REVEAL_S, **rounds}
+    if type(rounds["reveal_s"]) in (int, float) and not rounds["reveal_s"]:
+        del rounds["reveal_s"]
+    return {**value, "rounds": rounds}
 
 
 def _as_tuples(value: Any) -> Any:

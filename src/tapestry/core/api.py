@@ -16,6 +16,7 @@ from tapestry.core.direct import LEAST_BYTES, direct
 from tapestry.core.ledger_api import MAX_BYTES as MAX_EVENTS_BYTES
 from tapestry.core.ledger_api import LedgerApi, Signed, number
 from tapestry.core.quota import Quota
+from tapestry.core.runs import Committed
 from tapestry.core.service import Core
 from tapestry.core.views import round_record, run_view, trouble_of
 from tapestry.core.watch import Watch
@@ -242,6 +243,8 @@ class Api:
         server.query(request)
         envelope = Envelope.from_bytes(call.body)
         result = await asyncio.to_thread(self._core.runs.contribute, run, envelope, call.by)
+        if isinstance(result, Committed):
+            return server.answer({"committed": result.sequence})
         if isinstance(result, Lacking):
             error = Conflict(f"{len(result.shas)} blobs of this contribution lack", hint="send them first")
             return server.failure(error, missing=list(result.shas))

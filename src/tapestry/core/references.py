@@ -44,15 +44,15 @@ class References:
         state; every envelope; manifest of each contribution that was not refused, and its shards as long as
         the plan keeps them."""
         upto = {run: last_erased(self._runs.standing(run).state) for run in self._runs.names()}
-        received: dict[str, tuple[str, ev.ContributionReceived]] = {}
+        received: dict[str, tuple[str, ev.Arrived]] = {}
         for run, event in _events(self._runs.journal):
             if isinstance(event, ev.RunPlanned | ev.PlanRevised):
                 yield from self._plan(event.plan)
             elif isinstance(event, ev.RoundCommitted):
                 yield from self._state(event.state)
-            elif isinstance(event, ev.ContributionReceived):
+            elif isinstance(event, ev.Arrived):
                 received[event.contribution] = (run, event)
-            elif isinstance(event, ev.ContributionLate):
+            elif isinstance(event, ev.ContributionCommitted | ev.ContributionLate):
                 yield event.contribution
             elif isinstance(event, ev.NodeEnrolled):
                 yield event.enrolment

@@ -51,8 +51,8 @@ class Retention:
         return self._shards({*artifacts, *self._deltas(state.run, rounds)})
 
     def _deltas(self, run: str, rounds: Iterable[int]) -> set[str]:
-        events = self._events(run, rounds, "contribution-received")
-        return {event.delta for event in events if isinstance(event, ev.ContributionReceived)}
+        events = self._events(run, rounds, *ev.ARRIVED)
+        return {event.delta for event in events if isinstance(event, ev.Arrived)}
 
     def _states(self, run: str, rounds: Iterable[int]) -> set[str]:
         events = self._events(run, rounds, *STATES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from tapestry.audit.heads import signed_checkpoint, tree_of
@@ -27,6 +28,15 @@ from tapestry.rounds import machine
 from tapestry.rounds.events import ScorePublished, parse_event
 from tapestry.rounds.state import RunState
 from tapestry.storage.blobs import BlobStore
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The core has a contribution's word, and wants its bytes when the round is sealed."""
+
+    sequence: int
+    """Position in the event log that shows it."""
+
 
 KEPT_LAYOUTS: Final = 4
 DECISION_MS: Final = 3_600_000
@@ -156,8 +166,9 @@ class Runs:
         )
         return self.apply(run, given)
 
-    def contribute(self, run: str, envelope: Envelope, by: Signer) -> Envelope | Lacking:
-        """Take in a contribution whose blobs are here: durable when this returns, and recorded once.
+    def contribute(self, run: str, envelope: Envelope, by: Signer) -> Envelope | Lacking | Committed:
+        """Take in a contribution whose blobs are here, or, in a run that has them revealed later, its word:
+        durable when this returns, and recorded once.
 
         Returns:
             the signed receipt, the same one for the same envelope; or which blobs lack.
@@ -167,28 +178,23 @@ class Runs:
             ArtifactError, FormatError: its manifest is not a delta of the run's layout.
             AuthError: signature, key, member or node are not right.
         """
-        contribution = self._opened(envelope, Contribution, run, by)
         digest = envelope.digest
-        self._check_checkpoint(contribution)
+        if self.standing(run).state.sent(str(by.node), digest) is not None:
+            contribution = envelope.unverified(Contribution)  # it was looked at when it was recorded
+        else:
+            contribution = self._opened(envelope, Contribution, run, by)
+            self._check_checkpoint(contribution)
         if (receipt := self._receipt(contribution, digest)) is not None:
             return receipt
-        given = machine.Contribute(
-            round=contribution.round,
-            fragment=contribution.fragment,
-            node=contribution.node,
-            member=contribution.member,
-            plan=contribution.plan,
-            state=contribution.state,
-            contribution=digest,
-            delta=contribution.delta,
-            tokens=contribution.tokens,
-            steps=contribution.steps,
-        )
         state = self.standing(run).state
+        given = _input(state, contribution, digest)
         step = machine.step(state, given, self.journal.now_ms())
         if step.refusal is not None and step.events:  # what is recorded of it, anybody may check
             self.store.put(envelope.to_bytes())
         if step.refusal is None:
+            if state.plan.rounds.reveal_s is not None and isinstance(given, machine.Contribute):
+                self._kept(envelope)
+                return Committed(self.apply(run, given).sequence)
             fragment = self.layout(state.plan.layout).fragment(contribution.fragment)
             shards = find_artifact(self.store, contribution.delta, fragment, "delta", state.plan.codec)
             if isinstance(shards, Lacking):
@@ -277,3 +283,11 @@ class Runs:
             decided_by=time_text(event.received_ms + DECISION_MS),
         )
         return sign(receipt, self.consortium.core_key)
+
+
+def _input(state: RunState, said: Contribution, digest: str) -> machine.Contribute | machine.Reveal:
+    """What a contribution is to a run: news, or the bytes of one that was committed."""
+    found = state.sent(said.node, digest)
+    if found is not None and state.plan.rounds.reveal_s is not None and found[0].phase != "training":
+        return machine.Reveal(node=said.node, contribution=digest)
+    return machine.Contribute.of(said, digest)

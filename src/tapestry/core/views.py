@@ -76,12 +76,10 @@ def environments(store: BlobStore, state: RunState) -> dict[str, dict[str, str]]
     return dict(sorted(found.items()))
 
 
-def received(
-    journal: Journal, run: str, round: int, contribution: str
-) -> tuple[Entry, ev.ContributionReceived] | None:
+def received(journal: Journal, run: str, round: int, contribution: str) -> tuple[Entry, ev.Arrived] | None:
     """The entry that records the receipt of an envelope, if there is one."""
-    for entry in journal.of_round(run, round, "contribution-received"):
+    for entry in journal.of_round(run, round, *ev.ARRIVED):
         event = ev.parse_event(entry.type, entry.body)
-        if isinstance(event, ev.ContributionReceived) and event.contribution == contribution:
+        if isinstance(event, ev.Arrived) and event.contribution == contribution:
             return entry, event
     return None

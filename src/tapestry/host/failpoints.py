@@ -38,6 +38,7 @@ NAMES: Final[dict[str, str]] = {
     "node.attestation.signed": "agent: a base's attestation is signed and saved, not sent",
     "node.attestation.sent": "agent: the core has recorded an attestation",
     "node.contribution.signed": "agent: an envelope is signed and saved, not sent",
+    "node.contribution.committed": "agent: the core has an envelope, its bytes wait for the seal",
     "node.contribution.sent": "agent: the core has answered, its receipt is not saved",
     "node.contribution.receipted": "agent: the receipt is saved, the round not yet tidied away",
     "gate.blobs.linked": "gate: the delta's blobs lie in blobs/, the egress log says nothing of them",

@@ -8,7 +8,6 @@ run's `Session`; what a session wants of the trainer is written to spool/train/j
 from __future__ import annotations
 
 import argparse
-import os
 import threading
 import time
 from collections import deque
@@ -29,26 +28,18 @@ from tapestry.errors import (
     VersionError,
 )
 from tapestry.host import files
-from tapestry.node import child, keys, settings, setup
+from tapestry.node import child, keys, settings
 from tapestry.node.home import Home, identity
 from tapestry.node.memory import Memory
 from tapestry.node.mend import Mender
-from tapestry.node.outbox import Outbox
-from tapestry.node.people import People
 from tapestry.node.prune import Pruner
-from tapestry.node.replica import Replica
-from tapestry.node.session import Order, Session, Tools, summary
-from tapestry.node.submit import Submitter
-from tapestry.node.sync import Library, Synchronizer
+from tapestry.node.session import Order, Session, summary
+from tapestry.node.tools import Tools
 from tapestry.node.turns import Turns
-from tapestry.node.watch import News, Prefetcher, RunWatcher
-from tapestry.node.witness import Witness
+from tapestry.node.watch import News, RunWatcher
 from tapestry.protocol.canonical import is_name
 from tapestry.protocol.messages import Progress
 from tapestry.protocol.views import RunView
-from tapestry.replay.client import Replayer
-from tapestry.storage.blobs import BlobStore
-from tapestry.transport.client import CoreClient
 from tapestry.transport.patience import Pauses, patiently
 
 POLL_S: Final = 0.01
@@ -79,42 +70,11 @@ class Agent:
         self._status = status
         self._once = once
         self._settings = settings.load(home)
-        joined = setup.load_consortium(home)
-        self._client: CoreClient = setup.connect(home)
-        store = BlobStore.open(home.blobs)
-        self._memory = Memory(home)
-        self._outbox = Outbox(home, self._client.traffic)
-        self._replayer = Replayer(
-            home.blobs, threads=min(2, os.cpu_count() or 1), log_path=home.logs / "replay.log"
-        )
-        library = Library(self._client, store)
-        people = People(self._client)
-        replica = Replica(home, self._client, joined)
-        node = self._settings.node
-        self._tools = Tools(
-            home=home,
-            node=node.name,
-            member=node.member,
-            memory=self._memory,
-            library=library,
-            synchronizer=Synchronizer(
-                *(home, library, self._replayer, joined.consortium, people, self._tell),
-                member=node.member,
-                merged=replica.merged,
-            ),
-            prefetcher=Prefetcher(self._client, library, node.name),
-            submitter=Submitter(
-                *(home, node, joined, self._client, store, self._memory, self._outbox, self._tell),
-                library.meter,
-                checkpoint=lambda: replica.checkpoint,
-                core_keys=replica.core_keys,
-            ),
-            replica=replica,
-            witness=Witness(home, node, joined, self._client, self._memory, self._outbox, replica),
-            tell=self._tell,
-        )
-        self._mender = Mender(home, library)
-        self._pruner = Pruner(home, store, self._memory)
+        self._tools = Tools.of(home, self._settings.node, self._tell)
+        self._client, self._memory = self._tools.client, self._tools.memory
+        self._outbox = self._tools.outbox
+        self._mender = Mender(home, self._tools.library)
+        self._pruner = Pruner(home, self._tools.store, self._memory)
         self._sessions: dict[str, Session] = {}
         self._watchers: dict[str, RunWatcher] = {}
         self._news: deque[tuple[str, News]] = deque()
@@ -136,9 +96,7 @@ class Agent:
         self._closed = True
         for watcher in self._watchers.values():
             watcher.stop()
-        self._tools.prefetcher.stop()
-        self._replayer.close()
-        self._client.close()
+        self._tools.close()
         self._outbox.count(now=True)
         self._status.update(traffic=self._outbox.total())
 
@@ -172,7 +130,7 @@ class Agent:
     def _warm_up(self) -> None:
         """Have the replay worker loaded by the time of the first merge; what fails will fail again then."""
         try:
-            child.log("replay-worker", level=self._replayer.start())
+            child.log("replay-worker", level=self._tools.replayer.start())
         except TapestryError as error:
             if not self._closed:  # else the last line of the log is what the agent ended with
                 child.log("replay-worker", error=error.message)

@@ -48,7 +48,7 @@ class OwnContribution(Part):
     delta: Sha256
     envelope: str
     """DSSE envelope, canonical JSON text."""
-    outcome: Literal["signed", "receipted", "refused"] = "signed"
+    outcome: Literal["signed", "committed", "receipted", "refused"] = "signed"
     reason: str | None = None
 
     @property

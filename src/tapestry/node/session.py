@@ -7,48 +7,26 @@ the same state.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tapestry.errors import Behind, FormatError, IntegrityError, Refused
+from tapestry.errors import FormatError, Refused
 from tapestry.host import files
 from tapestry.node import child
 from tapestry.node.account import Account
+from tapestry.node.delivery import Delivery
 from tapestry.node.home import Home, identity, parse_round_name, read_json
 from tapestry.node.memory import HeadMemory, Memory
-from tapestry.node.replica import Replica
-from tapestry.node.submit import Submitter
-from tapestry.node.sync import Library, Synchronizer
-from tapestry.node.watch import Prefetcher
-from tapestry.node.witness import Witness
+from tapestry.node.tools import Tools
 from tapestry.protocol.artifact import State
-from tapestry.protocol.canonical import sha256
 from tapestry.protocol.plan import Plan
-from tapestry.protocol.views import NodeStanding, OpenRound, RunView
+from tapestry.protocol.views import OpenRound, RunView
 from tapestry.training.spool import TrainJob, TrainResult
 
 MAX_RESULT_BYTES: Final = 16 << 10
 SCORE_AFTER_S: Final = 1.0
 MAX_UNSCORED: Final = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tools:
-    """What all sessions of an agent share."""
-
-    home: Home
-    node: str
-    member: str
-    memory: Memory
-    library: Library
-    synchronizer: Synchronizer
-    prefetcher: Prefetcher
-    submitter: Submitter
-    replica: Replica
-    witness: Witness
-    tell: Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +83,7 @@ class Session:
         """A job whose result the gate refused."""
         self._scored_last = False
         """The final base is scored; the score may still have to be published."""
+        self._delivery = Delivery(run, tools)
         self._account = Account(tools.home, run, tools.library.meter)
         self._barred = False
         """The operator has withdrawn this node from the run."""
@@ -141,13 +120,15 @@ class Session:
         self._prefetch(view, plan)
         self._advance(view, plan)
         tools.witness.attest(self.run)
-        self._look_for_own(view)
+        self._delivery.compare(view)
         self.hand_in()
+        self._delivery.reveal()
         if self.finished:
             self.order = None
             return
         self._enrol(view, plan)
-        self._note_refusal(view)
+        if not self._barred:
+            self.note = self._delivery.refusal(view) or self.note
         self.order = self._wanted(view, plan)
         if self.order is not None and self.order.job.train:
             self._in_hand = self.order
@@ -182,7 +163,7 @@ class Session:
             node.status == "accepted" for node in view.current.nodes if node.node != self._tools.node
         )
         standing = (view.current.round, accepted)
-        if accepted and standing > self._accepted and view.current.phase == "training":
+        if accepted and standing > self._accepted and view.current.phase in ("training", "revealing"):
             self._tools.prefetcher.look(self.run, view.sequence, plan)
         self._accepted = max(standing, self._accepted)
 
@@ -203,34 +184,6 @@ class Session:
         )
         child.log("head", run=self.run, merges=head.merges, state=head.state, replayed=replayed)
 
-    def _look_for_own(self, view: RunView) -> None:
-        """A core that was restored from an older copy may lack what it has receipted: that is sent again."""
-        tools = self._tools
-        own, at = tools.memory[self.run].contribution, view.current
-        standing = self._standing(at)
-        if own is None or at is None or standing is None or not standing.expected or standing.status:
-            return
-        if own.outcome != "receipted" or at.phase != "training" or not own.is_for(at):
-            return
-        if tools.replica.size >= tools.submitter.receipted_at(self.run):
-            tools.memory.set(self.run, contribution=own.model_copy(update={"outcome": "signed"}))
-
-    def _note_refusal(self, view: RunView) -> None:
-        if self._barred:
-            return
-        own = self._tools.memory[self.run].contribution
-        if own is not None and own.outcome == "refused":
-            self.note = f"the contribution to round {own.round} was refused: {own.reason}"
-            return
-        standing = self._standing(view.current)
-        if view.current is not None and standing is not None and standing.status in ("refused", "late"):
-            why = standing.reason or standing.status
-            self.note = f"the contribution to round {view.current.round} was refused: {why}"
-
-    def _standing(self, at: OpenRound | None) -> NodeStanding | None:
-        nodes = at.nodes if at is not None else ()
-        return next((node for node in nodes if node.node == self._tools.node), None)
-
     # -- the trainer's side ---------------------------------------------------------------------
 
     def _wanted(self, view: RunView, plan: Plan) -> Order | None:
@@ -245,7 +198,7 @@ class Session:
             return self._in_hand
         if at is None or at.phase != "training" or at.state != head.state:
             return None
-        standing = self._standing(at)
+        standing = self._delivery.standing(at)
         if standing is None or not standing.expected or standing.status is not None:
             return None
         if view.sequence < self._tools.submitter.receipted_at(self.run):
@@ -332,31 +285,11 @@ class Session:
         tools = self._tools
         if tools.replica.doubted:
             tools.replica.follow(tools.replica.size)
-        tools.submitter.hand_in(self.run)
-        # What the core has acknowledged, this node can give back to it.
-        if tools.replica.kept < (receipted := tools.submitter.receipted_at(self.run)):
-            try:
-                tools.replica.follow(receipted)
-            except Behind:  # it was restored from a copy older than its receipt, and nobody has the entry
-                if tools.submitter.take_back(self.run):
-                    raise
-            tools.replica.keep()
-            self._check_receipt()
+        self._delivery.send(commit=self.plan is not None and self.plan.rounds.reveal_s is not None)
         if self._scored_last:
             self.publish_scores(now=True)
             self._account.close()
             self._tools.memory.set(self.run, finished=True)
-
-    def _check_receipt(self) -> None:
-        """What the core gave a receipt for must be in the ledger it signs. Raises `IntegrityError`."""
-        own = self._tools.memory[self.run].contribution
-        if own is None or own.outcome != "receipted":
-            return
-        if not self._tools.replica.bears_out(self.run, sha256(own.envelope.encode("ascii"))):
-            raise IntegrityError(
-                f"the core gave a receipt for the contribution to round {own.round}, and its ledger has none",
-                hint=f"{self._tools.home.receipts} holds the receipt: show it to the other members",
-            )
 
     def publish_scores(self, *, now: bool = False) -> None:
         """Publish scores of rounds handed in, once nobody waits for this node any more."""

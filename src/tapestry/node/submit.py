@@ -31,7 +31,7 @@ from tapestry.protocol.messages import Contribution, Enrolment, Receipt, Score
 from tapestry.protocol.plan import Plan
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.spool import TrainResult
-from tapestry.transport.client import CoreClient
+from tapestry.transport.client import ContributionAnswer, CoreClient
 
 MAX_UPLOADS = 5
 """How often blobs are sent again when the core says it lacks some."""
@@ -75,8 +75,8 @@ class Submitter:
         self._receipted: dict[str, int] = {}
 
     def receipted_at(self, run: str) -> int:
-        """As of which position in the event log the core has this node's newest contribution, as far as this
-        process was told; else 0."""
+        """As of which position in the event log the core has this node's newest contribution, or its word for
+        it, as far as this process was told; else 0."""
         return self._receipted.get(run, 0)
 
     def enrol(self, plan: Plan) -> int:
@@ -109,8 +109,9 @@ class Submitter:
             self._memory.set(result.run, contribution=own)
             failpoints.reach("node.contribution.signed")
 
-    def hand_in(self, run: str) -> None:
-        """Send the newest contribution if the core has not answered for it yet. Harmless to repeat.
+    def hand_in(self, run: str, *, commit: bool = False) -> None:
+        """Send the newest contribution if the core has not answered for it yet; its envelope alone where the
+        bytes are to be revealed later. Harmless to repeat.
 
         A refusal is remembered with its reason and not raised.
 
@@ -122,19 +123,44 @@ class Submitter:
         if own is None or own.outcome != "signed":
             return
         self._tell(f"handing in round {own.round}")
+        own = self._signed_by_present_key(run, own)
+        self._send(run, own, self._commit if commit else self._deliver)
+
+    def reveal(self, run: str) -> None:
+        """Send the bytes of what was committed. The round must be sealed: from now on others may see them.
+        Errors as of `hand_in`."""
+        own = self._memory[run].contribution
+        if own is not None and own.outcome == "committed":
+            self._tell(f"revealing round {own.round}")
+            self._send(run, own, self._deliver)
+
+    def refused(self, run: str, reason: str) -> None:
+        """The newest contribution is in no merge; the ledger says why."""
+        own = self._memory[run].contribution
+        if own is not None:
+            self._memory.set(
+                run, contribution=own.model_copy(update={"outcome": "refused", "reason": reason})
+            )
+            child.log("contribution-refused", run=run, round=own.round, reason=reason)
+
+    def _send(
+        self, run: str, own: OwnContribution, how: Callable[[str, OwnContribution], ContributionAnswer]
+    ) -> None:
         try:
-            own = self._signed_by_present_key(run, own)
-            receipt = self._deliver(run, own)
+            answer = how(run, own)
         except (VersionError, SignatureError):
             raise
         except (ProtocolError, IntegrityError, TooLarge) as error:
-            self._memory.set(
-                run, contribution=own.model_copy(update={"outcome": "refused", "reason": error.message})
-            )
-            child.log("contribution-refused", run=run, round=own.round, reason=error.message)
+            self.refused(run, error.message)
             return
         failpoints.reach("node.contribution.sent")
-        self._keep_receipt(run, own, receipt)
+        if answer.receipt is None:
+            self._receipted[run] = answer.committed or self.receipted_at(run)
+            self._memory.note(run, contribution=own.model_copy(update={"outcome": "committed"}))
+            failpoints.reach("node.contribution.committed")
+            child.log("contribution-committed", run=run, round=own.round)
+            return
+        self._keep_receipt(run, own, answer.receipt)
         self._memory.note(run, contribution=own.model_copy(update={"outcome": "receipted"}))
         failpoints.reach("node.contribution.receipted")
         child.log("contribution-receipted", run=run, round=own.round)
@@ -175,16 +201,20 @@ class Submitter:
             checkpoint=self._checkpoint(),
         )
 
-    def _deliver(self, run: str, own: OwnContribution) -> bytes:
-        """Bytes first, then the envelope; the core's receipt."""
+    def _commit(self, run: str, own: OwnContribution) -> ContributionAnswer:
+        """The envelope alone. A core that asks for the bytes has it already."""
+        return self._client.contribute(run, own.envelope.encode("ascii"))
+
+    def _deliver(self, run: str, own: OwnContribution) -> ContributionAnswer:
+        """Bytes first, then the envelope."""
         envelope = own.envelope.encode("ascii")
         blobs = blobs_of(self._store, own.delta)
         for _ in range(MAX_UPLOADS):
             with self._meter.span("uploaded"):
                 self._meter.add("uploaded_bytes", self._client.upload_blobs(blobs, self._store))
             answer = self._client.contribute(run, envelope)
-            if answer.receipt is not None:
-                return answer.receipt
+            if not answer.missing:
+                return answer
             known = {blob.sha256 for blob in blobs}
             if not known.issuperset(answer.missing):
                 raise Conflict("the core asks for blobs that are no part of the contribution")

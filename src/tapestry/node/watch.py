@@ -13,7 +13,7 @@ from tapestry.node import child
 from tapestry.node.sync import Library
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RunView
-from tapestry.rounds.events import ContributionAccepted, ContributionReceived, Event, RoundOpened, parse_event
+from tapestry.rounds.events import Arrived, ContributionAccepted, Event, RoundOpened, parse_event
 from tapestry.transport.client import CoreClient
 from tapestry.transport.patience import Pauses
 from tapestry.transport.wire import LONG_POLL_S
@@ -130,7 +130,7 @@ class Prefetcher:
         received = self._received.setdefault(run, {})
         if isinstance(event, RoundOpened):
             received.clear()
-        elif isinstance(event, ContributionReceived) and event.node != self._own_node:
+        elif isinstance(event, Arrived) and event.node != self._own_node:
             received[event.contribution] = (event.delta, event.fragment)
         elif isinstance(event, ContributionAccepted) and event.contribution in received:
             return [received.pop(event.contribution)]

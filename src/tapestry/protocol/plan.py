@@ -37,6 +37,10 @@ class Rounds(Part):
     """A round waits this long for every enrolled node; from then on a quorum is enough."""
     below_quorum: Literal["wait", "abandon"] = "wait"
     """After the deadline and below quorum: wait for more, or abandon the round and open the next."""
+    reveal_s: Annotated[Positive | None, Field(exclude_if=lambda value: value is None)] = None
+    """Nodes first say, signed, what they will send; when all have, or at the deadline, the round is sealed,
+    and for so many seconds they send it: what nobody has seen nobody can copy. None, which its canonical form
+    leaves out: bytes come at once."""
     staleness: Annotated[int, Field(ge=0, le=MAX_STALENESS)] = 0
     """Rounds that a contribution may come late and still enter the merge of the round then open; after that
     it is refused."""

@@ -19,8 +19,8 @@ from tapestry.protocol.messages import (
 )
 
 RunStatus = Literal["planned", "running", "finished"]
-Phase = Literal["training", "merging", "committed", "abandoned"]
-ContributionStatus = Literal["received", "accepted", "refused", "late"]
+Phase = Literal["training", "revealing", "merging", "committed", "abandoned"]
+ContributionStatus = Literal["committed", "received", "accepted", "refused", "late"]
 
 
 class Hello(Message):

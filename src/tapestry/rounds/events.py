@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -67,8 +67,9 @@ class RoundOpened(_Keyed):
     """Expected to contribute."""
 
 
-class ContributionReceived(_Keyed):
-    type: Literal["contribution-received"] = "contribution-received"
+class Handed(_Keyed):
+    """What a contribution says."""
+
     node: Name
     member: Name
     contribution: Sha256
@@ -79,6 +80,31 @@ class ContributionReceived(_Keyed):
     lag: Annotated[int, Field(ge=0)] = 0
     """Rounds it is late: `round` is the one it enters, not the one it was trained in."""
     received_ms: Milliseconds
+
+
+class ContributionReceived(Handed):
+    """It came with all its bytes."""
+
+    type: Literal["contribution-received"] = "contribution-received"
+
+
+class ContributionCommitted(Handed):
+    """It came, and its bytes are still with its node: nobody can have copied them."""
+
+    type: Literal["contribution-committed"] = "contribution-committed"
+
+
+class RoundSealed(_Keyed):
+    """Nothing more is committed to this round; what was may be revealed."""
+
+    type: Literal["round-sealed"] = "round-sealed"
+    deadline_ms: Milliseconds
+
+
+class ContributionRevealed(Handed):
+    """The bytes of one that was committed."""
+
+    type: Literal["contribution-revealed"] = "contribution-revealed"
 
 
 class ContributionAccepted(_Keyed):
@@ -164,12 +190,19 @@ class RunFinished(Part):
     state: Sha256
 
 
+Arrived = ContributionReceived | ContributionRevealed
+"""All bytes of a contribution are there."""
+ARRIVED: Final = ("contribution-received", "contribution-revealed")
+
 RoundEvent = (
     ContributionReceived
+    | ContributionCommitted
+    | ContributionRevealed
     | ContributionAccepted
     | ContributionRefused
     | ContributionLate
     | RoundWidened
+    | RoundSealed
     | RoundClosed
     | RoundCommitted
     | RoundAbandoned

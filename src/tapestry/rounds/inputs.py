@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tapestry.protocol.messages import Contribution
 from tapestry.protocol.plan import Plan
 
 
@@ -39,7 +40,7 @@ class Withdraw:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contribute:
-    """A node's signed contribution arrived, with all its bytes."""
+    """A node's signed contribution arrived, with all its bytes unless they come when the round is sealed."""
 
     round: int
     fragment: int
@@ -51,6 +52,30 @@ class Contribute:
     delta: str
     tokens: int
     steps: int
+
+    @classmethod
+    def of(cls, said: Contribution, digest: str) -> Contribute:
+        """What an envelope of that digest says."""
+        return cls(
+            round=said.round,
+            fragment=said.fragment,
+            node=said.node,
+            member=said.member,
+            plan=said.plan,
+            state=said.state,
+            contribution=digest,
+            delta=said.delta,
+            tokens=said.tokens,
+            steps=said.steps,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reveal:
+    """All bytes of a contribution arrived that was committed."""
+
+    node: str
+    contribution: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +146,7 @@ Input = (
     | Enrol
     | Withdraw
     | Contribute
+    | Reveal
     | Screened
     | MergeDone
     | MergeFailed

@@ -23,6 +23,7 @@ from tapestry.rounds.inputs import (
     MergeDone,
     MergeFailed,
     Publish,
+    Reveal,
     Revise,
     Screened,
     Start,
@@ -30,7 +31,7 @@ from tapestry.rounds.inputs import (
     Withdraw,
 )
 from tapestry.rounds.state import Round, RunState, Submission, evolve
-from tapestry.rounds.taking import RecordedRefusal, contribute
+from tapestry.rounds.taking import NOT_REVEALED, RecordedRefusal, contribute, reveal
 from tapestry.rounds.weights import Share, cap_can_be_met, merge_weights
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "MergeDone",
     "MergeFailed",
     "Publish",
+    "Reveal",
     "Revise",
     "Screened",
     "Start",
@@ -117,7 +119,7 @@ def work(state: RunState) -> Work:
     if state.status != "running":
         return Work()
     open_rounds = [r for r in state.rounds if r.open]
-    deadlines = [r.deadline_ms for r in open_rounds if r.phase == "training"]
+    deadlines = [r.deadline_ms for r in open_rounds if r.phase != "merging"]
     return Work(
         screen=tuple((r, s) for r in open_rounds for s in r.with_status("received")),
         merge=tuple(r for r in open_rounds if r.phase == "merging"),
@@ -139,6 +141,8 @@ def _decide(state: RunState, given: Input, now_ms: int) -> tuple[ev.Event, ...]:
             return (ev.NodeWithdrawn(node=given.node, reason=given.reason),)
         case Contribute():
             return contribute(state, given, now_ms)
+        case Reveal():
+            return reveal(state, given, now_ms)
         case Screened():
             return _screened(state, given)
         case MergeDone():
@@ -301,7 +305,7 @@ def _settle(state: RunState, now_ms: int) -> tuple[ev.Event, ...]:
         return ()
     at = state.current
     if at is not None:
-        return _close(state, at, now_ms) if at.phase == "training" else ()
+        return _go_on(state, at, now_ms) if at.phase != "merging" else ()
     if not state.witnessed:
         return ()
     plan = state.next_plan or state.plan
@@ -328,37 +332,58 @@ def nodes_needed(state: RunState) -> int:
     return rounds.quorum if state.last_round else rounds.min_nodes
 
 
-def _close(state: RunState, at: Round, now_ms: int) -> tuple[ev.Event, ...]:
-    """Close the round when everyone expected has answered, or at the deadline with a quorum."""
+def _go_on(state: RunState, at: Round, now_ms: int) -> tuple[ev.Event, ...]:
+    """End a phase when everyone expected has answered, or at the deadline with a quorum."""
+    if at.with_status("received"):
+        return ()  # the bytes of some are still looked at
     overdue = now_ms >= at.deadline_ms
-    if at.with_status("received") or not (overdue or all(n in at.submissions for n in at.nodes)):
-        return ()  # the bytes of some are still looked at, or somebody may still answer
-    accepted = sorted(at.with_status("accepted"), key=lambda s: (s.member, s.node))
-    rules = state.plan.merge
-    if len(accepted) >= max(1, state.plan.rounds.quorum):
-        try:
-            weights = merge_weights(
-                [
-                    Share(member=s.member, node=s.node, tokens=s.tokens, steps=s.steps, lag=s.lag)
-                    for s in accepted
-                ],
-                weighting=rules.weighting,
-                staleness_factor=rules.staleness_factor,
-                influence_cap=rules.influence_cap,
+    sealed, rules = at.phase == "revealing", state.plan.rounds
+    if sealed:
+        owing = at.with_status("committed")
+        if not overdue and any(s.node in state.enrolled for s in owing):
+            return ()
+        if owing:
+            named = ((s.node, s.contribution) for s in sorted(owing, key=lambda s: s.node))
+            return tuple(
+                ev.ContributionRefused(
+                    round=at.round, fragment=at.fragment, node=node, contribution=each, reason=NOT_REVEALED
+                )
+                for node, each in named
             )
-        except InfeasibleCap:
-            pass  # several nodes of one member can make a quorum that no cap allows
-        else:
-            merged = tuple(
-                Merged(node=s.node, member=s.member, contribution=s.contribution, delta=s.delta, weight=w)
-                for s, w in zip(accepted, weights, strict=True)
-            )
-            return (ev.RoundClosed(round=at.round, fragment=at.fragment, merged=merged),)
-    if not overdue:
+    elif not overdue and not all(n in at.submissions for n in at.nodes):
+        return ()  # somebody may still answer
+    merged = _merged(state, at.with_status("accepted"))
+    if merged:
+        return (ev.RoundClosed(round=at.round, fragment=at.fragment, merged=merged),)
+    if rules.reveal_s is not None and _merged(state, at.with_status("committed")):
+        return (
+            ev.RoundSealed(
+                round=at.round, fragment=at.fragment, deadline_ms=now_ms + round(rules.reveal_s * 1000)
+            ),
+        )
+    if not overdue and not sealed:
         return ()
-    if state.plan.rounds.below_quorum == "abandon":
+    if sealed or rules.below_quorum == "abandon":
         return (ev.RoundAbandoned(round=at.round, fragment=at.fragment, reason="below-quorum"),)
     newcomers = tuple(sorted(state.enrolled.keys() - set(at.nodes)))
-    if newcomers:
-        return (ev.RoundWidened(round=at.round, fragment=at.fragment, nodes=newcomers),)
-    return ()
+    return (ev.RoundWidened(round=at.round, fragment=at.fragment, nodes=newcomers),) if newcomers else ()
+
+
+def _merged(state: RunState, sent: tuple[Submission, ...]) -> tuple[Merged, ...]:
+    """What is merged of these, in order, with their weights; () where they are no quorum."""
+    rules, ordered = state.plan.merge, sorted(sent, key=lambda s: (s.member, s.node))
+    if len(ordered) < max(1, state.plan.rounds.quorum):
+        return ()
+    try:
+        weights = merge_weights(
+            [Share(member=s.member, node=s.node, tokens=s.tokens, steps=s.steps, lag=s.lag) for s in ordered],
+            weighting=rules.weighting,
+            staleness_factor=rules.staleness_factor,
+            influence_cap=rules.influence_cap,
+        )
+    except InfeasibleCap:
+        return ()  # several nodes of one member can make a quorum that no cap allows
+    return tuple(
+        Merged(node=s.node, member=s.member, contribution=s.contribution, delta=s.delta, weight=w)
+        for s, w in zip(ordered, weights, strict=True)
+    )

@@ -30,7 +30,7 @@ class Submission(Part):
     steps: int
     lag: Annotated[int, Field(ge=0)] = 0
     received_ms: ev.Milliseconds
-    status: Literal["received", "accepted", "refused"]
+    status: Literal["committed", "received", "accepted", "refused"]
     reason: ReasonCode | None = None
 
 
@@ -39,13 +39,14 @@ class Round(Part):
 
     round: RoundNumber
     fragment: FragmentNumber
-    phase: Literal["training", "merging", "committed", "abandoned"]
+    phase: Literal["training", "revealing", "merging", "committed", "abandoned"]
     state: Sha256
     """Trained from."""
     merges: Annotated[int, Field(ge=0)]
     """Of that state."""
     opened_ms: ev.Milliseconds
     deadline_ms: ev.Milliseconds
+    """Of its phase."""
     nodes: tuple[Name, ...]
     submissions: dict[Name, Submission] = Field(default_factory=dict)
     late: dict[Name, Sha256] = Field(default_factory=dict)
@@ -59,7 +60,7 @@ class Round(Part):
 
     @property
     def open(self) -> bool:
-        return self.phase in ("training", "merging")
+        return self.phase in ("training", "revealing", "merging")
 
     def with_status(self, status: str) -> tuple[Submission, ...]:
         return tuple(s for s in self.submissions.values() if s.status == status)
@@ -118,6 +119,11 @@ class RunState(Message):
         sent = [s for r, s in entered if r.round - s.lag == trained.round]
         return sent[-1] if sent else None
 
+    def sent(self, node: str, contribution: str) -> tuple[Round, Submission] | None:
+        """A node's contribution by the digest of its envelope, with the round it has entered."""
+        entered = ((r, s) for r in self.rounds if (s := r.submissions.get(node)) is not None)
+        return next((found for found in entered if found[1].contribution == contribution), None)
+
     def find(self, round: int, fragment: int) -> Round | None:
         return next((r for r in self.rounds if r.key == (round, fragment)), None)
 
@@ -137,10 +143,13 @@ def _in_round(state: RunState, event: ev.RoundEvent) -> RunState:
         return state
     submissions = dict(at.submissions)
     match event:
-        case ev.ContributionReceived():
+        case ev.Handed():
             fields = event.model_dump(exclude={"type", "round", "fragment"})
-            submissions[event.node] = Submission(**fields, status="received")
+            committed = isinstance(event, ev.ContributionCommitted)
+            submissions[event.node] = Submission(**fields, status="committed" if committed else "received")
             at = at.model_copy(update={"submissions": submissions})
+        case ev.RoundSealed():
+            at = at.model_copy(update={"phase": "revealing", "deadline_ms": event.deadline_ms})
         case ev.ContributionAccepted():
             submissions[event.node] = submissions[event.node].model_copy(update={"status": "accepted"})
             at = at.model_copy(update={"submissions": submissions})

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tapestry.errors import Busy, Conflict, NotFound, Refused, TapestryError
 from tapestry.rounds import events as ev
-from tapestry.rounds.inputs import Contribute
+from tapestry.rounds.inputs import Contribute, Reveal
 from tapestry.rounds.state import Round, RunState
+
+NOT_REVEALED: Final = "not-revealed"
+"""Why a contribution is refused of which the bytes did not come in time."""
 
 
 class RecordedRefusal(Exception):
@@ -65,8 +70,13 @@ def contribute(state: RunState, given: Contribute, now_ms: int) -> tuple[ev.Even
             f"{what} claims {given.tokens} tokens in {given.steps} steps; the plan allows {steps} steps, "
             f"and {tokens} tokens in so many"
         )
+    kind: type[ev.ContributionReceived | ev.ContributionCommitted] = ev.ContributionReceived
+    if state.plan.rounds.reveal_s is not None:
+        kind = ev.ContributionCommitted
+        if (other := _of_another(at, given)) is not None:
+            raise Refused(f"{what} names the bytes that node {other} is to send")
     return (
-        ev.ContributionReceived(
+        kind(
             round=at.round,
             fragment=at.fragment,
             node=given.node,
@@ -79,6 +89,37 @@ def contribute(state: RunState, given: Contribute, now_ms: int) -> tuple[ev.Even
             received_ms=now_ms,
         ),
     )
+
+
+def _of_another(at: Round, given: Contribute) -> str | None:
+    """Who has committed the same bytes. Before they are seen nobody can have made them too."""
+    sent = (s for s in at.submissions.values() if s.node != given.node and s.status != "refused")
+    return next((s.node for s in sent if s.delta == given.delta), None)
+
+
+def reveal(state: RunState, given: Reveal, now_ms: int) -> tuple[ev.Event, ...]:
+    """What follows when the bytes are here that were committed; () for those that are known.
+
+    Raises:
+        NotFound: nothing of the kind was committed.
+        Refused: it is too late, or the node takes part no more.
+        Busy: the round is not sealed yet.
+    """
+    what = f"contribution of {given.node} in run {state.run}"
+    found = state.sent(given.node, given.contribution)
+    if found is None:
+        raise NotFound(f"{what}: {given.contribution[:12]} was not committed")
+    at, own = found
+    if own.status == "refused" and own.reason == NOT_REVEALED:
+        raise Refused(f"{what} to round {at.round}: its bytes came too late", hint="go on")
+    if own.status != "committed":
+        return ()
+    if at.phase != "revealing":
+        raise Busy(f"{what}: round {at.round} is not sealed yet", hint="try again when it is")
+    if given.node not in state.enrolled:
+        raise Refused(f"{what}: that node takes part no more")
+    fields = own.model_dump(exclude={"status", "reason"}) | {"received_ms": now_ms}
+    return (ev.ContributionRevealed(round=at.round, fragment=at.fragment, **fields),)
 
 
 def _enters(state: RunState, trained: Round, what: str) -> Round:

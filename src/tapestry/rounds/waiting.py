@@ -22,14 +22,18 @@ def waiting_for(state: RunState, now_ms: int) -> str | None:
         return f"witnesses of merge {state.merges}: {len(known)} of {needed} members{named}"
     if at is None:
         return f"nodes: {len(state.enrolled)} of {nodes_needed(state)} enrolled"
+    if at.phase == "revealing":
+        owing = [s.node for s in at.with_status("committed")]
+        return f"the bytes of {', '.join(owing[:8])}" if owing else None
     if at.phase != "training":
         return None
     missing = [n for n in at.nodes if n not in at.submissions]
     if now_ms < at.deadline_ms:
         return f"contributions of {', '.join(missing[:8])}{_abandoned(state, at)}" if missing else None
-    accepted = at.with_status("accepted")
+    kind = "accepted" if rules.reveal_s is None else "committed"
+    accepted = at.with_status(kind)
     if len(accepted) < rules.quorum:
-        return f"a quorum: {len(accepted)} of {rules.quorum} contributions accepted, deadline passed"
+        return f"a quorum: {len(accepted)} of {rules.quorum} contributions {kind}, deadline passed"
     if cap_can_be_met(state.plan.merge.influence_cap, len({s.member for s in accepted})):
         return None
     return "more members: the influence cap cannot be met by those accepted so far"

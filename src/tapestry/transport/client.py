@@ -37,11 +37,14 @@ MAX_EVENTS_BYTES: Final = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ContributionAnswer:
-    """The core's receipt, or what it lacks first."""
+    """The core's receipt, or what it waits for."""
 
     receipt: bytes | None
     """DSSE envelope of a `Receipt`."""
     missing: tuple[str, ...] = ()
+    """Blobs to be sent first."""
+    committed: int | None = None
+    """Position in the event log that shows it; its bytes are wanted when the round is sealed."""
 
 
 class CoreClient:
@@ -218,12 +221,16 @@ class CoreClient:
         return self._json(Request(method="POST", path=f"{_run(run)}/enrolments", body=envelope))
 
     def contribute(self, run: str, envelope: bytes) -> ContributionAnswer:
-        """Hand in a signed contribution whose bytes the core has, or learn which it lacks."""
+        """Hand in a signed contribution: for good where the core has its bytes, else learn which it lacks, or
+        that it wants them later."""
         answer = self.connection.send(
             Request(method="POST", path=f"{_run(run)}/contributions", body=envelope),
             cap=wire.MAX_MISSING_BYTES,
         )
         if answer.status < 400:
+            said = canonical.decode(answer.body, what="answer of the core", max_bytes=wire.MAX_BODY_BYTES)
+            if isinstance(said, dict) and said.keys() == {"committed"} and type(said["committed"]) is int:
+                return ContributionAnswer(receipt=None, committed=said["committed"])
             return ContributionAnswer(receipt=answer.body)
         _, more = wire.read_error(answer.status, answer.body)
         missing = more.get("missing")

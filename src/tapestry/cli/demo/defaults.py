@@ -65,7 +65,7 @@ def algorithm(name: AlgorithmName | None, *, total: int, nodes: int, steps: int,
     known = ALGORITHMS[name] if name is not None else None
     fragments = known.streaming.get("fragments", 1) if known is not None else 1
     asynchronous = known is not None and "quorum" in known.rounds
-    waiting = {"quorum": nodes, "deadline_s": 600.0, "below_quorum": "wait"}
+    waiting = {"quorum": nodes, "deadline_s": 600.0, "below_quorum": "wait", "reveal_s": 600.0}
     own: dict[str, dict[str, Any]] = {
         "rounds": {
             "total": total * fragments * (nodes if asynchronous else 1),
