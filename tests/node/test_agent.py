@@ -109,6 +109,7 @@ def check_receipt(node: NodeUnderTest) -> None:
     both = json.loads((node.home.receipts / "run.2.json").read_bytes())
     contribution = Envelope.from_json(both["contribution"])
     said = contribution.open_as(Contribution, node.key.public_key)
+    assert said.environment["airlock"] == "none", "this agent was started without rules"
     receipt = Envelope.from_json(both["receipt"]).open_as(Receipt, setup.load_consortium(node.home).core_key)
     assert (receipt.contribution, receipt.round, receipt.node) == (contribution.digest, said.round, node.name)
 

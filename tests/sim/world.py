@@ -17,6 +17,7 @@ from tapestry.errors import DiskFull, TapestryError
 from tapestry.host import failpoints
 from tapestry.node import agent as agent_module
 from tapestry.node import child, setup
+from tapestry.node import tools as tools_module
 from tapestry.rounds import machine
 from tapestry.storage.blobs import BlobStore
 from tapestry.transport.patience import patiently
@@ -193,7 +194,7 @@ class World(Hooks):
             (failpoints, "reach"): lambda name: self.point(name),
             (child, "log"): self._log,
             (setup, "connect"): lambda home, pair=None: self.homes[home.root.name].connect(pair),
-            (agent_module, "Replayer"): lambda root, **_: self.replay(BlobStore.open(root), root.parent.name),
+            (tools_module, "Replayer"): lambda root, **_: self.replay(BlobStore.open(root), root.parent.name),
             (agent_module, "patiently"): functools.partial(patiently, sleep=self.scheduler.wait),
         }
         with installed(chance.shims(), named):

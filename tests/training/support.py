@@ -122,7 +122,7 @@ class Node:
 
     @property
     def job_path(self) -> Path:
-        return self.root / "spool" / "train" / "job.json"
+        return self.root / "spool" / "job" / "job.json"
 
     def job(self, round: int = 1, state: State | None = None, **changed: Any) -> TrainJob:
         state = state or self.state

@@ -170,6 +170,23 @@ def check_isolation() -> Finding:
     )
 
 
+def check_landlock() -> Finding:
+    """Whether the agent can be kept from files, found by asking the kernel."""
+    from tapestry.host import landlock
+
+    found = landlock.version()
+    if found >= 2:
+        return Finding(
+            check="landlock", verdict="ok", found="the agent reads no text, nor the trainer's folders"
+        )
+    return Finding(
+        check="landlock",
+        verdict="warn",
+        found="none to be had; the agent could read text, and nodes run at level none",
+        mend="take a kernel from 5.19 on with landlock among /sys/kernel/security/lsm",
+    )
+
+
 def check_port(port: int) -> Finding:
     import socket
 
@@ -203,6 +220,7 @@ def examine(home: Path, port: int) -> list[Finding]:
         lambda: check_disk(home),
         check_clock,
         check_isolation,
+        check_landlock,
         lambda: check_port(port),
         check_limits,
     ]

@@ -71,10 +71,14 @@ def _level(value: dict[str, Any]) -> str:
     """How far the process that reads text is cut off, in words."""
     if not value["running"]:
         return "not running"
+    if value["reads_text"] is None:
+        return "starting"
     return {
-        "netns": "netns: trainer and gate have no network",
-        "process": "process: only the separation of processes; see tapestry doctor",
-    }.get(value["level"], "starting")
+        "netns": "netns: trainer and gate have no network, the agent cannot read text",
+        "process": "process: the agent cannot read text, but the trainer has a network; see tapestry doctor",
+        "site": "site: the agent cannot read text; the network of the trainer's hosts is the site's",
+        "none": "none: the agent could read text; see tapestry doctor",
+    }[value["level"]]
 
 
 def _job(job: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
-"""`python -m tapestry.host.exec [--parent PID] [--isolate] -- CMD...`: become CMD, prepared.
+"""`python -m tapestry.host.exec [--parent PID] [--isolate] [--only RULE]... -- CMD...`: become CMD, prepared.
 
 With `--isolate` the network is dropped first and TAPESTRY_ISOLATION says how far that got; with
-`--parent` the process dies with its parent. The order matters: entering a user namespace may clear
-the death signal.
+`--parent` the process dies with its parent; with `--only` it touches no files but those of the rules
+(`host.landlock`), where the kernel can see to that. The order matters: entering a user namespace may clear
+the death signal, and takes files that the rules may not name.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import os
 import sys
 
+from tapestry.host import landlock
 from tapestry.host.isolation import LEVEL_VARIABLE, drop_network
 from tapestry.host.processes import die_with_parent
 
-USAGE = "usage: python -m tapestry.host.exec [--parent PID] [--isolate] -- CMD...\n"
+USAGE = "usage: python -m tapestry.host.exec [--parent PID] [--isolate] [--only RULE]... -- CMD...\n"
 
 
 def main(argv: list[str]) -> int:
     """Does not return once the command runs."""
     parent: int | None = None
     isolate = False
+    only: list[landlock.Rule] = []
     rest = list(argv)
     while rest and rest[0] != "--":
         option = rest.pop(0)
@@ -27,6 +30,8 @@ def main(argv: list[str]) -> int:
             isolate = True
         elif option == "--parent" and rest and rest[0].isdigit():
             parent = int(rest.pop(0))
+        elif option == "--only" and rest and (rule := _rule(rest.pop(0))) is not None:
+            only.append(rule)
         else:
             sys.stderr.write(USAGE)
             return 2
@@ -38,11 +43,20 @@ def main(argv: list[str]) -> int:
         os.environ[LEVEL_VARIABLE] = drop_network()
     if parent is not None:
         die_with_parent(parent)
+    if only:
+        landlock.restrict(only)
     try:
         os.execvp(command[0], command)  # noqa: S606
     except OSError as e:
         sys.stderr.write(f"cannot run {command[0]}: {e.strerror}\n")
         return 127
+
+
+def _rule(text: str) -> landlock.Rule | None:
+    try:
+        return landlock.Rule.parse(text)
+    except ValueError:
+        return None
 
 
 if __name__ == "__main__":

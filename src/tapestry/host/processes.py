@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tapestry.errors import ProcessDied
+from tapestry.host.landlock import Rule
 
 MARK: Final = "TAPESTRY_SPAWN"
 _PR_SET_PDEATHSIG: Final = 1
@@ -46,6 +47,7 @@ def spawn(
     cwd: Path | str | None = None,
     env: Mapping[str, str | None] | None = None,
     isolate_network: bool = False,
+    only: Sequence[Rule] = (),
     pipes: bool = False,
 ) -> Child:
     """Start a child process that dies with this one.
@@ -59,6 +61,7 @@ def spawn(
         env: variables to set on top of this process's environment; None removes one.
         isolate_network: start it without a network (`tapestry.host.isolation`); the level reached is in
             its variable TAPESTRY_ISOLATION.
+        only: files it may touch, and no others, where the kernel can see to that (`tapestry.host.landlock`).
         pipes: give access to its standard input and output as `child.stdin` and `child.stdout`; otherwise
             its input is empty.
     """
@@ -67,6 +70,8 @@ def spawn(
     command = [sys.executable, "-P", "-m", "tapestry.host.exec", "--parent", str(os.getpid())]
     if isolate_network:
         command.append("--isolate")
+    for rule in only:
+        command += ["--only", str(rule)]
     command += ["--", *map(str, argv)]
     log_path = Path(log_path)
     log_path.parent.mkdir(parents=True, exist_ok=True)

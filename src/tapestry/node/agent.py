@@ -2,7 +2,7 @@
 
 It waits for two things: a new view of a run from the core (a thread per run long-polls), and a result
 that passed the gate (a look at a file every 10 ms while the trainer has a job). Each is handed to the
-run's `Session`; what a session wants of the trainer is written to spool/train/job.json.
+run's `Session`; what a session wants of the trainer is written to spool/job/job.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tapestry.errors import (
     VersionError,
 )
 from tapestry.host import files
-from tapestry.node import child, keys, settings
+from tapestry.node import airlock, child, keys, settings
 from tapestry.node.home import Home, identity
 from tapestry.node.memory import Memory
 from tapestry.node.mend import Mender
@@ -70,7 +70,8 @@ class Agent:
         self._status = status
         self._once = once
         self._settings = settings.load(home)
-        self._tools = Tools.of(home, self._settings.node, self._tell)
+        self._tools = Tools.of(home, self._settings, self._tell)
+        status.update(reads_text=airlock.reads_text(home, self._settings))
         self._client, self._memory = self._tools.client, self._tools.memory
         self._outbox = self._tools.outbox
         self._mender = Mender(home, self._tools.library)

@@ -45,8 +45,13 @@ class Home:
         return self.root / "spool" / "train"
 
     @property
+    def jobs(self) -> Path:
+        """Where the agent says what is to be trained; all of the spool that it can read."""
+        return self.root / "spool" / "job"
+
+    @property
     def job(self) -> Path:
-        return self.train / "job.json"
+        return self.jobs / "job.json"
 
     @property
     def outputs(self) -> Path:
@@ -139,6 +144,7 @@ class Home:
         with files.full_disk(self.root):
             for folder in (
                 self.blobs,
+                self.jobs,
                 self.outputs,
                 self.refused,
                 self.state,

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tapestry.errors import TapestryError
 from tapestry.host import files
 from tapestry.host.processes import pid_alive
 from tapestry.identity.envelope import Envelope
-from tapestry.node import account, settings, setup
+from tapestry.node import account, airlock, settings, setup
 from tapestry.node.home import ROLES, Home, parse_round_name, read_json, round_name
 from tapestry.protocol.messages import Contribution
 from tapestry.protocol.views import RoundRecord
-
-Level = Literal["none", "process", "netns"]
 
 
 def node_status(home: Path) -> dict[str, Any]:
     """Where a node stands, as JSON values. Raises `SettingsError` for a folder that is no node's home.
 
-    `level` is how far the process that reads text is cut off from the network: `netns` where the kernel
-    gives trainer and gate another network than the agent's, `process` where only the separation of
-    processes does, `none` while they do not run.
+    `level` is how far text and network are apart (`airlock.Level`), `none` while the node does not run.
     """
     at = Home(home)
     given = settings.load(at)
@@ -41,7 +37,10 @@ def node_status(home: Path) -> dict[str, Any]:
         "publish": given.node.publish,
         "consortium": _consortium(at),
         "running": alive["supervisor"],
-        "level": measured_level(roles, elsewhere=job is not None) if alive["supervisor"] else "none",
+        "level": measured_level(roles, given.training.hosts, elsewhere=job is not None)
+        if alive["supervisor"]
+        else "none",
+        "reads_text": agent.get("reads_text"),
         "processes": {
             role: {
                 "alive": alive[role],
@@ -88,9 +87,16 @@ def _signed(envelope: str) -> Contribution:
     return Envelope.from_bytes(envelope.encode()).unverified(Contribution)
 
 
-def measured_level(roles: dict[str, dict[str, Any] | None], *, elsewhere: bool = False) -> Level:
+def measured_level(
+    roles: dict[str, dict[str, Any] | None], hosts: int, *, elsewhere: bool = False
+) -> airlock.Level:
     """Compares the network namespaces of the live processes; of a trainer `elsewhere`, on hosts of a cluster,
-    what it found itself counts."""
+    what it found itself counts. What the agent could read, it has tried itself."""
+    reads = (roles.get("agent") or {}).get("reads_text") is not False
+    return airlock.level(_of_trainer(roles, elsewhere=elsewhere), reads, hosts)
+
+
+def _of_trainer(roles: dict[str, dict[str, Any] | None], *, elsewhere: bool) -> str | None:
     agent = _namespace(roles.get("agent"), "pid")
     inner = [_namespace(roles.get("gate"), "pid")]
     if not elsewhere:
@@ -98,7 +104,7 @@ def measured_level(roles: dict[str, dict[str, Any] | None], *, elsewhere: bool =
     elif (roles.get("trainer") or {}).get("level") == "process":
         return "process"
     if agent is None or all(each is None for each in inner):
-        return "none"
+        return None
     return "netns" if all(each != agent for each in inner if each is not None) else "process"
 
 

@@ -44,6 +44,7 @@ class Submitter:
         checkpoint: the newest head of the ledger that this node has verified, which a contribution carries.
         core_keys: that may sign receipts, the likeliest first; the one the node joined under where it keeps
             no ledger.
+        level: how far text and network are apart, by what the trainer found of itself.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class Submitter:
         *,
         checkpoint: Callable[[], str | None] = lambda: None,
         core_keys: Callable[[], Iterator[str]] | None = None,
+        level: Callable[[str | None], str] = lambda _: "none",
     ) -> None:
+        self._level = level
         self._checkpoint = checkpoint
         self._core_keys = core_keys or (lambda: iter((joined.core_key,)))
         self._meter = meter or Meter()
@@ -196,7 +199,7 @@ class Submitter:
             tokens=result.tokens,
             steps=result.steps,
             data_manifest=result.data_manifest,
-            environment=result.environment,
+            environment={**result.environment, "airlock": self._level(result.environment.get("isolation"))},
             nonce=secrets.token_hex(16),
             checkpoint=self._checkpoint(),
         )

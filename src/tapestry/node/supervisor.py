@@ -10,14 +10,15 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from tapestry.errors import ProcessDied, SettingsError
 from tapestry.host import files, processes
-from tapestry.node import child, settings
+from tapestry.host.landlock import Rule
+from tapestry.node import airlock, child, settings
 from tapestry.node.home import Home, Role, write_status
 from tapestry.node.mend import MENDABLE
 from tapestry.training import launcher
@@ -189,18 +190,24 @@ def usual_children(home: Home, *, once: bool) -> dict[Role, Start]:
     given = settings.load(home)
     root = home.root.absolute()
 
-    def module(role: Role, *more: str, isolate: bool) -> processes.Child:
+    def module(role: Role, *more: str, isolate: bool, only: Sequence[Rule] = ()) -> processes.Child:
         return processes.spawn(
             role,
             [sys.executable, "-P", "-m", f"tapestry.node.{role}", "--home", str(root), *more],
             log_path=home.log(role),
             isolate_network=isolate,
+            only=only,
         )
+
+    def agent() -> processes.Child:
+        airlock.prepare(home)
+        more = ["--once"] if once else []
+        return module("agent", *more, isolate=False, only=airlock.agent_files(home))
 
     return {
         "gate": lambda: module("gate", isolate=True),
         "trainer": lambda: launcher.launch(root, given.training, home.log("trainer")),
-        "agent": lambda: module("agent", *(["--once"] if once else []), isolate=False),
+        "agent": agent,
     }
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tapestry.node import settings, setup
+from tapestry.node import airlock, settings, setup
 from tapestry.node.home import Home
 from tapestry.node.memory import Memory
 from tapestry.node.outbox import Outbox
@@ -42,8 +42,10 @@ class Tools:
     tell: Callable[[str], None]
 
     @classmethod
-    def of(cls, home: Home, node: settings.NodeSection, tell: Callable[[str], None]) -> Tools:
+    def of(cls, home: Home, given: settings.NodeSettings, tell: Callable[[str], None]) -> Tools:
         """Those of a node. Raises `SettingsError` where it has not joined."""
+        node, hosts = given.node, given.training.hosts
+        reads_text = airlock.reads_text(home, given)
         joined, client = setup.load_consortium(home), setup.connect(home)
         store, memory, outbox = BlobStore.open(home.blobs), Memory(home), Outbox(home, client.traffic)
         replayer = Replayer(
@@ -71,6 +73,7 @@ class Tools:
                 library.meter,
                 checkpoint=lambda: replica.checkpoint,
                 core_keys=replica.core_keys,
+                level=lambda trainer: airlock.level(trainer, reads_text, hosts),
             ),
             replica=replica,
             witness=Witness(home, node, joined, client, memory, outbox, replica),

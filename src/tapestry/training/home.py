@@ -48,7 +48,7 @@ class TrainerHome:
 
     @property
     def job(self) -> Path:
-        return self.spool / "job.json"
+        return self.root / "spool" / "job" / "job.json"
 
     @property
     def progress(self) -> Path:

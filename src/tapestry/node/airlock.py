@@ -1,0 +1,87 @@
+"""What separates text from network on a node: which files the agent may touch, and how far that holds.
+
+The trainer reads text and has no network; the agent has a network and reads no text; the gate between them
+has no network and lets declared artifacts pass. The level reached is found by trying.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+import tapestry
+from tapestry.host.landlock import Rule
+from tapestry.node.home import Home
+from tapestry.node.settings import NodeSettings
+
+Level = Literal["none", "process", "netns", "site"]
+"""`none`: the agent could read text. `process`: it cannot. `netns`: and the trainer has no network. `site`:
+the trainer's hosts need a network among each other, and what lies around it is the site's."""
+
+SYSTEM: Final = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/run/systemd/resolve", "/sys")
+"""What a program needs to run, to find names and to trust authorities."""
+
+
+def agent_files(home: Home) -> list[Rule]:
+    """All that the agent and its replay worker touch: programs, and of the home what is theirs. Neither text
+    nor what the trainer makes of it is among that, nor the logs of others."""
+    root = Home(home.root.resolve())
+    programs = {Path(sys.prefix), Path(sys.base_prefix), Path(tapestry.__file__).parent}
+    programs |= {Path(each) for each in sys.path if each}
+    rules = [Rule(path, "r") for path in (*map(Path, SYSTEM), *sorted(programs))]
+    # User namespaces are set up through /proc.
+    rules += [Rule(Path(each), "rw") for each in ("/proc", "/dev")]
+    rules += [Rule(path, "r") for path in (root.settings, root.consortium, root.keys)]
+    rules += [Rule(path, "r") for path in root.root.glob("ca-*.pem")]
+    folders = (root.blobs, root.egress, root.state, root.ledger, root.jobs, root.root / "status")
+    rules += [Rule(path, "rw") for path in (*folders, root.egress_messages)]
+    return [*rules, Rule(root.logs, "w")]
+
+
+def prepare(home: Home) -> None:
+    """Make what must be there before a rule can name it."""
+    home.egress_messages.touch(mode=0o644)
+
+
+def reads_text(home: Home, settings: NodeSettings) -> bool:
+    """Whether this process could read the node's text, or what the trainer keeps of it, found by trying."""
+    return any(map(_readable, (settings.corpus_path(home), home.cache, home.outputs)))
+
+
+def level(trainer: str | None, agent_reads: bool, hosts: int) -> Level:
+    """Of a node.
+
+    Args:
+        trainer: what it found of itself (`netns`, `process`).
+        agent_reads: whether the agent could read text.
+        hosts: of the trainer.
+    """
+    if agent_reads:
+        return "none"
+    if hosts > 1:
+        return "site"
+    return "netns" if trainer == "netns" else "process"
+
+
+def _readable(path: Path) -> bool:
+    try:
+        for each in _some(path):
+            os.close(os.open(each, os.O_RDONLY | os.O_CLOEXEC))
+            return True
+    except PermissionError:
+        return False
+    except OSError:  # there is nothing
+        return False
+    return path.is_dir() and os.access(path, os.R_OK | os.X_OK)
+
+
+def _some(path: Path) -> Iterator[Path]:
+    """A file of a folder, or what itself is one."""
+    if not path.is_dir():
+        yield path
+        return
+    with os.scandir(path) as entries:
+        yield from (Path(entry.path) for entry in entries if entry.is_file())
