@@ -152,6 +152,10 @@ class Refused(ProtocolError):
     code = "refused"
 
 
+class OwnerRefused(ProtocolError):
+    code = "owner-refused"
+
+
 class InfeasibleCap(ProtocolError):
     code = "infeasible-cap"
 

@@ -48,8 +48,9 @@ def check(line: str) -> None:
     while words and hasattr(command, "commands"):
         if words[0].startswith("-"):
             break
-        assert words[0] in command.commands, f"{line!r}: no command {words[0]!r}"
-        command = command.commands[words.pop(0)]
+        default = getattr(command, "default", None)
+        assert words[0] in command.commands or default, f"{line!r}: no command {words[0]!r}"
+        command = command.commands[words.pop(0) if words[0] in command.commands else default]
     options = {opt for param in command.params for opt in (*param.opts, *param.secondary_opts)} | {
         "--help",
         "-h",
@@ -118,7 +119,8 @@ def test_the_commands_are_those_of_the_design() -> None:
             "core init", "core serve", "core status", "core invite", "core backup",
             "core restore", "core recover",
             "member init", "member key rotate", "member key revoke", "member key list",
-            "node init", "node join", "node run", "node status", "node script", "node egress",
+            "node init", "node join", "node run", "node status", "node script",
+            "node egress list", "node egress pending", "node egress approve", "node egress refuse",
             "run plan", "run start", "run status", "run revise", "run export", "run recompute",
             "run withdraw",
         )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tapestry.cli import egress
 from tapestry.cli.options import Json, MemberFolder, NodeHome
 from tapestry.cli.output import (
     emit_json,
     emit_line,
-    emit_table,
-    human_bytes,
     note,
     short,
 )
@@ -21,6 +19,8 @@ from tapestry.cli.output import (
 app = typer.Typer(
     help="A node: trains on its member's text, and lets only updates out.", no_args_is_help=True
 )
+
+app.add_typer(egress.app, name="egress")
 
 PUBLISH = ("all", "scores", "none")
 
@@ -150,35 +150,3 @@ def script(home: NodeHome, as_json: Json = False) -> None:
         return
     emit_line(value["text"].rstrip("\n"))
     note(f"submit it with: {value['submit']}")
-
-
-@app.command()
-def egress(home: NodeHome, as_json: Json = False) -> None:
-    """Everything that left this node: when, what, how many bytes, which hash.
-
-    Example: tapestry node egress ./node
-    """
-    from tapestry.node.home import Home
-    from tapestry.node.outbox import egress_table
-
-    at = Home(home)
-    at.check()
-    rows: Any = egress_table(at)
-    if as_json:
-        emit_json({"egress": rows})
-        return
-    emit_table(
-        ("time", "kind", "name", "count", "bytes", "sha256"),
-        [
-            (
-                datetime.fromtimestamp(row["time"], UTC).strftime("%Y-%m-%d %H:%M:%S"),
-                row["kind"],
-                row["name"] or "-",
-                row.get("count") or 1,
-                human_bytes(row["bytes"]),
-                short(row["sha256"]),
-            )
-            for row in rows
-        ],
-        right=("count", "bytes"),
-    )

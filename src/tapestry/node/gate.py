@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tapestry.errors import ArtifactError, HashMismatch, NotFound, TapestryError, TooLarge
+from tapestry.errors import ArtifactError, HashMismatch, NotFound, OwnerRefused, TapestryError, TooLarge
 from tapestry.host import failpoints, files
 from tapestry.node import child, lines, settings
+from tapestry.node.approval import Approvals
 from tapestry.node.home import Home, parse_round_name
 from tapestry.node.settings import Publish
 from tapestry.protocol import canonical
@@ -237,8 +238,13 @@ def _key(line: dict[str, Any]) -> tuple[Any, ...]:
 class Gate:
     """Watches a home's spool. `step` does all there is to do and may be called as often as one likes."""
 
-    def __init__(self, home: Home, publish: Publish, status: child.Status | None = None) -> None:
+    def __init__(
+        self, home: Home, publish: Publish, status: child.Status | None = None, *, approve: bool = False
+    ) -> None:
         self.home = home
+        self._approvals = Approvals(home) if approve else None
+        self._waiting: set[str] = set()
+        """Folders that may leave when the owner says so."""
         self.publish: Publish = publish
         self.store = BlobStore.open(home.blobs)
         self._status = status
@@ -256,10 +262,15 @@ class Gate:
     def step(self) -> int:
         """Examine every folder that is new or changed; returns how many."""
         self._copy_progress()
-        if not self._something_moved():
+        decided = {name for name in self._waiting if self._approvals and self._approvals.stirred(name)}
+        if not self._something_moved() and not decided:
             return 0
         folders = self._folders()
-        changed = [folder for folder, identity in folders if self._seen.get(folder.name) != identity]
+        changed = [
+            folder
+            for folder, identity in folders
+            if self._seen.get(folder.name) != identity or folder.name in decided
+        ]
         for folder in changed:
             self._handle(folder)
         self._seen = {folder.name: identity for folder, identity in folders}
@@ -292,7 +303,7 @@ class Gate:
         try:
             passed = self._examiner.examine(folder)
             self._let_pass(folder, passed)
-        except (HashMismatch, ArtifactError, NotFound, TooLarge) as error:
+        except (HashMismatch, ArtifactError, NotFound, OwnerRefused, TooLarge) as error:
             self._refuse(folder, error)
         except TapestryError as error:
             if error.exit_code not in (3, 5):  # integrity, or a blob that is not here
@@ -306,6 +317,8 @@ class Gate:
         target = self.home.passed(result.run, result.round)
         if target.exists() and files.read_limited(target, MAX_RESULT_BYTES) == data:
             return
+        if not self._approved(folder.name, published):
+            return
         self._examiner.take(folder, passed)
         failpoints.reach("gate.blobs.linked")
         self._log(log_lines(published), again=target.exists() or folder.name in self._unfinished)
@@ -317,6 +330,18 @@ class Gate:
         self._passed += 1
         child.log("passed", run=result.run, round=result.round)
         self._tell(last=folder.name)
+
+    def _approved(self, name: str, published: Passed) -> bool:
+        """Whether this may leave now: always where the owner is not asked. Raises `OwnerRefused`."""
+        if self._approvals is None:
+            return True
+        said = self._approvals.decided(name, log_lines(published))
+        if said is not None and not said.passes:
+            self._waiting.discard(name)
+            raise OwnerRefused(f"the owner does not let it leave: {said.reason or 'no reason given'}")
+        (self._waiting.discard if said is not None else self._waiting.add)(name)
+        self._tell(pending=len(self._waiting) or None)
+        return said is not None
 
     def _log(self, wanted: Sequence[dict[str, Any]], *, again: bool) -> None:
         present = present_lines(self.home.egress_log, wanted) if again else set()
@@ -363,7 +388,8 @@ def present_lines(path: Path, wanted: Iterable[dict[str, Any]]) -> set[tuple[Any
 
 def watch(home: Home, status: child.Status) -> None:
     """Pass and refuse until the process is told to stop."""
-    gate = Gate(home, settings.load(home).node.publish, status)
+    given = settings.load(home).node
+    gate = Gate(home, given.publish, status, approve=given.approve)
     files.clean_temporaries(home.egress)
     status.update(phase="watching", passed=0, refused=0)
     while True:

@@ -74,6 +74,11 @@ class Home:
         return self.egress / "progress.json"
 
     @property
+    def approvals(self) -> Path:
+        """What waits for the owner's word, and that word; see `node.approval`."""
+        return self.root / "approvals"
+
+    @property
     def egress_log(self) -> Path:
         """What passed the gate; written by the gate alone."""
         return self.root / "egress.jsonl"
@@ -147,6 +152,8 @@ class Home:
                 self.jobs,
                 self.outputs,
                 self.refused,
+                self.approvals / "pending",
+                self.approvals / "decided",
                 self.state,
                 self.receipts,
                 self.records,

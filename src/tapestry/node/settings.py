@@ -36,6 +36,8 @@ class NodeSection(_Section):
     member: Name
     name: Name
     publish: Publish = "all"
+    approve: bool = False
+    """Whether each update waits for the owner's word before it leaves: tapestry node egress pending."""
     runs: Annotated[tuple[RunPattern, ...], Field(min_length=1, max_length=64, strict=False)] = ("*",)
     """Runs this node takes part in, as shell patterns."""
 
@@ -121,6 +123,8 @@ member = {_toml(node.member)}
 name = {_toml(node.name)}
 # What this node measures and publishes: "all" (losses and scores), "scores", "none".
 publish = {_toml(node.publish)}
+# Whether each update waits for your word before it leaves: tapestry node egress pending HOME.
+approve = {_toml(node.approve)}
 # Runs to take part in; "*" stands for all.
 runs = {_toml(list(node.runs))}
 
