@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from tapestry.audit.heads import cosignature
 from tapestry.core import operator, settings
@@ -69,12 +69,14 @@ class Node:
 class Scene:
     """What happens is put to the core as its server would."""
 
+    tensors: ClassVar[tuple[Tensor, ...]] = TENSORS
+
     def __init__(self, root: Path) -> None:
         self.consortium = operator.init(root, settings.make(port=0), title="Scene")
         self.root = root
         self.now = now_ms()
         self.core = Core.open(root, clock=lambda: self.now)
-        self.layout = Layout(shard_bytes=4096, tensors=TENSORS)
+        self.layout = Layout(shard_bytes=4096, tensors=self.tensors)
         self._sent = 0
         self.former: list[tuple[int, KeyPair]] = []
         """Keys of the core before this one, and up to which size they signed."""
@@ -105,8 +107,8 @@ class Scene:
 
     def plan(self, run: str = "run", *, fragments: int = 1, **fields: Any) -> Plan:
         """Recorded, with a model of few numbers. `fields`: of the tables, by `table_field`."""
-        numbers = tuple(i % fragments for i in range(len(TENSORS))) if fragments > 1 else ()
-        self.layout = Layout(shard_bytes=4096, tensors=TENSORS, fragments=numbers)
+        numbers = tuple(i % fragments for i in range(len(self.tensors))) if fragments > 1 else ()
+        self.layout = Layout(shard_bytes=4096, tensors=self.tensors, fragments=numbers)
         put, blobs = self.core.store.put, self._blobs(1.0)
         base = Artifact(kind="base", layout=put(self.layout.to_bytes()), shards=blobs)
         model = put(Model(layout=self.layout.digest, files=()).to_bytes())

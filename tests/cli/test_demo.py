@@ -101,6 +101,7 @@ def check_result(demo: Demo, value: dict[str, Any]) -> None:
     assert Path(value["plot"]).read_bytes().startswith(b"\x89PNG")
     assert len(value["members"]) == 2
     assert (value["ledger"]["merges"], value["ledger"]["contributions"]) == (ROUNDS, 2 * ROUNDS)
+    assert value["ledger"]["merges_repeated"] == ROUNDS
     for member in value["members"]:
         assert member["bits_per_byte_base"] < member["bits_per_byte_start"]
         assert member["bits_per_byte_bigram"] > 0

@@ -16,7 +16,11 @@ from tapestry.identity.keys import KeyPair
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     made = settings.make(
-        host="::1", port=0, tls={"certificate": 'a "b"', "key": "k"}, limits={"connections": 7}
+        host="::1",
+        port=0,
+        tls={"certificate": 'a "b"', "key": "k"},
+        limits={"connections": 7},
+        ledger={"mirror": "m"},
     )
     home = Home(tmp_path)
     home.settings.write_text(settings.render(made))

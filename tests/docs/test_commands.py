@@ -119,7 +119,7 @@ def test_the_commands_are_those_of_the_design() -> None:
             "core init", "core serve", "core status", "core invite", "core backup",
             "core restore", "core recover",
             "member init", "member key rotate", "member key revoke", "member key list",
-            "node init", "node join", "node run", "node status", "node script",
+            "node init", "node join", "node run", "node status", "node script", "node endorse",
             "node egress list", "node egress pending", "node egress approve", "node egress refuse",
             "run plan", "run start", "run status", "run revise", "run export", "run recompute",
             "run withdraw",

@@ -44,6 +44,7 @@ from tapestry.protocol.messages import (
     Receipt,
     Score,
     Succession,
+    SuccessionRequest,
 )
 from tapestry.protocol.plan import Inner, Merge, Plan, Rounds, Stage, Witness
 from tapestry.protocol.views import Head, Hello, NodeStanding, OpenRound, RoundRecord, RunView
@@ -180,6 +181,10 @@ def succession(consortium: str, head: Checkpoint) -> Succession:
     )
 
 
+def request(said: Succession) -> SuccessionRequest:
+    return SuccessionRequest(**said.model_dump(include={"consortium", "core_key", "size", "root"}))
+
+
 class Tree:
     """Of entries, as they come."""
 
@@ -308,6 +313,7 @@ CONTRIBUTION = contribution(CONSORTIUM_ID)
 FOLLOWED = contribution(CONSORTIUM_ID, checkpoint=TREE.signed(8))
 ATTESTATION = attestation(CONSORTIUM_ID, TREE.head(12))
 SUCCESSION = succession(CONSORTIUM_ID, TREE.head())
+REQUEST = request(SUCCESSION)
 SIGNED = sign(CONTRIBUTION, NODE)
 MERGED = Merged(node="ada-1", member="ada", contribution=SIGNED.digest, delta=ARTIFACT.digest, weight=UNIT)
 RECORD = RoundRecord(

@@ -39,6 +39,9 @@ def test_what_is_written_is_read(corpus: str, publish: settings.Publish, checkpo
         member="fr", name="fr-1", corpus=corpus, publish=publish, runs=("a*", "b"), checkpoint_s=checkpoint
     )
     assert settings.parse(settings.render(made), WHERE) == made
+    text = settings.render(made) + '\n[ledger]\nmirrors = ["https://a.example.org/m", "../m"]\n'
+    again = settings.parse(text, WHERE)
+    assert len(again.ledger.mirrors) == 2 and settings.parse(settings.render(again), WHERE) == again
 
 
 def test_runs_are_patterns() -> None:

@@ -140,8 +140,13 @@ def restore(
 def recover(
     home: CoreHome,
     source: Annotated[
-        list[Path], typer.Option("--from", help="Home of a node, or a copy of it; once for each.")
+        list[Path],
+        typer.Option("--from", help="Home of a node, or a copy of it, without its keys too; once for each."),
     ],
+    endorsement: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="What a member has signed for the new key; once for each."),
+    ] = None,
     host: Host = "127.0.0.1",
     port: Port = 8440,
     tls_certificate: Certificate = None,
@@ -152,16 +157,22 @@ def recover(
     """Set up a core that was lost, or bring forward one that was restored, from what its nodes have.
 
     Every copy of the ledger is verified from its first byte. A core whose key is lost gets a new one, for
-    which the named nodes sign: they must be of more than half of all members. Take the address of before.
+    which more than half of all members sign: named nodes do where their keys are there. Else this fails and
+    leaves in the folder `succession` what members need for `tapestry node endorse`; call it again with what
+    they have signed. Take the address of before.
 
-    Example: tapestry core recover ./core --from node-a --from node-b --from node-c
+    Examples: tapestry core recover ./core --from node-a --from node-b --from node-c
+
+    tapestry core recover ./core --from copy-a --endorsement acme.json --endorsement birch.json
     """
     from tapestry.cli import replicas
     from tapestry.core import recover as recovery
 
     made = _settings(host, port, tls_certificate, tls_key, database)
+    nodes = [replicas.of_node(each) for each in source]
+    signed = {str(each): replicas.endorsement(each) for each in endorsement or ()}
     with counted("blobs looked for") as progress:
-        done = recovery.recover(home, [replicas.of_node(each) for each in source], made, progress=progress)
+        done = recovery.recover(home, nodes, made, endorsements=signed, progress=progress)
     if as_json:
         emit_json({"home": str(home), **done})
         return

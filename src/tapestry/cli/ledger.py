@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tapestry.cli.options import Json
-from tapestry.cli.output import emit_json, emit_line, note
+from tapestry.cli.output import counted, emit_json, emit_line, note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tapestry.audit.file import Line
     from tapestry.audit.fork import ForkProof
+    from tapestry.storage.blobs import BlobStore
 
 app = typer.Typer(help="The ledger: export, verify.", no_args_is_help=True)
 TELL_EVERY = 5000
@@ -60,24 +62,32 @@ def verify(
     where: Annotated[
         str,
         typer.Argument(
-            help="A file of `ledger export` or its address, a core, a node, the demo's folder, or the proof "
-            "of a fork."
+            help="A file of `ledger export` or a static mirror, or its address; a core, a node, the demo's "
+            "folder, or the proof of a fork."
         ),
     ],
+    blobs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of blobs, to repeat the merges of a file.")
+    ] = None,
+    merges: Annotated[
+        bool, typer.Option("--merges/--no-merges", help="Repeat merges whose blobs are at hand, or none.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Check a ledger from its first entry: signatures, rules, weights, witnesses, tree, the core's signature.
 
-    Ends with exit code 3 where something does not hold. Merges are repeated by: tapestry run recompute. Of a
-    file in which a node has proved a fork it says whom that convicts.
+    Then each merge is repeated whose blobs are at hand, and it is said which could not be. Ends with exit
+    code 3 where something does not hold, a merge among it. Of a file in which a node has proved a fork it
+    says whom that convicts.
 
     Examples: tapestry ledger verify ledger.jsonl
 
     tapestry ledger verify ./tapestry-demo --json
 
-    tapestry ledger verify https://mirror.example.org/ledger.jsonl
+    tapestry ledger verify https://mirror.example.org/ledger --blobs ./blobs
     """
-    from tapestry.audit.verify import Verifier
+    from tapestry.cli import verification
+    from tapestry.errors import MergeMismatch
 
     if (proof := _fork(Path(where))) is not None:
         _tell_fork(proof, as_json)
@@ -87,16 +97,25 @@ def verify(
         if done % TELL_EVERY == 0:
             note(f"{done:,} entries hold")
 
-    found = Verifier(tell).take(_lines(where))
+    why = "" if merges else verification.NOT_ASKED
+    if blobs is not None and not verification.repeats_here():
+        blobs, why = None, why or verification.NO_TORCH
+    with _opened(where, blobs) as (lines, store), counted("merges repeated") as progress:
+        found, repeated = verification.verify(lines, store, unless=why, told=tell, progress=progress)
     if as_json:
-        emit_json(asdict(found))
-        return
-    emit_line(found.consortium)
-    note(
-        f"{found.entries:,} entries hold: {found.members} members, {found.contributions} signed "
-        f"contributions, {found.merges} merges by their plans, which witnesses repeated and signed "
-        f"{found.attestations} times; the core has signed the root {found.root[:16]}"
-    )
+        emit_json({**asdict(found), **repeated.to_json()})
+    else:
+        emit_line(found.consortium)
+        note(
+            f"{found.entries:,} entries hold: {found.members} members, {found.contributions} signed "
+            f"contributions, {found.merges} merges by their plans, which witnesses repeated and signed "
+            f"{found.attestations} times; the core has signed the root {found.root[:16]}"
+        )
+    for line in repeated.told():
+        note(line)
+    if repeated.differing:
+        note("show this to the other members, and do not train from what came of it")
+        raise typer.Exit(MergeMismatch.exit_code)
 
 
 def _fork(path: Path) -> ForkProof | None:
@@ -123,38 +142,63 @@ def _tell_fork(proof: ForkProof, as_json: bool) -> None:
     )
 
 
-def _lines(given: str) -> Iterator[Line]:
+@contextmanager
+def _opened(given: str, blobs: Path | None) -> Iterator[tuple[Iterator[Line], BlobStore | None]]:
+    """Lines of a ledger, and the blobs beside it, if there are any."""
     from tapestry.audit import file as ledger
+    from tapestry.audit import pieces
 
-    if given.startswith(("http://", "https://")):
-        yield from _fetched(given)
-        return
     where = Path(given)
-    if not where.is_dir():
-        yield from ledger.read(where)
-        return
-    if (where / "node.toml").is_file():
-        from tapestry.cli import replicas
+    if given.startswith(("http://", "https://")):
+        yield _fetched(given), _store(blobs)
+    elif not where.is_dir():
+        yield ledger.read(where), _store(blobs)
+    elif pieces.is_mirror(where):
+        yield pieces.read(where.joinpath), _store(blobs)
+    elif (where / "node.toml").is_file():
+        from tapestry.node.home import Home
+        from tapestry.node.kept import Kept
 
-        replica = replicas.of_node(where)
-        yield from (*replica.lines(), ("checkpoint", replica.checkpoint))
-        return
-    from tapestry.core.proofs import Proofs
-    from tapestry.core.service import Core
+        yield Kept.of(Home(where)).lines(), _store(blobs or Home(where).blobs)
+    else:
+        from tapestry.core.proofs import Proofs
+        from tapestry.core.service import Core
 
-    root = where if (where / "core.toml").is_file() else where / "core"
-    with Core.open(root) as opened:
-        yield from Proofs(opened.journal, opened.consortium).lines(opened.store)
+        root = where if (where / "core.toml").is_file() else where / "core"
+        with Core.open(root) as opened:
+            lines = Proofs(opened.journal, opened.consortium).lines(opened.store)
+            yield lines, opened.store if blobs is None else _store(blobs)
+
+
+def _store(blobs: Path | None) -> BlobStore | None:
+    from tapestry.errors import InputError
+
+    if blobs is None:
+        return None
+    if not blobs.is_dir():
+        raise InputError(f"{blobs} is not a folder of blobs", hint="name one, or leave out --blobs")
+    from tapestry.storage.blobs import BlobStore
+
+    return BlobStore.open(blobs)
 
 
 def _fetched(url: str) -> Iterator[Line]:
-    """From a mirror, which needs no trust: a file there is checked like any other."""
+    """From a static mirror or a file, neither of which needs trust: what lies there is checked."""
     import tempfile
 
     from tapestry.audit import file as ledger
-    from tapestry.transport.mirror import fetch
+    from tapestry.audit import pieces
+    from tapestry.errors import FormatError, NotFound
+    from tapestry.transport import mirror
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.jsonl"
-        fetch(url, path, max_bytes=MAX_MIRRORED_BYTES)
-        yield from ledger.read(path)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        get = mirror.getter(url, folder, max_bytes=MAX_MIRRORED_BYTES)
+        try:
+            note = pieces.checkpoint(get(pieces.CHECKPOINT))
+            pieces.size_of(note)
+        except (FormatError, NotFound):
+            mirror.fetch(url, folder / "ledger.jsonl", max_bytes=MAX_MIRRORED_BYTES)
+            yield from ledger.read(folder / "ledger.jsonl")
+        else:
+            yield from pieces.read(get, note=note)

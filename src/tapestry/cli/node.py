@@ -150,3 +150,41 @@ def script(home: NodeHome, as_json: Json = False) -> None:
         return
     emit_line(value["text"].rstrip("\n"))
     note(f"submit it with: {value['submit']}")
+
+
+@app.command()
+def endorse(
+    home: NodeHome,
+    request: Annotated[Path, typer.Option(metavar="FILE", help="request.json of tapestry core recover.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="What was signed; written anew.")],
+    ledger: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The ledger that came with it, where this node has less."),
+    ] = None,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Sign although this node has signed for another key.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Sign for the new key of a core that was lost, with this node's witness key.
+
+    Only where the request is about this node's own ledger, or about one that goes on from it and holds. Ask
+    who recovers the core, by another way, whether the key is theirs.
+
+    Example: tapestry node endorse ./node --request request.json --ledger ledger.jsonl --out acme.json
+    """
+    from tapestry.host import files
+    from tapestry.node import endorse as endorsing
+    from tapestry.node.home import Home
+
+    asked = endorsing.read_request(request)
+    signed = endorsing.endorse(Home(home), asked, ledger=ledger, anew=anew)
+    files.write_atomic(out, signed.to_bytes())
+    if as_json:
+        emit_json({"endorsement": str(out), "core_key": asked.core_key, "entries": asked.size})
+        return
+    emit_line(str(out))
+    note(
+        f"signed: key {asked.core_key} speaks for the ledger of {asked.size} entries from now on; send {out} "
+        "to who recovers the core"
+    )

@@ -1,12 +1,10 @@
 """`tapestry run recompute`: repeat merges from plan and contributions, and compare the states.
 
-The inputs of a round are linked into a scratch folder that holds nothing else, so what the merge
-writes there was computed there. `MergeMismatch` is left to the caller: a table of all rounds says more.
+`replay.repeat` does the work. `MergeMismatch` is left to the caller: a table of all rounds says more.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,14 +14,13 @@ from typing import TYPE_CHECKING, Literal
 from tapestry.errors import NotFound, TapestryError
 from tapestry.identity.envelope import Envelope, contents
 from tapestry.protocol import canonical
-from tapestry.protocol.layout import Layout
 from tapestry.protocol.messages import Contribution
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RoundRecord
 from tapestry.rounds.records import Ended, check_merged
 
 if TYPE_CHECKING:
-    from tapestry.replay.client import Replayer
+    from tapestry.replay.repeat import Repeater
     from tapestry.storage.blobs import BlobStore
 
 Verdict = Literal["same", "differs", "gone"]
@@ -81,27 +78,9 @@ def contradiction(record: RoundRecord, plan: Plan, known: Mapping[int, RoundReco
     return None
 
 
-def _link(store: BlobStore, scratch: BlobStore, digests: Iterable[str]) -> None:
-    for digest in digests:
-        if scratch.has(digest):
-            continue
-        try:
-            path = store.fetch(digest)
-        except NotFound as e:
-            raise NotFound(f"blob {digest[:12]} is not kept any more") from e
-        scratch.adopt(path, digest, durable=False)
-
-
 def _repeat(
-    store: BlobStore,
-    scratch: BlobStore,
-    replayer: Replayer,
-    record: RoundRecord,
-    known: Mapping[int, RoundRecord],
+    store: BlobStore, repeater: Repeater, record: RoundRecord, known: Mapping[int, RoundRecord]
 ) -> Recomputed:
-    from tapestry.replay.inputs import merge_blobs
-    from tapestry.replay.job import MergeJob
-
     began = time.monotonic()
 
     def result(verdict: Verdict, computed: str | None, note: str = "") -> Recomputed:
@@ -120,13 +99,9 @@ def _repeat(
         plan = Plan.from_bytes(store.read(record.plan, Plan.MAX_BYTES))
         if fault := contradiction(record, plan, known):
             return result("differs", None, fault)
-        Layout.from_bytes(store.read(plan.layout, Layout.MAX_BYTES))
-        before = scratch if scratch.has(record.before) else store  # computed here a moment ago
-        job = MergeJob.of(plan, state=record.before, contributions=record.merged, durable=False)
-        _link(store, scratch, merge_blobs(job, store, before))
+        done = repeater.merge(plan, before=record.before, contributions=record.merged)
     except NotFound as e:
         return result("gone", None, e.message)
-    done = replayer.merge(job)
     return result("same" if done.state == record.after else "differs", done.state)
 
 
@@ -144,18 +119,14 @@ def recompute(
 
     In that order no state is in the scratch folder before the merge that leads to it was repeated.
     """
-    from tapestry.replay.client import Replayer
-    from tapestry.storage.blobs import BlobStore
+    from tapestry.replay.repeat import Repeater
 
     found = []
     every = list(records)
     known = {record.round: record for record in every}
-    with tempfile.TemporaryDirectory(prefix=".recompute-", dir=scratch_parent) as folder:
-        root = Path(folder) / "blobs"
-        scratch = BlobStore.open(root)
-        with Replayer(root, threads=threads, log_path=Path(folder) / "replay.log") as replayer:
-            for record in sorted(every, key=lambda record: record.round):
-                if only in (None, record.round):
-                    found.append(_repeat(store, scratch, replayer, record, known))
-                    told(found[-1])
+    with Repeater(store, parent=scratch_parent, threads=threads) as repeater:
+        for record in sorted(every, key=lambda record: record.round):
+            if only in (None, record.round):
+                found.append(_repeat(store, repeater, record, known))
+                told(found[-1])
     return found

@@ -5,25 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from tapestry.core.recover import Replica
-from tapestry.errors import InputError, SettingsError
+from tapestry.errors import FormatError, InputError, IntegrityError, SettingsError
 from tapestry.host import files
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.node import keys, settings
 from tapestry.node.home import Home
-from tapestry.node.replica import Verified
+from tapestry.node.kept import Kept
 from tapestry.protocol.messages import Succession
 
 
 def of_node(folder: Path) -> Replica:
     """What a node's home offers. Raises `SettingsError` for no node, `InputError` for no ledger."""
     home = Home(folder)
-    home.check()
+    kept = Kept.of(home)
     node = settings.load(home).node
-    path = home.ledger / "verified.json"
-    try:
-        found = Verified.from_bytes(files.read_limited(path, Verified.MAX_BYTES))
-    except FileNotFoundError as e:
-        raise InputError(f"the node in {folder} holds no ledger yet", hint="name other nodes") from e
 
     def endorse(consortium: str, core_key: str, size: int, root: str) -> Envelope:
         said = Succession(
@@ -41,9 +36,22 @@ def of_node(folder: Path) -> Replica:
 
     return Replica(
         name=f"node {node.name}",
-        ledger=home.ledger / "ledger.jsonl",
-        ledger_bytes=found.bytes,
-        checkpoint=found.checkpoint,
+        ledger=kept.path,
+        ledger_bytes=kept.size,
+        checkpoint=kept.checkpoint,
         blobs=home.blobs,
-        endorse=endorse,
+        endorse=endorse if (home.keys / "witness.key").exists() else None,
     )
+
+
+def endorsement(path: Path) -> Envelope:
+    """What a member has signed for a core's key. Raises `InputError` for no file, `FormatError` for
+    another."""
+    try:
+        return Envelope.from_bytes(files.read_limited(path, Envelope.MAX_BYTES))
+    except OSError as e:
+        raise InputError(
+            f"cannot read {path}: {e.strerror}", hint="a member makes it with: tapestry node endorse"
+        ) from e
+    except IntegrityError as e:
+        raise FormatError(f"{path} holds no endorsement: {e.message}") from e

@@ -7,10 +7,12 @@ all members sign.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from tapestry.audit import file
@@ -25,20 +27,30 @@ from tapestry.core.references import References
 from tapestry.core.service import Core, load_key, open_database
 from tapestry.core.settings import CoreSettings
 from tapestry.errors import (
+    AuthError,
     Fork,
+    FormatError,
     InputError,
     IntegrityError,
+    KeyRefused,
+    SignatureError,
     TapestryError,
 )
 from tapestry.host import files
 from tapestry.identity.envelope import Envelope
+from tapestry.identity.keyring import KeyRing
 from tapestry.identity.keys import KeyPair
 from tapestry.ledger.entries import CONSORTIUM, Entry
 from tapestry.protocol import canonical
+from tapestry.protocol.clock import time_text
+from tapestry.protocol.messages import Succession, SuccessionRequest
 from tapestry.storage.blobs import BlobStore
 
 GROUP: Final = 500
 """Entries of one transaction, at most."""
+SUCCESSION: Final = "succession"
+"""Folder in a core's home that waits for members to sign: request.json, and the ledger that it is about."""
+NONE: Final[Mapping[str, Envelope]] = MappingProxyType({})
 Progress = Callable[[int, int], None]
 Endorse = Callable[[str, str, int, str], Envelope]
 """Signs for a core's key: takes consortium, key, size and root of the ledger; gives a `Succession`."""
@@ -53,7 +65,7 @@ class Replica:
         ledger: its file of lines, of which `ledger_bytes` hold.
         checkpoint: the newest head the core signed over them.
         blobs: folder of its blobs.
-        endorse: signs with the node's witness key.
+        endorse: signs with the node's witness key; None of a copy without keys.
     """
 
     name: str
@@ -61,7 +73,7 @@ class Replica:
     ledger_bytes: int
     checkpoint: str
     blobs: Path
-    endorse: Endorse
+    endorse: Endorse | None
 
     def lines(self) -> Iterator[file.Line]:
         return file.read(self.ledger, self.ledger_bytes)
@@ -82,6 +94,7 @@ def recover(
     replicas: Sequence[Replica],
     settings: CoreSettings,
     *,
+    endorsements: Mapping[str, Envelope] = NONE,
     progress: Progress = lambda _done, _all: None,
 ) -> dict[str, int]:
     """Set up a core in `root`, or bring the one there forward, from copies of its ledger and blobs.
@@ -90,6 +103,7 @@ def recover(
         root: an older copy of the core, or a folder without one.
         replicas: of as many nodes as there are.
         settings: of a core that is made anew.
+        endorsements: what members have signed for its new key (`Succession`), by a name for people.
         progress: told of the blobs.
 
     Returns:
@@ -99,7 +113,9 @@ def recover(
     Raises:
         InputError: no copy holds a ledger.
         IntegrityError, Fork: a copy does not hold, or contradicts another or the core's own ledger.
-        KeyRefused: too few members to sign for a new key.
+        KeyRefused: too few members have signed for a new key; what others have to sign lies in the folder
+            `SUCCESSION` of the core then, and the next call goes on.
+        AuthError: what was signed is for something else, or by none who may.
     """
     verified = [_verify(each) for each in replicas]
     if not verified:
@@ -119,7 +135,7 @@ def recover(
     try:
         journal = Journal(database)
         adopted = _adopt(journal, best)
-        _take_over(journal, load_key(home), verified, best)
+        _take_over(home, journal, load_key(home), verified, best, endorsements)
     finally:
         database.close()
     if not home.settings.exists():
@@ -177,19 +193,66 @@ def _adopt(journal: Journal, best: _Verified) -> int:
     return best.size - own
 
 
-def _take_over(journal: Journal, key: KeyPair, verified: Sequence[_Verified], best: _Verified) -> None:
+def _take_over(
+    home: Home,
+    journal: Journal,
+    key: KeyPair,
+    verified: Sequence[_Verified],
+    best: _Verified,
+    endorsements: Mapping[str, Envelope],
+) -> None:
     """Have this core's key speak for the ledger, if another did."""
     size, root = journal.tree_head()
     if best.verifier.key_at() == key.public_key or size != best.size:
         return
-    consortium = best.verifier.found.consortium
-    envelopes = {
-        envelope.digest: envelope
-        for envelope in (
-            each.replica.endorse(consortium, key.public_key, size, root.hex()) for each in verified
+    request = SuccessionRequest(
+        consortium=best.verifier.found.consortium, core_key=key.public_key, size=size, root=root.hex()
+    )
+    given = dict(endorsements)
+    for each in (each.replica for each in verified):
+        if each.endorse is not None:
+            given[each.name] = each.endorse(request.consortium, request.core_key, size, request.root)
+    ring, now = best.verifier.ring, time_text(journal.now_ms())
+    signed = {_member(ring, name, envelope, request, now) for name, envelope in given.items()}
+    if 2 * len(signed) <= len(ring.members):
+        _ask(home.root / SUCCESSION, request, best)
+        raise KeyRefused(
+            f"{len(signed)} of {len(ring.members)} members have signed for the core's new key",
+            hint=f"more than half of all members must: send them {home.root / SUCCESSION}, have each run "
+            "tapestry node endorse, and give what they sign with --endorsement; or name more of their nodes",
         )
-    }
-    succeed(journal, consortium, key.public_key, list(envelopes.values()), size, root.hex())
+    envelopes = {envelope.digest: envelope for envelope in given.values()}
+    succeed(journal, request.consortium, key.public_key, list(envelopes.values()), size, request.root)
+    shutil.rmtree(home.root / SUCCESSION, ignore_errors=True)
+
+
+def _member(ring: KeyRing, name: str, envelope: Envelope, request: SuccessionRequest, at: str) -> str:
+    """Who has signed for just this. Raises `AuthError` or `FormatError`, with the name of what it was."""
+    try:
+        said, signer = ring.verify(envelope, Succession, at=at, roles=frozenset({"witness"}))
+    except (AuthError, FormatError) as e:
+        raise type(e)(f"{name}: {e.message}", hint=e.hint) from e
+    for what, own, other in (
+        ("of another consortium", request.consortium, said.consortium),
+        ("for another key", request.core_key, said.core_key),
+        ("for another ledger", (request.size, request.root), (said.size, said.root)),
+    ):
+        if own != other:
+            raise SignatureError(
+                f"{name}: member {signer.member} has signed {what} than this core's",
+                hint="send the newest request of this core, and have it signed anew",
+            )
+    return signer.member
+
+
+def _ask(folder: Path, request: SuccessionRequest, best: _Verified) -> None:
+    """What members need to sign: the request, and the ledger it is about."""
+    folder.mkdir(exist_ok=True)
+    path, temporary = folder / "ledger.jsonl", folder / ".ledger.jsonl.tmp"
+    with files.full_disk(path), temporary.open("wb") as out:
+        file.write(out, chain(best.replica.lines(), [("checkpoint", best.replica.checkpoint)]))
+    temporary.replace(path)
+    files.write_atomic(folder / "request.json", request.to_bytes())
 
 
 def _blobs(core: Core, best: _Verified, stores: Sequence[BlobStore], progress: Progress) -> tuple[int, int]:

@@ -27,6 +27,8 @@ from tapestry.core.coordinator import Coordinator
 from tapestry.core.home import Home
 from tapestry.core.lead import lead
 from tapestry.core.logs import CoreLog
+from tapestry.core.mirror import Mirror, keep
+from tapestry.core.proofs import Proofs
 from tapestry.core.quota import Quota
 from tapestry.core.service import Core
 from tapestry.core.settings import CoreSettings
@@ -185,6 +187,7 @@ class _Serving:
             )
             work = asyncio.create_task(lead(leadership, coordinator, self._log.tell), name="lead")
             http = asyncio.create_task(server.serve(sockets=[self._sock]), name="http")
+            mirror = asyncio.create_task(self._mirror(), name="mirror")
             stopped = asyncio.create_task(stop.wait(), name="stop")
             try:
                 await self._announce(server, http, ready)
@@ -198,12 +201,19 @@ class _Serving:
                 self._core.journal.listener = None
                 work.cancel()
                 follow.cancel()
-                await asyncio.gather(work, follow, return_exceptions=True)
+                mirror.cancel()
+                await asyncio.gather(work, follow, mirror, return_exceptions=True)
                 self._core.home.status.unlink(missing_ok=True)
                 self._log.tell("stopped", {})
         for task in (http, work, follow):
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
+
+    async def _mirror(self) -> None:
+        core = self._core
+        if (folder := core.settings.mirror_at(core.home)) is not None:
+            proofs = Proofs(core.journal, core.consortium)
+            await keep(Mirror(folder, core.journal, proofs, core.store), self._log.tell)
 
     def _unreadable(self, error: TapestryError) -> None:
         self._log.tell("log-unreadable", {"code": error.code, "error": error.message})

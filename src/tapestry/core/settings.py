@@ -58,6 +58,11 @@ class ObjectStoreSection(_Section):
     """How long a URL is good, in seconds."""
 
 
+class LedgerSection(_Section):
+    mirror: FilePath | None = None
+    """Folder of a static mirror of the ledger, for a web server or whoever copies it (`audit.pieces`)."""
+
+
 class CoreSettings(_Section):
     """All of core.toml."""
 
@@ -71,6 +76,7 @@ class CoreSettings(_Section):
     tls: TlsSection | None = None
     limits: LimitsSection = LimitsSection()
     object_store: ObjectStoreSection = ObjectStoreSection()
+    ledger: LedgerSection = LedgerSection()
 
     def database_at(self, home: Home) -> Path | str:
         """Path or URL."""
@@ -79,6 +85,9 @@ class CoreSettings(_Section):
     def blobs_at(self, home: Home) -> Path | str:
         """Path or URL."""
         return self.blobs if "://" in self.blobs else home.root / self.blobs
+
+    def mirror_at(self, home: Home) -> Path | None:
+        return None if self.ledger.mirror is None else home.root / self.ledger.mirror
 
 
 def make(**fields: object) -> CoreSettings:
@@ -142,4 +151,6 @@ key = {json.dumps(settings.tls.key)}
         given = settings.object_store.model_dump(exclude_none=True)
         lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in given.items())
         text += f"\n[object_store]\n{lines}"
+    if settings.ledger.mirror is not None:
+        text += f"\n[ledger]\nmirror = {json.dumps(settings.ledger.mirror)}\n"
     return text

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from tapestry.errors import (
     AuthError,
+    Fork,
     FormatError,
     InputError,
     KeyRefused,
@@ -32,6 +33,7 @@ from tapestry.node import airlock, child, keys, settings
 from tapestry.node.home import Home, identity
 from tapestry.node.memory import Memory
 from tapestry.node.mend import Mender
+from tapestry.node.mirrors import Mirrors
 from tapestry.node.prune import Pruner
 from tapestry.node.session import Order, Session, summary
 from tapestry.node.tools import Tools
@@ -75,6 +77,7 @@ class Agent:
         self._client, self._memory = self._tools.client, self._tools.memory
         self._outbox = self._tools.outbox
         self._mender = Mender(home, self._tools.library)
+        self._mirrors = Mirrors(home, self._settings.ledger.mirrors, self._tools.replica)
         self._pruner = Pruner(home, self._tools.store, self._memory)
         self._sessions: dict[str, Session] = {}
         self._watchers: dict[str, RunWatcher] = {}
@@ -325,9 +328,22 @@ class Agent:
             return "finished"
         return "waiting" if self._sessions else "waiting for a run"
 
+    def _look_at_mirrors(self) -> None:
+        """At each new round, not too often. With a fork no run goes on."""
+        views = ((run, session.view) for run, session in self._sessions.items())
+        try:
+            self._mirrors.look(
+                tuple((run, v.current and v.current.round) for run, v in views if v is not None)
+            )
+        except Fork as error:
+            self._stumble("mirrors", error)
+            for run in self._sessions:
+                self._again(run, error)
+
     def _tidy(self) -> None:
         """Work for quiet moments."""
         self._outbox.count()
+        self._look_at_mirrors()
         for run, session in self._sessions.items():
             if run not in self._retry and not self._tools.replica.doubted:
                 try:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 import tapestry
 from tapestry.host.landlock import Rule
 from tapestry.node.home import Home
+from tapestry.node.mirrors import folder_of
 from tapestry.node.settings import NodeSettings
 
 Level = Literal["none", "process", "netns", "site"]
@@ -25,9 +26,14 @@ SYSTEM: Final = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/run/system
 """What a program needs to run, to find names and to trust authorities."""
 
 
-def agent_files(home: Home) -> list[Rule]:
+def agent_files(home: Home, mirrors: Sequence[str] = ()) -> list[Rule]:
     """All that the agent and its replay worker touch: programs, and of the home what is theirs. Neither text
-    nor what the trainer makes of it is among that, nor the logs of others."""
+    nor what the trainer makes of it is among that, nor the logs of others.
+
+    Args:
+        home: the node's.
+        mirrors: of the ledger, of which some may be folders.
+    """
     root = Home(home.root.resolve())
     programs = {Path(sys.prefix), Path(sys.base_prefix), Path(tapestry.__file__).parent}
     programs |= {Path(each) for each in sys.path if each}
@@ -38,6 +44,8 @@ def agent_files(home: Home) -> list[Rule]:
     rules += [Rule(path, "r") for path in root.root.glob("ca-*.pem")]
     folders = (root.blobs, root.egress, root.state, root.ledger, root.jobs, root.root / "status")
     rules += [Rule(path, "rw") for path in (*folders, root.egress_messages)]
+    near = (folder_of(root, each) for each in mirrors)
+    rules += [Rule(path, "r") for path in near if path is not None]
     return [*rules, Rule(root.logs, "w")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from tapestry.host import files
 
 
 def append(path: Path, lines: Sequence[dict[str, Any]], *, durable: bool) -> None:
-    """Append `lines` behind the last whole line. One process at a time may do so.
+    """Append `lines` behind the last whole line; one process waits for another.
 
     Raises:
         DiskFull: no space; what was there before is whole, and the next call cuts off the rest.
@@ -25,6 +26,7 @@ def append(path: Path, lines: Sequence[dict[str, Any]], *, durable: bool) -> Non
         new = not path.exists()
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
             end = _end_of_last_line(fd)
             os.ftruncate(fd, end)
             done = 0

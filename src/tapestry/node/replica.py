@@ -10,7 +10,7 @@ tree must begin with the one this node has seen before. So the core cannot show 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -69,6 +69,8 @@ class Replica:
         self._checkpoint = ""
         self.doubted = False
         """Whether the core was away since the ledgers were compared last."""
+        self._forked: Fork | None = None
+        """What others were shown, which contradicts these entries."""
         self._kept = 0
         """Entries that are on disk."""
         self._offset = 0
@@ -155,6 +157,8 @@ class Replica:
             IntegrityError: entries that do not hold.
             PeerError: the core is away.
         """
+        if self._forked is not None:
+            raise Fork(self._forked.message, hint=self._forked.hint, seen=self._forked.seen)
         anew, again = False, again or self.doubted
         while self.size < upto or not self._whole or again:
             before = self.size
@@ -237,6 +241,42 @@ class Replica:
         )
 
     # -- proof --------------------------------------------------------------------------------
+
+    def hold_against(self, note: str) -> bool:
+        """Compare a head that the core has signed for others; False where it is of more entries than are
+        here, so that nothing follows yet.
+
+        Raises:
+            Fork: it contradicts this ledger; a proof is kept, and `follow` raises it from now on.
+            FormatError, SignatureError: it is no head of this ledger that the core has signed.
+        """
+        if not self.size or not self._whole:
+            return False
+        said = signed_checkpoint(note, self._joined.consortium, self._verifier.key_at)
+        if said.size > self.size:
+            return False
+        if said.root == self._verifier.root(said.size):
+            return True
+        error = Fork(f"the core has signed another tree of {said.size} entries for others", seen=note)
+        self._prove(error, b"")
+        self._stop(error)
+        raise error
+
+    def hold_against_longer(self, note: str, entries: Sequence[Entry]) -> None:
+        """The same for a head of more entries than are here, with the ledger that it is of. Raises `Fork` as
+        `hold_against`; whatever proves nothing is passed over."""
+        try:
+            found = fork.prove(entries, note, self._checkpoint)
+        except TapestryError:
+            return
+        error = Fork(f"the core has signed a ledger of {len(entries)} entries for others", seen=note)
+        self._keep_proof(found, error)
+        self._stop(error)
+        raise error
+
+    def _stop(self, error: Fork) -> None:
+        """Nothing is sent any more: whatever is sent, `follow` comes first."""
+        self._forked, self.doubted = error, True
 
     def _other_history(self) -> Fork | None:
         """Where what does not follow is the end of another, longer ledger that the core has signed: that."""

@@ -25,6 +25,8 @@ MIN_CHUNK_BYTES = 64 << 10
 
 Publish = Literal["all", "scores", "none"]
 """How much of what a node measures leaves it: losses and scores, scores only, or neither."""
+Mirror = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+"""An address (http, https) or a folder; relative ones lie below the node's home."""
 RunPattern = Annotated[str, StringConstraints(pattern=r"^[a-z0-9*?._-]{1,64}$")]
 
 
@@ -51,12 +53,18 @@ class TransferSection(_Section):
     """Whether the agent also talks to the object store that the core names, by signed URLs."""
 
 
+class LedgerSection(_Section):
+    mirrors: Annotated[tuple[Mirror, ...], Field(max_length=16, strict=False)] = ()
+    """Static mirrors of the ledger, whose heads are held against what the core shows this node."""
+
+
 class NodeSettings(_Section):
     """All of node.toml."""
 
     node: NodeSection
     training: Training
     transfer: TransferSection = TransferSection()
+    ledger: LedgerSection = LedgerSection()
     slurm: Slurm | None = None
     """For launchers slurm and submitit; None leaves all to the site."""
     kubernetes: Kubernetes | None = None
@@ -115,6 +123,7 @@ def _table(name: str, given: BaseModel | None) -> str:
 def render(settings: NodeSettings) -> str:
     """The settings as a commented file."""
     node, training, transfer = settings.node, settings.training, settings.transfer
+    ledger = settings.ledger if settings.ledger.mirrors else None
     return f"""\
 # Settings of a Tapestry node. See docs/guides/run-a-node.md.
 
@@ -155,7 +164,7 @@ parallel = {transfer.parallel}
 # true: fetch from and send to the core's object store where the core offers it; the agent then talks to the
 # hosts that the core names.
 direct = {str(transfer.direct).lower()}
-{_table("slurm", settings.slurm)}{_table("kubernetes", settings.kubernetes)}"""
+{_table("ledger", ledger)}{_table("slurm", settings.slurm)}{_table("kubernetes", settings.kubernetes)}"""
 
 
 def make(

@@ -202,7 +202,7 @@ def usual_children(home: Home, *, once: bool) -> dict[Role, Start]:
     def agent() -> processes.Child:
         airlock.prepare(home)
         more = ["--once"] if once else []
-        return module("agent", *more, isolate=False, only=airlock.agent_files(home))
+        return module("agent", *more, isolate=False, only=airlock.agent_files(home, given.ledger.mirrors))
 
     return {
         "gate": lambda: module("gate", isolate=True),

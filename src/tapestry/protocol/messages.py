@@ -152,6 +152,17 @@ class Succession(Message):
     root: Sha256
 
 
+class SuccessionRequest(Message):
+    """Asks members to sign a `Succession`; not signed itself, since each of them looks whether it holds."""
+
+    format: Literal["tapestry.succession-request"] = "tapestry.succession-request"
+    version: Literal[1] = 1
+    consortium: Sha256
+    core_key: PublicKey
+    size: Annotated[int, Field(ge=1, le=1 << 53)]
+    root: Sha256
+
+
 class Receipt(Message):
     """The core has it, durably; signed by the core's key."""
 

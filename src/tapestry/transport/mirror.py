@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -36,3 +37,21 @@ def fetch(url: str, path: Path, *, max_bytes: int) -> None:
                 out.write(piece)
     except (httpx.HTTPError, httpx.InvalidURL) as e:
         raise Unreachable(f"{url} cannot be read: {e}", hint="look whether the address is right") from e
+
+
+def getter(url: str, folder: Path, *, max_bytes: int) -> Callable[[str], Path]:
+    """What fetches a file below an address by its name, into a folder that holds one at a time.
+
+    Args:
+        url: of the mirror.
+        folder: an empty one.
+        max_bytes: of one file.
+    """
+
+    def get(name: str) -> Path:
+        for former in folder.iterdir():
+            former.unlink()
+        fetch(f"{url.rstrip('/')}/{name}", folder / name, max_bytes=max_bytes)
+        return folder / name
+
+    return get

@@ -26,6 +26,7 @@ from tapestry.protocol.messages import (
     RequestProof,
     Score,
     Succession,
+    SuccessionRequest,
 )
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import Hello, RoundRecord, RunView
@@ -179,6 +180,7 @@ TARGETS: Sequence[Target] = (
     _message(Contribution, made.CONTRIBUTION, made.FOLLOWED, then=_contribution),
     _message(Attestation, made.ATTESTATION, then=_attestation),
     _message(Succession, made.SUCCESSION),
+    _message(SuccessionRequest, made.REQUEST),
     _message(Verified, *VERIFIED, then=_verified),
     _message(Receipt, made.RECEIPT),
     _message(Score, made.SCORE),

@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 from tapestry.audit import file as ledger_file
+from tapestry.audit import pieces
 from tapestry.audit.heads import tree_of
 from tapestry.audit.verify import Verifier
 from tapestry.identity.envelope import Envelope, payload_type, pre_authentication, sign
@@ -161,6 +162,40 @@ def _ledgers() -> Parser:
     return Parser(seeds=[out.getvalue()], call=call)
 
 
+def _mirrors() -> Parser:
+    """Checkpoint and first piece of a static mirror, with a zero byte between them."""
+    every = list(made.ledger()[0])
+    out = io.BytesIO()
+    ledger_file.write(out, every[:-1])
+    folder = Path(tempfile.mkdtemp(prefix="tapestry-fuzz-", dir=_memory_folder()))
+
+    def call(data: bytes) -> None:
+        note, _, piece = data.partition(b"\0")
+        (folder / pieces.CHECKPOINT).write_bytes(note)
+        (folder / pieces.name(0)).write_bytes(piece)
+        Verifier().take(pieces.read(folder.joinpath))
+
+    return Parser(seeds=[every[-1][1].encode() + b"\0" + out.getvalue()], call=call)
+
+
+def _mirror(random: Random, seed: bytes, seeds: Sequence[bytes]) -> bytes:
+    """Either file changed, or the ledger signed again and its checkpoint with it."""
+    note, _, piece = seed.partition(b"\0")
+    kind = random.randrange(3)
+    if kind == 0:
+        return octets(random, note, [note]) + b"\0" + piece
+    if kind == 1:
+        return note + b"\0" + lines(json_bytes)(random, piece, [piece])
+    first, *every = piece.split(b"\n")[:-1]
+    last = ledger_file.encode(("checkpoint", note.decode())).removesuffix(b"\n")
+    *every, last = changed(random, [*every, last])
+    try:
+        note = json.loads(last)["checkpoint"].encode()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        note = last
+    return note + b"\0" + b"\n".join((first, *every, b""))
+
+
 def _memory_folder() -> str | None:
     """A file system in memory, where there is one: files are written for each input."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -179,4 +214,5 @@ TARGETS: Sequence[Target] = (
     Target(name="request-proof", open=_proofs, mutate=_proof),
     Target(name="note", open=_notes, mutate=_note),
     Target(name="ledger-file", open=_ledgers, mutate=_ledger),
+    Target(name="mirror", open=_mirrors, mutate=_mirror),
 )

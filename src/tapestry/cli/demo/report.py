@@ -185,9 +185,15 @@ def _verification(seen: dict[str, Any], members: int, out: Console) -> None:
     """What was checked without believing the core."""
     out.print("\nVerified from the ledger's bytes:", style="bold")
     each = seen["attestations"] / seen["merges"] if seen["merges"] else 0
-    for line in (
+    lines = [
         f"{seen['entries']} entries: signatures, deadlines, quorums, weights, and the tree the core signed",
         f"{seen['contributions']} contributions, each signed by its node and counted once",
         f"{seen['merges']} merges, each repeated bit for bit and signed by {each:.3g} of {members} members",
-    ):
+    ]
+    if again := seen.get("merges_repeated"):
+        all_of_them = again == seen["merges"]
+        newest = "all" if all_of_them else f"the newest {again}"
+        more = "" if all_of_them else " (every one: tapestry ledger verify)"
+        lines.append(f"{newest} of these merges repeated here once more, each the same to the bit{more}")
+    for line in lines:
         out.print(f"  {line}", markup=False, soft_wrap=True)

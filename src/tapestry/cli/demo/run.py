@@ -18,7 +18,7 @@ from tapestry.cli.demo.display import MemberView, Snapshot
 from tapestry.cli.demo.places import Places
 from tapestry.cli.demo.result import MemberResult, Result
 from tapestry.cli.output import emit_json, note
-from tapestry.errors import ProcessDied
+from tapestry.errors import MergeMismatch, ProcessDied
 from tapestry.node import account
 from tapestry.node.home import Home
 
@@ -263,11 +263,16 @@ def _finish(
 
 
 def _verified(opened: Core) -> dict[str, Any]:
-    """What a verification of the whole ledger has seen. Raises `IntegrityError` where it does not hold."""
-    from tapestry.audit.verify import Verifier
+    """What a verification of the whole ledger has seen, its newest merges repeated. Raises `IntegrityError`
+    or `MergeMismatch` where it does not hold."""
+    from tapestry.cli import verification
     from tapestry.core.proofs import Proofs
 
-    return asdict(Verifier().take(Proofs(opened.journal, opened.consortium).lines(opened.store)))
+    lines = Proofs(opened.journal, opened.consortium).lines(opened.store)
+    found, repeated = verification.verify(lines, opened.store, newest=defaults.REPEATED)
+    if repeated.differing:
+        raise MergeMismatch("; ".join(repeated.told()), hint="verify it yourself: tapestry ledger verify OUT")
+    return {**asdict(found), **repeated.to_json()}
 
 
 def _baselines(

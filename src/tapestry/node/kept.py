@@ -1,0 +1,38 @@
+"""What lies in a node's home of the consortium's ledger, for whoever reads it beside the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tapestry.audit import file
+from tapestry.errors import InputError
+from tapestry.host import files
+from tapestry.node.home import Home
+from tapestry.node.replica import Verified
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A node's copy of the ledger: `size` bytes of a file hold, and what the core has signed of them."""
+
+    path: Path
+    size: int
+    checkpoint: str
+
+    @classmethod
+    def of(cls, home: Home) -> Kept:
+        """Raises `SettingsError` for no node, `InputError` for no ledger."""
+        home.check()
+        path = home.ledger / "verified.json"
+        try:
+            found = Verified.from_bytes(files.read_limited(path, Verified.MAX_BYTES))
+        except FileNotFoundError as e:
+            raise InputError(f"the node in {home.root} holds no ledger yet", hint="name other nodes") from e
+        return cls(home.ledger / "ledger.jsonl", found.bytes, found.checkpoint)
+
+    def lines(self) -> Iterator[file.Line]:
+        """All of it, its checkpoint last."""
+        yield from file.read(self.path, self.size)
+        yield "checkpoint", self.checkpoint
