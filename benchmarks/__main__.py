@@ -25,6 +25,7 @@ PROGRAMS = {
     "island": "tokens a second by ranks, precision and memory options",
     "overlap": "what part of the time nodes train over slow links",
     "trust": "what witnesses, and words before bytes, cost a round",
+    "copies": "how much honest updates overlap, and which copies are found",
     "transfer": "updates to the core and to other nodes, against plain HTTP",
     "large": "a whole round of a model of a billion parameters (44 GB of disk, 20 GB of memory)",
     "replay": "a merge of a large model from a cold disk, against a plain loop (44 GB of disk)",
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--momentum", action="store_true", help="replay: read the momentum too, 4 GB more")
     made.add_argument("--database", choices=["postgresql"], help="round: compare it with SQLite")
     made.add_argument("--blobs", choices=["s3"], help="round: compare it with a folder")
+    made.add_argument("--corpora", type=Path, help="copies: a folder a language; text is made up without")
     return made
 
 

@@ -47,6 +47,8 @@ class Settings:
     """In `round`: compare this one with SQLite."""
     blobs: BlobEngine | None = None
     """In `round`: compare this place with a folder."""
+    corpora: Path | None = None
+    """In `copies`: text of three languages, a folder each; made up where none is given."""
 
 
 def seconds(

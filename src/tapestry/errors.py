@@ -8,7 +8,8 @@
     │   └── ModelError          a model or tokenizer directory
     ├── IntegrityError          bytes are not what they claim to be
     │   ├── ArtifactError       malformed artifact, manifest, layout or shard
-    │   │   └── OverNorm        an update larger than its plan allows
+    │   │   ├── OverNorm        an update larger than its plan allows
+    │   │   └── Copied          an update that is another one, or nearly
     │   ├── HashMismatch        content does not match its address
     │   ├── Fork                the core signed two histories that exclude each other
     │   └── FormatError         a message that does not parse, or is not canonical
@@ -98,6 +99,10 @@ class ArtifactError(IntegrityError):
 
 class OverNorm(ArtifactError):
     code = "over-norm"
+
+
+class Copied(ArtifactError):
+    code = "copied"
 
 
 class HashMismatch(IntegrityError):

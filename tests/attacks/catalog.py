@@ -50,8 +50,9 @@ OPEN = """
   show that a decision is missing. No node looks for that by itself.
 - **A contribution refused for a made-up reason.** The ledger says that a contribution was refused, and why.
   Whoever has its bytes can look for himself; from the ledger alone nobody can.
-- **A copied update of an earlier round.** Once a round is over, members see each other's deltas. Within a
-  round nobody can copy where the plan has `rounds.reveal_s`.
+- **A copy under much noise.** With `merge.largest_overlap` copies of older updates are refused. Whoever adds
+  noise as long as the update, or mixes updates of several rounds, passes; so does a node's own update of an
+  earlier round with a little noise. Without it, and for a plan that compares nothing, every copy passes.
 - **Poisoned but well-formed updates.** Finite values of the right form are merged. What limits them is
   `merge.influence_cap`.
 - **One huge value.** A contribution of values near the largest float ends its round without a merge, each

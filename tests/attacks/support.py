@@ -29,7 +29,7 @@ from tapestry.protocol.layout import Layout
 from tapestry.protocol.plan import Merge, Plan, Streaming
 from tapestry.protocol.views import RunView
 from tapestry.replay.engine import Engine
-from tapestry.replay.job import MergeJob, MergeResult
+from tapestry.replay.job import MergeJob, MergeResult, OverlapJob, Overlapped, SketchAt
 from tapestry.storage.blobs import BlobStore
 from tests.core.support import LAYOUT, CoreUnderTest, Member, artifact, code, make_plan, shards
 
@@ -43,8 +43,8 @@ HONEST = 1.0 - (ADA + BOB) / 2
 class HereReplay:
     """The replay worker's engine, without its process."""
 
-    def __init__(self, store: BlobStore) -> None:
-        self._engine = Engine(store, threads=1)
+    def __init__(self, store: BlobStore, sketches: Path | None = None) -> None:
+        self._engine = Engine(store, threads=1, sketches=sketches)
         self._lock = threading.Lock()
 
     def merge(self, job: MergeJob) -> MergeResult:
@@ -58,9 +58,14 @@ class HereReplay:
         codec: Codec = PLAIN,
         fragment: int = 0,
         largest_norm: float | None = None,
+        sketch: SketchAt | None = None,
     ) -> None:
         with self._lock:
-            self._engine.screen(delta, layout, codec, fragment, largest_norm)
+            self._engine.screen(delta, layout, codec, fragment, largest_norm, sketch)
+
+    def overlap(self, job: OverlapJob) -> Overlapped:
+        with self._lock:
+            return self._engine.overlap(job)
 
     def close(self) -> None:
         """Nothing to end."""
@@ -78,7 +83,7 @@ class HereCore(CoreUnderTest):
         ready: queue.Queue[str] = queue.Queue()
         self._loop = asyncio.new_event_loop()
         sock = listen(self.core.settings)
-        self.replay = HereReplay(self.store)
+        self.replay = HereReplay(self.store, self.core.home.sketches)
         serving = _Serving(self.core, self.replay, self._log, sock)  # type: ignore[arg-type]
         self.api: Api
 

@@ -149,8 +149,7 @@ def signed_head(note: str, consortium: str, keys: list[tuple[int, str]]) -> str:
     text, _, under = note.partition("\n\n")
     key = [key for start, key in keys if start <= int([*text.split("\n"), "none"][1])][-1]
     need(len(note.encode()) <= NOTE and not re.search(r"[\x00-\x09\x0b-\x1f]", note), "this is no note")
-    pattern = re.compile(r"— ([^\s+]{1,255}) ([A-Za-z0-9+/]+={0,2})\n")
-    lines = [pattern.fullmatch(line) for line in under.splitlines(keepends=True)]
+    lines = [re.fullmatch(r"— ([^\s+]{1,255}) ([A-Za-z0-9+/]+={0,2})\n", s) for s in under.splitlines(True)]
     need(all(lines) and len(lines) <= 1024, "what stands under a note is no signature")
     found = {(line[1], (data := unbase64(line[2]))[:4].hex()): data[4:] for line in lines}
     need(all(found.values()) and len(found) == len(lines), "a signature is empty, or there twice")

@@ -202,6 +202,22 @@ def test_both_refuse_a_plan_that_cannot_be(
         second.verify(wrong.splitlines(keepends=True))
 
 
+@pytest.mark.parametrize(
+    ("value", "takes"), [(0.6, True), (1, True), (1e-3, True), (0, False), (1.5, False), (None, False)]
+)
+def test_both_say_the_same_of_a_field_that_may_be_left_out(
+    value: float | None, takes: bool, scenes: dict[str, Ledger], tmp_path: Path
+) -> None:
+    """It has one form where it says nothing: it is not there."""
+    given = scenes["rotated"]
+    place = given.of("run-planned")
+    alone = Ledger(given.lines[: place + 1], given.key)
+    body = given.lines[place][1].body["plan"]
+    assert "largest_overlap" not in body["merge"]
+    rules = _deep(body, {"merge": {"largest_overlap": value}})
+    assert both_refuse(alone.changed(place, plan=rules).signed_anew().to_bytes(), tmp_path) is not takes
+
+
 def _files(given: Ledger) -> Iterator[tuple[str, bytes]]:
     """Other bytes, and what is wrong with them."""
     data, lines = given.to_bytes(), given.to_bytes().splitlines(keepends=True)
@@ -473,3 +489,6 @@ def test_the_page_names_every_field() -> None:
     }  # fmt: skip
     for name, fields in found.items():
         assert page[name] == fields, name
+    for name, model in MODELS.items():
+        left_out = {key for key, field in model.model_fields.items() if field.exclude_if is not None}
+        assert left_out == {key[:-1] for key in second.SCHEMAS[name] if key[-1] == "?"}, name

@@ -105,10 +105,12 @@ class CoreProcess:
         for scope, sequence in core.journal.sequences().items():
             watch.tell(scope, sequence)
         quota = Quota(core.settings.limits.pending_bytes)
+        replay = world.replay(core.store, self.name)
         coordinator = Coordinator(
             core.runs,
-            world.replay(core.store, self.name),
+            replay,
             watch,  # type: ignore[arg-type]
+            copies=core.copies(replay),  # type: ignore[arg-type]
             quota=quota,
             tell=lambda what, more: world.scheduler.say(f"{what} {_short(more)}"),
             trouble_changed=lambda _: None,

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
 from tapestry.core.consortium import lost_nodes
+from tapestry.core.copies import Copies, Screen
 from tapestry.core.deltas import Lacking, find_artifact, read_message
 from tapestry.core.quota import Quota
 from tapestry.core.retention import Retention
@@ -31,7 +32,6 @@ from tapestry.host import failpoints
 from tapestry.host.processes import Backoff
 from tapestry.ledger.entries import CONSORTIUM
 from tapestry.protocol.artifact import Artifact
-from tapestry.protocol.encoding import Codec
 from tapestry.protocol.plan import ANY_NORM
 from tapestry.replay.job import MergeJob, MergeResult
 from tapestry.rounds import machine
@@ -47,13 +47,10 @@ Tell = Callable[[str, Mapping[str, Any]], None]
 """Takes the name of something that happened, and what is worth knowing about it; never data."""
 
 
-class Replay(Protocol):
+class Replay(Screen, Protocol):
     """What a coordinator needs of `replay.client.Replayer`."""
 
     def merge(self, job: MergeJob, /) -> MergeResult: ...
-    def screen(
-        self, delta: str, layout: str, codec: Codec, fragment: int, largest_norm: float | None, /
-    ) -> None: ...
 
 
 class Coordinator:
@@ -63,6 +60,7 @@ class Coordinator:
         runs: the core's runs.
         replay: does the arithmetic, elsewhere.
         watch: wakes a run's task.
+        copies: finds contributions that are copies.
         quota: told what has become part of an accepted contribution.
         tell: told what happens.
         trouble_changed: called when `trouble` has changed.
@@ -74,6 +72,7 @@ class Coordinator:
         replay: Replay,
         watch: Watch,
         *,
+        copies: Copies,
         quota: Quota,
         tell: Tell,
         trouble_changed: Callable[[Mapping[str, str]], None],
@@ -84,6 +83,7 @@ class Coordinator:
         self._replay = replay
         self._watch = watch
         self._retention = Retention(runs)
+        self._copies = copies
         self._quota = quota
         self._tell = tell
         self._trouble_changed = trouble_changed
@@ -157,12 +157,13 @@ class Coordinator:
         seen = {run: standing.sequence, CONSORTIUM: keys}
         state = standing.state
         if state.status == "finished":
+            self._copies.forget(state)
             return seen, LONGEST_WAIT_S
         for node in lost_nodes(self._runs.consortium.ring(), sorted(state.enrolled)):
             self._runs.apply(run, machine.Withdraw(node=node, reason="key-revoked"))
             return seen, 0.0
         work = machine.work(state)
-        for at, submission in work.screen:
+        for at, submission in sorted(work.screen, key=lambda each: each[1].received_ms):
             self._screen(state, at, submission)
         if work.screen:
             return seen, 0.0
@@ -182,14 +183,23 @@ class Coordinator:
         try:
             plan, largest = state.plan, state.plan.merge.largest_norm
             limit = largest if largest < ANY_NORM else None
-            self._replay.screen(submission.delta, plan.layout, plan.codec, at.fragment, limit)
+            if plan.merge.largest_overlap is None:
+                self._replay.screen(submission.delta, plan.layout, plan.codec, at.fragment, limit)
+            else:
+                self._copies.screen(state, at, submission, limit)
         except (IntegrityError, NotFound) as error:
             if isinstance(error, HashMismatch | NotFound) and self._whole(state, at, submission):
                 raise  # what is damaged or lost is ours
             reason = reason_of(error)
             self._tell(
                 "contribution-refused",
-                {"run": state.run, "round": at.round, "node": submission.node, "reason": reason},
+                {
+                    "run": state.run,
+                    "round": at.round,
+                    "node": submission.node,
+                    "reason": reason,
+                    "error": error.message,
+                },
             )
         self._runs.apply(
             state.run,
@@ -239,6 +249,7 @@ class Coordinator:
                 "sequence": after.sequence,
             },
         )
+        self._copies.forget(after.state)
         erased = self._retention.erase(state.run)
         if erased:
             self._tell("erased", {"run": state.run, "blobs": erased})

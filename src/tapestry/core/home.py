@@ -33,6 +33,16 @@ class Home:
         return self.root / "keys" / "object_store.toml"
 
     @property
+    def sketch_seed(self) -> Path:
+        """The secret that sketches of deltas are drawn with; made once it is needed; mode 0600."""
+        return self.root / "keys" / "sketch.seed"
+
+    @property
+    def sketches(self) -> Path:
+        """Of deltas, a small file each; what is lost is drawn again."""
+        return self.root / "sketches"
+
+    @property
     def status(self) -> Path:
         """`{"pid", "url"}` while the core listens."""
         return self.root / "status" / "core.json"

@@ -90,6 +90,7 @@ def serve(root: Path, *, ready: Callable[[str], None] | None = None, clock: Cloc
             core.store.root,
             threads=max(1, min(8, os.cpu_count() or 1)),
             log_path=home.log.with_name("replay.log"),
+            sketches=home.sketches,
         )
         stack.callback(replayer.close)
         uvloop.run(_Serving(core, replayer, log, sock).run(ready or _print_url))
@@ -169,10 +170,12 @@ class _Serving:
         watch = Watch()
         self._core.journal.listener = watch.tell_from_thread
         quota = Quota(self._core.settings.limits.pending_bytes)
+        replay = staged(self._replayer, self._core.store)
         coordinator = Coordinator(
             self._core.runs,
-            staged(self._replayer, self._core.store),
+            replay,
             watch,
+            copies=self._core.copies(replay),
             quota=quota,
             tell=self._log.tell,
             trouble_changed=self._write_status,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import secrets
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +13,12 @@ from typing import Final, Self
 
 from tapestry.core.clock import Clock, now_ms
 from tapestry.core.consortium import Consortium
+from tapestry.core.copies import Copies, Screen
 from tapestry.core.home import Home
 from tapestry.core.journal import Journal
 from tapestry.core.runs import Runs
 from tapestry.core.settings import CoreSettings, load
-from tapestry.errors import SettingsError
+from tapestry.errors import InputError, SettingsError
 from tapestry.host import files
 from tapestry.identity.keys import KeyPair
 from tapestry.storage.blobs import BlobStore
@@ -67,6 +71,10 @@ class Core:
             consortium=consortium,
             runs=Runs(journal, store, consortium),
         )
+
+    def copies(self, replay: Screen) -> Copies:
+        """Finds copied contributions, with the secret and the sketches of this home."""
+        return Copies(self.runs, replay, seed=lambda: load_sketch_seed(self.home), folder=self.home.sketches)
 
     def close(self) -> None:
         self.database.close()
@@ -140,3 +148,22 @@ def load_key(home: Home) -> KeyPair:
         raise SettingsError(
             f"the core's key {home.key} cannot be read: {e.strerror}", hint="restore it from your backup"
         ) from e
+
+
+def load_sketch_seed(home: Home) -> str:
+    """The secret of this core's sketches, 64 hexadecimal digits; made where there is none yet.
+
+    Raises:
+        SettingsError: it cannot be read, or others may read it.
+        DiskFull: no space for a new one.
+    """
+    path = home.sketch_seed
+    if not path.exists():
+        with contextlib.suppress(InputError):  # another made it just now
+            files.private_write(path, secrets.token_hex(32).encode() + b"\n")
+    text = _private_text(path, "the secret of sketches").strip()
+    if re.fullmatch("[0-9a-f]{64}", text) is None:
+        raise SettingsError(
+            f"{path} does not hold 64 hexadecimal digits", hint="remove it, and the core makes another"
+        )
+    return text

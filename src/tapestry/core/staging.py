@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tapestry.core.coordinator import Replay
 from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.replay.inputs import artifact_blobs, merge_blobs
-from tapestry.replay.job import MergeJob, MergeResult
+from tapestry.replay.job import MergeJob, MergeResult, OverlapJob, Overlapped, SketchAt
 from tapestry.storage.blobs import BlobStore
 from tapestry.storage.tiered import TieredStore
 
@@ -42,10 +42,14 @@ class Staged:
         codec: Codec = PLAIN,
         fragment: int = 0,
         largest_norm: float | None = None,
+        sketch: SketchAt | None = None,
         /,
     ) -> None:
         with self._store.holding([layout, *artifact_blobs(self._store, delta)]):
-            self._replay.screen(delta, layout, codec, fragment, largest_norm)
+            self._replay.screen(delta, layout, codec, fragment, largest_norm, sketch)
+
+    def overlap(self, job: OverlapJob, /) -> Overlapped:
+        return self._replay.overlap(job)
 
     def _written(self, result: MergeResult) -> Iterator[str]:
         yield result.state

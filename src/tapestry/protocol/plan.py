@@ -17,6 +17,7 @@ from tapestry.protocol.message import Message, Part
 
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Cosine = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Pace = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1 << 40)]
 MAX_STALENESS = 64
@@ -133,6 +134,9 @@ class Merge(Part):
     """Whether contributions longer than the median one are shortened to it."""
     largest_norm: Positive = ANY_NORM
     """A contribution whose values have a larger Euclidean norm is refused; the default measures none."""
+    largest_overlap: Cosine | None = Field(default=None, exclude_if=lambda value: value is None)
+    """A contribution whose |cosine| with one that was accepted before is larger is refused as a copy; see
+    docs/formats/rounds.md. None compares nothing, and stands in no canonical form."""
     combine: Literal["mean", "directions"] = "mean"
     """`directions`: norms and directions of each tensor but embeddings are averaged apart."""
     outer: Literal["nesterov", "sgd", "fedavg", "delayed"] = "nesterov"

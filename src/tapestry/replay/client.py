@@ -21,9 +21,12 @@ from tapestry.replay.job import (
     Failure,
     MergeJob,
     MergeResult,
+    OverlapJob,
+    Overlapped,
     Ready,
     Screened,
     ScreenJob,
+    SketchAt,
 )
 
 A = TypeVar("A", bound=Message)
@@ -43,14 +46,23 @@ class Replayer:
         blob_root: the blob folder.
         threads: shards worked on at once.
         log_path: where the worker's standard error goes; `logs/replay.log` beside the blob folder if None.
+        sketches: folder of the sketches it draws; `sketches` beside the blob folder if None.
 
     Raises (from every request):
         ProcessDied: the worker died `ATTEMPTS` times over one request, or `close` was called meanwhile.
         TapestryError: what the worker answered.
     """
 
-    def __init__(self, blob_root: Path | str, *, threads: int = 2, log_path: Path | None = None) -> None:
+    def __init__(
+        self,
+        blob_root: Path | str,
+        *,
+        threads: int = 2,
+        log_path: Path | None = None,
+        sketches: Path | None = None,
+    ) -> None:
         self.blob_root = Path(blob_root)
+        self._sketches = sketches or self.blob_root.parent / "sketches"
         self.log_path = log_path or self.blob_root.parent / "logs" / "replay.log"
         self._threads = threads
         self._lock = threading.Lock()
@@ -69,17 +81,23 @@ class Replayer:
         codec: Codec = PLAIN,
         fragment: int = 0,
         largest_norm: float | None = None,
+        sketch: SketchAt | None = None,
     ) -> None:
         """Raise `ArtifactError` with the reason unless the delta has the form of this fragment of its layout
-        and is finite, and `OverNorm` where its norm is larger than that."""
+        and is finite, and `OverNorm` where its norm is larger than that. Keep its sketch, where asked to."""
         job = ScreenJob(
             delta=delta_digest,
             layout=layout_digest,
             codec=codec,
             fragment=fragment,
             largest_norm=largest_norm,
+            sketch=sketch,
         )
         self._request(job, Screened)
+
+    def overlap(self, job: OverlapJob) -> Overlapped:
+        """How far a screened delta overlaps with others. Raises `StoreError` where its sketch is lost."""
+        return self._request(job, Overlapped)
 
     def start(self) -> Level:
         """Start the worker where it does not run, and say how far it is cut off from the network."""
@@ -140,7 +158,8 @@ class Replayer:
                 "replay",
                 [
                     *(sys.executable, "-P", "-m", "tapestry.replay"),
-                    *("--threads", str(self._threads), str(self.blob_root)),
+                    *("--threads", str(self._threads), "--sketches", str(self._sketches)),
+                    str(self.blob_root),
                 ],
                 log_path=self.log_path,
                 pipes=True,

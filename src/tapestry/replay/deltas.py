@@ -15,6 +15,7 @@ from tapestry.protocol.encoding import Codec
 from tapestry.protocol.layout import Shard
 from tapestry.replay.buffers import Desk
 from tapestry.replay.inputs import Source, naming
+from tapestry.replay.sketches import Drawing
 from tapestry.storage.blobs import BlobStore
 from tapestry.tensors.flat import is_finite
 
@@ -43,16 +44,27 @@ class Deltas:
             Section(piece.values, Dense(values[piece.values]), piece.tensor.name) for piece in shard.pieces
         ]
 
-    def screen(self, desk: Desk, shard: Shard, source: Source, *, measured: bool = False) -> float:
+    def screen(
+        self,
+        desk: Desk,
+        shard: Shard,
+        source: Source,
+        *,
+        measured: bool = False,
+        drawing: Drawing | None = None,
+    ) -> float:
         """The sum of the squares of a shard's values, where it is to be `measured`. Raises `ArtifactError`
-        unless the shard is as its codec writes it, with finite values."""
+        unless the shard is as its codec writes it, with finite values; those become part of `drawing`."""
         squares = 0.0
-        for section in self.read(desk, shard, source):
+        sections = self.read(desk, shard, source)
+        for section in sections:
             with naming(source.name):
                 if not is_finite(section.decoded.values):
                     raise ArtifactError(f"shard {shard.index} holds NaN or infinite values")
                 if measured:
                     squares += reduce.dot(section.decoded.values, section.decoded.values)
+        if drawing is not None:
+            drawing.add(shard, sections)
         return squares
 
     def peak(self, desk: Desk, shard: Shard, source: Source) -> float:

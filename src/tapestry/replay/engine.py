@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import sqrt
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -27,7 +28,8 @@ from tapestry.replay.buffers import Desk, room_for
 from tapestry.replay.combine import Combiner
 from tapestry.replay.deltas import Deltas
 from tapestry.replay.inputs import Inputs, Source, naming, read_inputs, read_message, read_source
-from tapestry.replay.job import MergeJob, MergeResult
+from tapestry.replay.job import MergeJob, MergeResult, OverlapJob, Overlapped, SketchAt
+from tapestry.replay.sketches import Drawing, Sketches
 from tapestry.storage.blobs import BlobStore
 from tapestry.tensors.flat import is_finite
 
@@ -35,6 +37,8 @@ R = TypeVar("R")
 
 SYNCS = 2
 """Shards being made durable while others are computed; waiting for a disk takes no processor."""
+SMALL = 2.0**-100
+"""Times any fp32 value: no sum of as many as a shard has is too large."""
 
 
 class Engine:
@@ -44,10 +48,12 @@ class Engine:
         store: where inputs lie and results go.
         threads: shards worked on at once. Call `torch.set_num_threads(1)` beside it, as the worker does:
             two levels of threads only get in each other's way.
+        sketches: folder of the sketches of deltas; `sketches` beside the blobs if None.
     """
 
-    def __init__(self, store: BlobStore, *, threads: int = 2) -> None:
+    def __init__(self, store: BlobStore, *, threads: int = 2, sketches: Path | None = None) -> None:
         self._store = store
+        self._sketches = Sketches(sketches or store.root.parent / "sketches")
         self._threads = threads
         self._desks: list[Desk] = []
 
@@ -88,21 +94,38 @@ class Engine:
         codec: Codec = PLAIN,
         fragment: int = 0,
         largest_norm: float | None = None,
+        sketch: SketchAt | None = None,
     ) -> None:
         """Raise `ArtifactError` with the reason unless a delta has the form of this fragment of its
-        layout and is finite, and `OverNorm` where its norm is larger than that."""
+        layout and is finite, and `OverNorm` where its norm is larger than that. A delta that passes has its
+        sketch kept, where one is asked for."""
         shape = read_message(self._store, layout, Layout).fragment(fragment)
         source = read_source(self._store, delta, shape, "delta", "delta", codec)
         deltas = Deltas(self._store, codec)
         measured = largest_norm is not None
-        squares = self._each_shard(
-            shape.shards, lambda desk, shard: deltas.screen(desk, shard, source, measured=measured)
-        )
+
+        def look(drawing: Drawing | None) -> list[float]:
+            return self._each_shard(
+                shape.shards,
+                lambda desk, shard: deltas.screen(desk, shard, source, measured=measured, drawing=drawing),
+            )
+
+        drawing = None if sketch is None else Drawing(sketch.seed)
+        squares = look(drawing)
         if largest_norm is not None and (norm := sqrt(sum(squares))) > largest_norm:
             raise OverNorm(
                 f"{source.name}: its norm is {norm:.6g}, the plan allows {largest_norm:.6g}",
                 hint="look at the learning rate and the text; merge.largest_norm is the plan's",
             )
+        if sketch is not None and drawing is not None:
+            if not drawing.finite:  # values near the largest float, which nobody sends in earnest
+                look(drawing := Drawing(sketch.seed, SMALL))
+            self._sketches.put(sketch, delta, drawing)
+
+    def overlap(self, job: OverlapJob) -> Overlapped:
+        """How far a delta that was screened overlaps with others. Raises `StoreError` where its sketch is
+        lost; it is drawn by screening it again."""
+        return self._sketches.overlaps(job)
 
     def _merge_shards(self, job: MergeJob, inputs: Inputs) -> list[tuple[str, ...]]:
         """Digests of what was written for each shard; on disk for good if the job is durable."""

@@ -1,7 +1,8 @@
 """What crosses between a `Replayer` and its worker: one canonical JSON message a line, each way.
 
 The worker speaks first (`Ready`, or a `Failure` where it cannot start). Then each `MergeJob` is
-answered by a `MergeResult`, each `ScreenJob` by `Screened`, either by a `Failure` instead.
+answered by a `MergeResult`, each `ScreenJob` by `Screened`, each `OverlapJob` by `Overlapped`, any of them
+by a `Failure` instead.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from tapestry.errors import TapestryError, by_code
 from tapestry.protocol.canonical import Name, Sha256
 from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.layout import FragmentNumber
-from tapestry.protocol.message import Message
-from tapestry.protocol.messages import Merged
+from tapestry.protocol.message import Message, Part
+from tapestry.protocol.messages import Merged, RoundNumber
 from tapestry.protocol.plan import Merge, Plan
 from tapestry.rounds.weights import UNIT
 
 MAX_LINE_BYTES = 8 << 20
+MAX_OTHERS = 1 << 16
+"""Deltas that one is compared with at a time."""
 
 
 class MergeJob(Message):
@@ -82,6 +85,15 @@ class MergeResult(Message):
     """Shard bytes of contributions, base and momentum that were read."""
 
 
+class SketchAt(Part):
+    """Under which run and round a delta's sketch is kept, and the secret it is drawn with."""
+
+    seed: Sha256
+    """Not a digest, but as many hexadecimal digits. It must not reach anybody who sends deltas."""
+    run: Name
+    round: RoundNumber
+
+
 class ScreenJob(Message):
     """Look at a delta's form and finiteness."""
 
@@ -93,6 +105,8 @@ class ScreenJob(Message):
     codec: Codec = PLAIN
     fragment: FragmentNumber = 0
     largest_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    sketch: SketchAt | None = None
+    """Draw its sketch on the way, and keep it."""
 
 
 class Screened(Message):
@@ -100,6 +114,55 @@ class Screened(Message):
 
     format: Literal["tapestry.screened"] = "tapestry.screened"
     version: Literal[1] = 1
+
+
+class Sketched(Part):
+    """An accepted update whose sketch may be there."""
+
+    round: RoundNumber
+    delta: Sha256
+    own: bool
+    """Whether it is of the node whose delta is looked at; where one of a round is, that round's others are
+    looked at beyond what they have in common."""
+
+
+class OverlapJob(Message):
+    """Is a delta, whose sketch is there, like an update of its run that was accepted before?"""
+
+    format: Literal["tapestry.overlap-job"] = "tapestry.overlap-job"
+    version: Literal[1] = 1
+    MAX_BYTES: ClassVar[int] = MAX_LINE_BYTES
+
+    seed: Sha256
+    run: Name
+    round: RoundNumber
+    delta: Sha256
+    largest: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    """The plan's `merge.largest_overlap`."""
+    others: Annotated[tuple[Sketched, ...], FailFast(), Field(max_length=MAX_OTHERS)]
+    """Those of a round stand together."""
+
+
+Number = Annotated[int, Field(ge=0, lt=MAX_OTHERS)]
+
+
+class Overlapped(Message):
+    """The overlap that comes nearest to being too large, or is too large by most."""
+
+    format: Literal["tapestry.overlapped"] = "tapestry.overlapped"
+    version: Literal[1] = 1
+    MAX_BYTES: ClassVar[int] = MAX_LINE_BYTES
+
+    nearest: Number | None = None
+    """Which of the others; None where there are none."""
+    overlap: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    allowed: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
+    lacking: Annotated[tuple[Number, ...], FailFast()] = ()
+    """Which of the others have no sketch here."""
+
+    @property
+    def copied(self) -> bool:
+        return self.overlap > self.allowed
 
 
 class Ready(Message):

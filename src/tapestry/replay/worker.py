@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from tapestry.errors import FormatError, ResourceError, TapestryError
@@ -16,7 +17,15 @@ from tapestry.host.isolation import Level, drop_network
 from tapestry.host.processes import die_with_parent
 from tapestry.protocol import canonical
 from tapestry.protocol.message import Message
-from tapestry.replay.job import MAX_LINE_BYTES, Failure, MergeJob, Ready, Screened, ScreenJob
+from tapestry.replay.job import (
+    MAX_LINE_BYTES,
+    Failure,
+    MergeJob,
+    OverlapJob,
+    Ready,
+    Screened,
+    ScreenJob,
+)
 
 if TYPE_CHECKING:
     from tapestry.replay.engine import Engine
@@ -27,14 +36,22 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tapestry.replay")
     parser.add_argument("blob_root")
     parser.add_argument("--threads", type=int, default=2, help="shards worked on at once")
+    parser.add_argument("--sketches", type=Path, help="folder of the sketches; beside the blobs if not given")
     arguments = parser.parse_args(argv)
     requests, answers = _streams()
     level = drop_network()  # before torch starts threads, which would keep the network
     die_with_parent()  # afterwards: entering a user namespace clears it
-    return serve(arguments.blob_root, arguments.threads, level, requests, answers)
+    return serve(arguments.blob_root, arguments.threads, level, requests, answers, arguments.sketches)
 
 
-def serve(blob_root: str, threads: int, level: Level, requests: BinaryIO, answers: BinaryIO) -> int:
+def serve(
+    blob_root: str,
+    threads: int,
+    level: Level,
+    requests: BinaryIO,
+    answers: BinaryIO,
+    sketches: Path | None = None,
+) -> int:
     """Answer requests until there are no more; returns the exit code."""
     import torch
 
@@ -43,7 +60,7 @@ def serve(blob_root: str, threads: int, level: Level, requests: BinaryIO, answer
 
     torch.set_num_threads(1)
     try:
-        engine = Engine(BlobStore.open(blob_root), threads=threads)
+        engine = Engine(BlobStore.open(blob_root), threads=threads, sketches=sketches)
     except TapestryError as e:
         _send(answers, Failure.of(e))
         return e.exit_code
@@ -66,8 +83,10 @@ def _answer(engine: Engine, line: bytes) -> Message:
         return engine.merge(MergeJob.from_json(value))
     if name == ScreenJob.format_name():
         job = ScreenJob.from_json(value)
-        engine.screen(job.delta, job.layout, job.codec, job.fragment, job.largest_norm)
+        engine.screen(job.delta, job.layout, job.codec, job.fragment, job.largest_norm, job.sketch)
         return Screened()
+    if name == OverlapJob.format_name():
+        return engine.overlap(OverlapJob.from_json(value))
     raise FormatError(f"request {str(name)[:64]!r} is none the replay worker knows")
 
 

@@ -140,6 +140,7 @@ class OpenCore:
         watch.closed = True  # nobody waits for news here
         coordinator = Coordinator(
             *(self.runs, None, watch),  # type: ignore[arg-type] - it merges nothing
+            copies=self.core.copies(None),  # type: ignore[arg-type]
             quota=quota,
             tell=lambda *_, **__: None,
             trouble_changed=lambda _: None,

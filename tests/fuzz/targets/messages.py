@@ -30,7 +30,15 @@ from tapestry.protocol.messages import (
 )
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import Hello, RoundRecord, RunView
-from tapestry.replay.job import Failure, MergeJob, MergeResult, ScreenJob
+from tapestry.replay.job import (
+    Failure,
+    MergeJob,
+    MergeResult,
+    OverlapJob,
+    Overlapped,
+    ScreenJob,
+    Sketched,
+)
 from tapestry.rounds.events import parse_event
 from tapestry.rounds.records import check_merged
 from tapestry.training.checkpoint import InnerFile, InnerState
@@ -152,6 +160,14 @@ INNER = InnerState(
     files=(InnerFile(name="shard-00001-model-00001-of-00001.safetensors", bytes=100, sha256=made.H[9]),),
 )
 MERGE_JOB = MergeJob.of(made.PLAN, state=made.H[2], contributions=(made.MERGED,), durable=True)
+OVERLAP_JOB = OverlapJob(
+    seed=made.H[3],
+    run="run",
+    round=2,
+    delta=made.H[1],
+    largest=0.6,
+    others=(Sketched(round=1, delta=made.H[2], own=True), Sketched(round=1, delta=made.H[4], own=False)),
+)
 MERGE_RESULT = MergeResult(state=made.H[7], base=made.H[8], outer=None, seconds=0.5, input_bytes=1 << 20)
 PROOF = RequestProof(
     consortium=made.CONSORTIUM_ID, method="GET", target="/v1/runs?a=1", body=made.H[0], at=made.AT
@@ -196,5 +212,9 @@ TARGETS: Sequence[Target] = (
     _message(MergeJob, MERGE_JOB),
     _message(MergeResult, MERGE_RESULT),
     _message(ScreenJob, ScreenJob(delta=made.H[1], layout=made.H[2], codec=made.CODECS["topk"])),
+    _message(OverlapJob, OVERLAP_JOB),
+    _message(
+        Overlapped, Overlapped(nearest=1, overlap=0.7, allowed=0.6, lacking=(0,)), then=lambda o: o.copied
+    ),
     _message(Failure, Failure(code="disk-full", message="no space", hint=None), then=lambda f: f.error()),
 )
