@@ -8,7 +8,7 @@ ROOMS := $(addprefix --ignore tests/,federation training replay cli sim)
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test coverage lint bench parity fuzz sim chaos split test-long lock clean help
+.PHONY: demo test coverage lint bench parity croissant fuzz sim chaos split test-long lock clean help
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
@@ -63,8 +63,13 @@ parity: $(STAMP)  ## loss against bytes, one member a language: PARITY_ARGS="--s
 sim: $(STAMP)   ## more seeds of the fault simulator: SIM_ARGS="--seeds N --minutes M"; goes on where it stopped
 	$(BIN)/python -m tests.sim $(SIM_ARGS)
 
+croissant: $(STAMP)  ## our dataset cards under mlcroissant, which gets an environment of its own (370 MB)
+	test -x .venv-croissant/bin/mlcroissant || { $(PYTHON) -m venv .venv-croissant && \
+	.venv-croissant/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/croissant.txt; }
+	$(BIN)/python -m tests.catalog.croissant .venv-croissant/bin/mlcroissant
+
 lock: $(STAMP)  ## write requirements/lock.txt anew from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude tapestry > requirements/lock.txt
 
 clean:          ## remove the environment and the demo's output
-	rm -rf $(VENV) tapestry-demo
+	rm -rf $(VENV) .venv-croissant tapestry-demo

@@ -26,6 +26,7 @@ PROGRAMS = {
     "overlap": "what part of the time nodes train over slow links",
     "trust": "what witnesses, and words before bytes, cost a round",
     "copies": "how much honest updates overlap, and which copies are found",
+    "catalog": "hashing and counting text for a card, and decisions of the policy",
     "transfer": "updates to the core and to other nodes, against plain HTTP",
     "large": "a whole round of a model of a billion parameters (44 GB of disk, 20 GB of memory)",
     "replay": "a merge of a large model from a cold disk, against a plain loop (44 GB of disk)",

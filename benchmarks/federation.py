@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.cards import HERE, give_card
+
 from benchmarks.links import Link, Proxy
 from tapestry.cli.demo import defaults, texts
 from tapestry.core import operator
@@ -152,7 +154,10 @@ def _run(case: Case, root: Path, stack: ExitStack) -> Outcome:
             near = stack.enter_context(Proxy("127.0.0.1", port, up=case.link, down=case.link)).port
         home = root / "nodes" / member.name
         member_init(root / "members" / member.name, member.name)
-        setup.init(home, root / "members" / member.name, member.name, member.folder, threads=1)
+        setup.init(
+            home, root / "members" / member.name, member.name, member.folder, threads=1, residency=HERE
+        )
+        give_card(home, member.folder)
         _join(home, f"http://127.0.0.1:{near}", operator.invite(core, member.name), root, member.name)
         homes.append(home)
     for home in homes:

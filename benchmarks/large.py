@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.cards import HERE, give_card
+
 from benchmarks.machine import peaks, say, scratch
 from benchmarks.report import Report, Settings
 from tapestry.core import operator
@@ -113,7 +115,9 @@ def _run(root: Path, size: int) -> tuple[dict[str, int], dict[str, float], RunVi
     try:
         url = files.wait_for(lambda: operator.serving_url(core), timeout_s=60)
         _cli("member", "init", member, "--name", "one")
-        _cli("node", "init", node, "--member", member, "--name", "one", "--corpus", corpus, "--threads", 2)
+        _cli("node", "init", node, "--member", member, "--name", "one", "--corpus", corpus, "--threads", 2,
+             "--residency", HERE)  # fmt: skip
+        give_card(node, corpus)
         toml = node / "node.toml"
         toml.write_text(toml.read_text().replace("checkpoint_s = 60.0", "checkpoint_s = 100000.0"))
         token = operator.invite(core, "one")

@@ -21,6 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tests.cards import HERE, give_card
+
 from benchmarks.report import Report, Settings, spread
 from tapestry.training import launcher
 
@@ -98,8 +100,10 @@ class TrainerSide:
 
         configure(THREADS)
         (root / "node.toml").write_text(
-            f'[node]\nname = "n"\nmember = "m"\n[training]\ncorpus = "text"\nthreads = {THREADS}\n'
+            f'[node]\nname = "n"\nmember = "m"\n[training]\ncorpus = "text"\n'
+            f'residency = "{HERE}"\nthreads = {THREADS}\n'
         )
+        give_card(root, root / "text", replace=True)
         store = BlobStore.open(root / "blobs")
         model, layout, state, parameters = initial_state("bench", case.config, "byte", 0, 8 << 20, store)
         inner = Inner(

@@ -5,6 +5,8 @@
     │   ├── SettingsError       core, node or member settings
     │   ├── PlanError           a run plan
     │   ├── CorpusError         text that is missing, empty or undecodable
+    │   ├── CardError           a dataset card that is wrong, missing, or not of these files
+    │   ├── RightsRefused       a dataset whose rights do not let it enter a stage
     │   └── ModelError          a model or tokenizer directory
     ├── IntegrityError          bytes are not what they claim to be
     │   ├── ArtifactError       malformed artifact, manifest, layout or shard
@@ -82,6 +84,14 @@ class PlanError(InputError):
 
 class CorpusError(InputError):
     code = "corpus"
+
+
+class CardError(InputError):
+    code = "card"
+
+
+class RightsRefused(InputError):
+    code = "rights"
 
 
 class ModelError(InputError):

@@ -17,7 +17,7 @@ from tapestry.errors import SettingsError
 from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact
 from tapestry.protocol.plan import Merge, Plan, Retention, Streaming
-from tests.core.support import LAYOUT, CoreUnderTest, Member, make_plan
+from tests.core.support import LAYOUT, CoreUnderTest, Member, artifact, make_plan
 
 MERGE = Merge(outer="fedavg", outer_rate=1.0, outer_momentum=0.0, largest_overlap=0.6)
 
@@ -231,3 +231,24 @@ def test_a_secret_that_others_may_read_or_that_is_none(tmp_path: Path) -> None:
     home.sketch_seed.write_text("zz" * 32)
     with pytest.raises(SettingsError, match="64 hexadecimal"):
         load_sketch_seed(home)
+
+
+def test_updates_that_were_committed_first_are_compared_too(play: Play) -> None:
+    run = play(reveal_s=30.0, quorum=1)
+    standing: dict[str, tuple[str, str | None]] = {}
+    for of_ada, of_bob in ((drawn(1), drawn(2)), (drawn(3), drawn(4, of=1, noise=0.1))):
+        given = []
+        for member, data in ((run.ada, of_ada), (run.bob, of_bob)):
+            delta = canonical.sha256(artifact("delta", data).to_bytes())
+            fields = {"round": run.round, "state": run.state, "nonce": f"{run.round:032x}"}
+            given.append((member, data, member.contribution(run.plan, delta, **fields)))
+        for member, _, envelope in given:
+            assert "committed" in member.contribute(envelope).json()
+        for member, data, envelope in given:
+            member.send_delta(0.0, data)
+            assert member.contribute(envelope).is_success
+        run.ends()
+        with Core.open(run.core.root) as core:
+            at = core.runs.standing("run").state.rounds[-2]
+            standing = {node: (s.status, s.reason) for node, s in at.submissions.items()}
+    assert standing == {"ada-1": ("accepted", None), "bob-1": COPIED}

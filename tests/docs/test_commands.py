@@ -123,6 +123,8 @@ def test_the_commands_are_those_of_the_design() -> None:
             "node egress list", "node egress pending", "node egress approve", "node egress refuse",
             "run plan", "run start", "run status", "run revise", "run export", "run recompute",
             "run withdraw",
+            "catalog add", "catalog list", "catalog search", "catalog show", "catalog check",
+            "catalog coverage", "catalog publish",
         )
     }  # fmt: skip
 

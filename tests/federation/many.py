@@ -24,6 +24,7 @@ from tapestry.protocol.views import RoundRecord, RunView
 from tapestry.rounds.events import RoundCommitted, parse_event
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.model import initial_state
+from tests.cards import HERE, give_card
 from tests.federation.kills import processes_of
 from tests.federation.support import CONFIG, WORDS, Federation, free_port, write_text
 
@@ -74,7 +75,9 @@ class ManyFederation(Federation):
         for (name, member), words in zip(members.items(), WORDS.values(), strict=False):
             text = root / "texts" / name
             write_text(text, words)
-            setup.init(self.node(name), self.member(member), name, text, threads=(threads or {}).get(name, 1))
+            own = (threads or {}).get(name, 1)
+            setup.init(self.node(name), self.member(member), name, text, threads=own, residency=HERE)
+            give_card(self.node(name), text)
 
     def member(self, name: str) -> Path:
         return self.root / "members" / name

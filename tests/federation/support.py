@@ -27,6 +27,7 @@ from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Rounds, Strea
 from tapestry.protocol.views import RunView
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.model import initial_state
+from tests.cards import HERE, give_card
 
 CONFIG = {
     "hidden_size": 16,
@@ -94,8 +95,10 @@ class Federation:
         operator.start(self.core, self.plan.run)
         for name in self.names:
             member_init(root / "members" / name, name)
-            write_text(root / "texts" / name, WORDS[name])
-            setup.init(self.node(name), root / "members" / name, name, root / "texts" / name, threads=1)
+            text = root / "texts" / name
+            write_text(text, WORDS[name])
+            setup.init(self.node(name), root / "members" / name, name, text, threads=1, residency=HERE)
+            give_card(self.node(name), text)
             toml = self.node(name) / "node.toml"
             toml.write_text(
                 toml.read_text().replace("processes = 1", f"processes = {(ranks or {}).get(name, 1)}")

@@ -27,6 +27,7 @@ from tapestry.tensors import shards
 from tapestry.training import launcher
 from tapestry.training.model import initial_state
 from tapestry.training.spool import TrainJob, TrainResult
+from tests.cards import HERE, give_card
 
 CONFIG: dict[str, Any] = {
     "hidden_size": 32,
@@ -75,10 +76,10 @@ class Node:
         cls, root: Path, *, steps: int = 6, checkpoint_s: float = 1e6, fragments: int = 1, **inner: Any
     ) -> Node:
         root.mkdir(parents=True, exist_ok=True)
-        write_corpus(root / "corpus")
+        give_card(root, write_corpus(root / "corpus"))
         (root / "node.toml").write_text(
             '[node]\nmember = "acme"\nname = "acme-1"\n\n[training]\n'
-            f'corpus = "corpus"\nthreads = 1\ncheckpoint_s = {float(checkpoint_s)}\n'
+            f'corpus = "corpus"\nresidency = "{HERE}"\nthreads = 1\ncheckpoint_s = {float(checkpoint_s)}\n'
         )
         store = BlobStore.open(root / "blobs")
         model, layout, state, parameters = initial_state(

@@ -21,6 +21,7 @@ from tapestry.training.home import Status, TrainerHome
 from tapestry.training.inner import InnerLoop
 from tapestry.training.settings import TrainerSettings
 from tapestry.training.trainer import Trainer
+from tests.cards import give_card
 
 from .support import RUN, Node, Zygote, wait_until
 
@@ -218,6 +219,7 @@ def test_what_is_wrong_with_text_and_plan_is_said(node: Node) -> None:
     with pytest.raises(ModelError, match="max_position_embeddings 64"):
         make_trainer(node).do(node.job(1, plan=long))
     (node.root / "corpus" / "train.jsonl").write_text('{"text": "short"}\n')
+    give_card(node.root, node.root / "corpus", replace=True)
     with pytest.raises(CorpusError, match="less than one window"):
         make_trainer(node).do(node.job(1))
 

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tapestry import __version__
-from tapestry.cli import core, demo_command, doctor, failures, ledger, member, node, run
+from tapestry.cli import catalog, core, demo_command, doctor, failures, ledger, member, node, run
 
 INTERRUPTED = 130
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -34,6 +34,7 @@ app.add_typer(member.app, name="member")
 app.add_typer(node.app, name="node")
 app.add_typer(run.app, name="run")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(catalog.app, name="catalog")
 app.command("doctor")(doctor.doctor)
 
 

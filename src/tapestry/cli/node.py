@@ -35,6 +35,9 @@ def init(
     runs: Annotated[
         list[str] | None, typer.Option(help="Runs to take part in, as patterns; * is all.")
     ] = None,
+    residency: Annotated[
+        str | None, typer.Option(metavar="CC", help="Country the node stands in, two letters of ISO 3166-1.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the trainer.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -57,11 +60,13 @@ def init(
         publish=publish,  # type: ignore[arg-type]
         runs=tuple(runs or ("*",)),
         threads=threads,
+        residency=residency,
     )
     if as_json:
         emit_json({"home": str(made.root), "node": name})
         return
     emit_line(str(made.root))
+    note("nothing is trained without a card of the text; see tapestry catalog add --help")
     note(f"next: tapestry node join {home} --member {member} --core URL --invitation TOKEN")
 
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, FastAPI, Request, Response
 
 from tapestry import __version__
+from tapestry.catalog.listing import CatalogEntry
+from tapestry.core.catalog import CatalogApi
 from tapestry.core.coordinator import Coordinator
 from tapestry.core.deltas import Lacking
 from tapestry.core.direct import LEAST_BYTES, direct
@@ -54,6 +56,7 @@ SPOKEN: Final[tuple[type[Message], ...]] = (
     *(
         Artifact,
         Attestation,
+        CatalogEntry,
         Contribution,
         Enrolment,
         Entry,
@@ -116,6 +119,7 @@ class Api:
             ("GET", "/v1/blobs/{sha}", self.get_blob),
             ("GET", "/v1/events", self.events),
             *LedgerApi(self._core).routes(),
+            *CatalogApi(self._core).routes(),
         )
         for method, path, endpoint in routes:
             app.add_api_route(path, endpoint, methods=[method])

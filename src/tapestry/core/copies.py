@@ -29,7 +29,7 @@ ROUNDS: Final = 64
 """Of its fragment that a contribution is compared with, beside its own."""
 MOST_ROUNDS: Final = 1024
 """Of the run that they are looked for in."""
-TYPES: Final = ("round-opened", "contribution-received", "contribution-accepted", "round-abandoned")
+TYPES: Final = ("round-opened", *ev.ARRIVED, "contribution-accepted", "round-abandoned")
 
 
 class Screen(Protocol):
@@ -160,7 +160,7 @@ class Copies:
             match ev.parse_event(entry.type, entry.body):
                 case ev.RoundOpened() as event:
                     fragment, plan = event.fragment, event.plan
-                case ev.ContributionReceived() as event:
+                case ev.ContributionReceived() | ev.ContributionRevealed() as event:
                     deltas[event.contribution] = event.delta
                 case ev.ContributionAccepted() as event:
                     accepted.append(Accepted(number, event.node, deltas[event.contribution], plan))

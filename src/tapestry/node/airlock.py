@@ -15,8 +15,7 @@ from typing import Final, Literal
 import tapestry
 from tapestry.host.landlock import Rule
 from tapestry.node.home import Home
-from tapestry.node.mirrors import folder_of
-from tapestry.node.settings import NodeSettings
+from tapestry.node.settings import NodeSettings, folder_of
 
 Level = Literal["none", "process", "netns", "site"]
 """`none`: the agent could read text. `process`: it cannot. `netns`: and the trainer has no network. `site`:

@@ -22,6 +22,7 @@ from tapestry.ledger.entries import Entry
 from tapestry.node import child
 from tapestry.node.home import Home
 from tapestry.node.replica import Replica
+from tapestry.node.settings import folder_of
 from tapestry.transport import mirror
 
 EVERY_S: Final = 60.0
@@ -29,13 +30,6 @@ EVERY_S: Final = 60.0
 STILL_S: Final = 600.0
 """So long after, though no round has opened: where the core shows two histories, both may stand still."""
 MAX_PIECE_BYTES: Final = 1 << 30
-
-
-def folder_of(home: Home, source: str) -> Path | None:
-    """Where a mirror lies that is a folder; None for one that is fetched."""
-    if source.startswith(("http://", "https://")):
-        return None
-    return home.root / Path(source).expanduser()
 
 
 class Mirrors:

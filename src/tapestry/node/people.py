@@ -46,7 +46,7 @@ class People:
             raise SignatureError("a contribution in a round's record has not exactly one signature")
         name = envelope.signatures[0].keyid
         if name not in self._holders:
-            self._holders = _holders(self._client.members())
+            self._holders = holders(self._client.members())
         holder = self._holders.get(name)
         if holder is None:
             raise UnknownMember(f"a contribution is signed by key {name[:16]}, which no member has certified")
@@ -58,7 +58,7 @@ class People:
         return contribution, holder
 
 
-def _holders(answer: Any) -> dict[str, Holder]:
+def holders(answer: Any) -> dict[str, Holder]:
     try:
         return {
             key["key_id"]: Holder(member=member["member"], node=key["node"], public_key=key["public_key"])

@@ -58,6 +58,13 @@ class LedgerSection(_Section):
     """Static mirrors of the ledger, whose heads are held against what the core shows this node."""
 
 
+def folder_of(home: Home, source: str) -> Path | None:
+    """Where a mirror lies that is a folder; None for one that is fetched."""
+    if source.startswith(("http://", "https://")):
+        return None
+    return home.root / Path(source).expanduser()
+
+
 class NodeSettings(_Section):
     """All of node.toml."""
 
@@ -140,6 +147,8 @@ runs = {_toml(list(node.runs))}
 [training]
 # Folder with train.* and valid.* (.jsonl or .txt). It is read by the trainer alone.
 corpus = {_toml(training.corpus)}
+# Country this node stands in (ISO 3166-1, two letters). Text is only trained on where its card allows.
+{_residency(training.residency)}
 threads = {training.threads}
 # Seconds between two checkpoints inside a round.
 checkpoint_s = {float(training.checkpoint_s)}
@@ -167,6 +176,10 @@ direct = {str(transfer.direct).lower()}
 {_table("ledger", ledger)}{_table("slurm", settings.slurm)}{_table("kubernetes", settings.kubernetes)}"""
 
 
+def _residency(country: str | None) -> str:
+    return '# residency = "CH"' if country is None else f"residency = {_toml(country)}"
+
+
 def make(
     *,
     member: str,
@@ -177,6 +190,7 @@ def make(
     threads: int | None = None,
     checkpoint_s: float = 60.0,
     device: str = "cpu",
+    residency: str | None = None,
 ) -> NodeSettings:
     """Checked settings. Raises `SettingsError` naming the field."""
     if any("\ud800" <= letter <= "\udfff" for letter in str(corpus)):
@@ -190,6 +204,7 @@ def make(
                     "threads": threads or max(1, min(8, os.cpu_count() or 1)),
                     "checkpoint_s": checkpoint_s,
                     "device": device,
+                    "residency": residency,
                 },
             }
         )

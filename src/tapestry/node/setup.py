@@ -73,6 +73,7 @@ def init(
     runs: tuple[str, ...] = ("*",),
     threads: int | None = None,
     checkpoint_s: float = 60.0,
+    residency: str | None = None,
 ) -> Home:
     """Make a node's home with its settings and its keys, certified by the member. All or nothing.
 
@@ -94,6 +95,7 @@ def init(
         runs=runs,
         threads=threads,
         checkpoint_s=checkpoint_s,
+        residency=residency,
     )
     if home.exists() and any(home.iterdir()):
         raise Conflict(f"{home} exists and is not empty", hint="choose another folder for the node")
@@ -128,12 +130,13 @@ def load_consortium(home: Home) -> Consortium:
         raise SettingsError(f"{home.consortium} cannot be read: {e}") from e
 
 
-def connect(home: Home, pair: KeyPair | None = None) -> CoreClient:
-    """A client for the core this node has joined, signing with the node key."""
+def connect(home: Home, pair: KeyPair | None = None, *, core_url: str | None = None) -> CoreClient:
+    """A client for the core this node has joined, signing with the node key; `core_url` says where it listens
+    if that is elsewhere by now."""
     joined = load_consortium(home)
     transfer = settings.load(home).transfer
     return CoreClient(
-        joined.core_url,
+        core_url or joined.core_url,
         joined.consortium,
         pair or keys.load_pair(home),
         ca=None if joined.ca is None else home.root / joined.ca,

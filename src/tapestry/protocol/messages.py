@@ -107,7 +107,7 @@ class Contribution(Message):
     tokens: Annotated[int, Field(ge=1, le=1 << 50)]
     steps: Annotated[int, Field(ge=1, le=1 << 40)]
     data_manifest: Sha256
-    """Hash of the list of texts used; the list itself stays at the node."""
+    """Hash of what was trained on: cards, files, tokens (docs/formats/cards.md). All of it stays at home."""
     environment: Annotated[Environment, Field(max_length=16)]
     nonce: Nonce
     checkpoint: Annotated[str, StringConstraints(max_length=1024)] | None = None

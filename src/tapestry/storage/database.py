@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from tapestry.storage.backend import Backend, Leadership
 
-SCHEMA: Final = "0002"
+SCHEMA: Final = "0003"
 """The newest migration of this release."""
 
 # SQLite's INTEGER has 64 bits, PostgreSQL's has 32.
@@ -59,6 +59,16 @@ invitations = sa.Table(
     sa.Column("expires", sa.String, nullable=False),
     sa.Column("used_at", sa.String),
 )
+
+listings = sa.Table(
+    "listings",
+    metadata,
+    sa.Column("member", sa.String, primary_key=True),
+    sa.Column("dataset", sa.String, primary_key=True),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+)
+"""What members publish of their datasets. Not among the events: it can be taken back."""
 
 
 def kept_tables() -> list[sa.Table]:

@@ -139,7 +139,7 @@ def open_corpus(folder: Path, tokenizer: Tokenizer, cache: Path, *, manifest: by
         folder: the corpus.
         tokenizer: whose ids are wanted.
         cache: the node's cache; what is missing there is written, whole or not at all.
-        manifest: of these files where somebody just read and tokenized them; else they are read.
+        manifest: of these files where somebody knows it; else they are read.
 
     Raises:
         CorpusError: see `find_files` and `documents`; also no text in a split, or a file that changes
@@ -151,7 +151,7 @@ def open_corpus(folder: Path, tokenizer: Tokenizer, cache: Path, *, manifest: by
     key = canonical.sha256(manifest + tokenizer.digest.encode())
     place = cache / f"tokens-{key[:32]}"
     if not (place / "corpus.json").is_file():
-        _tokenize_once(folder, found, manifest, tokenizer, place)
+        _tokenize_once(folder, found or find_files(folder), manifest, tokenizer, place)
     dtype = _dtype(tokenizer)
     return Corpus(
         folder=folder,

@@ -164,27 +164,31 @@ def _pieces(file: IO[bytes], path: Path) -> Iterator[str]:
 
 
 def _json_lines(file: IO[bytes], path: Path) -> Iterator[str]:
-    number = 0
+    number, decode = 0, json.JSONDecoder().decode
     while data := file.readline(MAX_LINE_BYTES + 1):
         number += 1
-        where = f"{path}, line {number}"
-        if len(data) > MAX_LINE_BYTES:
-            raise CorpusError(f"{where}: longer than {MAX_LINE_BYTES} bytes", hint="split the document")
         try:
+            if len(data) > MAX_LINE_BYTES:
+                raise _Line(f"longer than {MAX_LINE_BYTES} bytes", "split the document")
             line = data.decode("utf-8-sig" if number == 1 else "utf-8")
+            if line.isspace() or not line:
+                continue
+            value = decode(line)
+            text = value.get("text") if isinstance(value, dict) else None
+            if not isinstance(text, str):
+                raise _Line("no field `text` with a string", 'write {"text": "..."}')
+            if b"\\u" in data:  # bytes that are UTF-8 hold no surrogate
+                text.encode("utf-8")
+        except _Line as e:
+            raise CorpusError(f"{path}, line {number}: {e.args[0]}", hint=e.args[1]) from None
         except UnicodeDecodeError as e:
-            raise CorpusError(f"{where}: not UTF-8", hint="convert the file to UTF-8") from e
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            raise CorpusError(f"{where}: not JSON", hint="each line is one JSON object") from e
-        if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-            raise CorpusError(f"{where}: no field `text` with a string", hint='write {"text": "..."}')
-        text: str = value["text"]
-        try:
-            text.encode("utf-8")
+            raise CorpusError(f"{path}, line {number}: not UTF-8", hint="convert the file to UTF-8") from e
         except UnicodeEncodeError as e:
-            raise CorpusError(f"{where}: `text` holds half a surrogate pair") from e
+            raise CorpusError(f"{path}, line {number}: `text` holds half a surrogate pair") from e
+        except (ValueError, RecursionError) as e:
+            raise CorpusError(f"{path}, line {number}: not JSON", hint="each line is one JSON object") from e
         yield text
+
+
+class _Line(Exception):
+    """What is wrong with a line, and what to do."""

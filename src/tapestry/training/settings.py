@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from tapestry.catalog.words import Country
 from tapestry.errors import SettingsError, TapestryError
 from tapestry.host import files
 from tapestry.protocol.canonical import Name
@@ -23,6 +24,9 @@ class Training(BaseModel):
 
     corpus: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
     """Folder with train.* and valid.*; a relative one counts from the node's home."""
+    residency: Country | None = None
+    """Where this node stands, two letters of ISO 3166-1; text that may only be processed elsewhere is not
+    trained on. The owner's word: nobody can check it from afar."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     """CPU threads of each process. Bit-identical training needs the same number each time."""
     checkpoint_s: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False, strict=False)] = 60.0

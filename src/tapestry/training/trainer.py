@@ -19,6 +19,7 @@ from types import FrameType
 from tapestry.errors import Diverged, ModelError, PlanError, TapestryError
 from tapestry.host import failpoints, files
 from tapestry.protocol.artifact import Artifact
+from tapestry.protocol.canonical import sha256
 from tapestry.protocol.plan import Plan
 from tapestry.training.blobs import BlobFolder
 from tapestry.training.corpus import Corpus, open_corpus
@@ -28,6 +29,7 @@ from tapestry.training.island import ISLAND_OF_ONE, Island
 from tapestry.training.loaded import Loaded
 from tapestry.training.machine import environment
 from tapestry.training.publish import publish
+from tapestry.training.rights import STAGE, Admitted, Rights, today
 from tapestry.training.settings import TrainerSettings
 from tapestry.training.spool import TextScore, TrainJob
 from tapestry.training.task import make_task
@@ -63,6 +65,9 @@ class Trainer:
         self.blobs = BlobFolder(home.blobs)
         self.loaded: Loaded | None = None
         self.corpus: Corpus | None = None
+        self._rights = Rights(home, settings)
+        self._manifests: dict[str, str] = {}
+        """Of the corpus as it is, by digest of its card."""
         self._job_seen: tuple[int, int, int] | None = None
         self._ahead: tuple[TrainJob, Round] | None = None
         """A finished job, and the round after it as far as it is trained."""
@@ -93,8 +98,9 @@ class Trainer:
             self.home.forget(job)
         if self._ahead is not None and not _follows(self._ahead[0], job):
             self._ahead = None  # its memory goes before another model's comes
+        admitted = self._rights.admit(STAGE, today()) if self.island.lead else None
         loaded = self._load(job.plan)
-        corpus = self._corpus(loaded)
+        corpus = self._corpus(loaded, admitted)
         task = make_task(job.plan, corpus, self.settings.node)
         base = loaded.base(self.blobs, job.base)
         current = self._joined(job, loaded, base)
@@ -107,6 +113,7 @@ class Trainer:
             self._ended = time.monotonic()
             return False
         self.status.update(phase="publishing")
+        manifest = self._manifest(admitted, corpus, loaded) if admitted is not None else ""
 
         def finish() -> None:
             publish(
@@ -115,7 +122,7 @@ class Trainer:
                 current,
                 loaded,
                 island=self.island,
-                manifest=corpus.digest,
+                manifest=manifest,
                 environment=self._environment,
             )
             if self.island.lead:
@@ -229,7 +236,7 @@ class Trainer:
         if self.loaded is None or self.loaded.digest != plan.model:
             self.loaded = None  # its memory goes before the next model's comes
             self.loaded = Loaded.read(self.blobs, plan.model, self.island, self.settings)
-            self.corpus = None
+            self.corpus, self._manifests = None, {}
         if self.loaded.model.layout != plan.layout:
             raise PlanError(f"the plan of {plan.run} names another layout than its model")
         longest = self.loaded.config.get("max_position_embeddings")
@@ -240,20 +247,28 @@ class Trainer:
             )
         return self.loaded
 
-    def _corpus(self, loaded: Loaded) -> Corpus:
-        """The text; the lead tokenizes it where that was not done before."""
+    def _corpus(self, loaded: Loaded, admitted: Admitted | None) -> Corpus:
+        """The text; the lead tokenizes it where that was not done before. Only text that is admitted."""
         if self.corpus is None:
             self.status.update(phase="reading")
             folder = self.settings.corpus_path(self.home.root)
             manifest = b""
-            if self.island.lead:
-                self.corpus = open_corpus(folder, loaded.tokenizer, self.home.cache)
-                store_manifest(self.home.cache, self.corpus)
-                manifest = self.corpus.manifest
+            if admitted is not None:
+                manifest = admitted.files_manifest
+                self.corpus = open_corpus(folder, loaded.tokenizer, self.home.cache, manifest=manifest)
             manifest = self.island.share(manifest)
             if self.corpus is None:
                 self.corpus = open_corpus(folder, loaded.tokenizer, self.home.cache, manifest=manifest)
         return self.corpus
+
+    def _manifest(self, admitted: Admitted, corpus: Corpus, loaded: Loaded) -> str:
+        """Digest of the data manifest, which is kept at the node."""
+        card, tokenizer = admitted.file.digest, loaded.tokenizer.digest
+        if self._manifests.get(card) is None:
+            manifest = admitted.data_manifest(corpus, tokenizer)
+            store_manifest(self.home.cache, manifest)
+            self._manifests = {card: sha256(manifest)}
+        return self._manifests[card]
 
     def _score(self, current: Round, loaded: Loaded) -> None:
         """Of the shared base, which is not what a node trains that goes on from its own parameters."""
@@ -323,10 +338,10 @@ def _follows(finished: TrainJob, job: TrainJob) -> bool:
     return same and job.train and finished.round < job.round and may_go_on(finished.merges, job)
 
 
-def store_manifest(cache: Path, corpus: Corpus) -> None:
-    """Keep the data manifest at the node, under its hash."""
-    path = cache / "manifests" / f"{corpus.digest}.json"
+def store_manifest(cache: Path, manifest: bytes) -> None:
+    """Keep the data manifest at the node, under its hash, which is what leaves."""
+    path = cache / "manifests" / f"{sha256(manifest)}.json"
     if not path.exists():
         with files.full_disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(path, corpus.manifest)
+        files.write_atomic(path, manifest)

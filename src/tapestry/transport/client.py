@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
+from tapestry.catalog.listing import MAX_LISTED
 from tapestry.errors import FormatError
 from tapestry.identity import notes
 from tapestry.identity.keys import KeyPair
@@ -157,6 +158,26 @@ class CoreClient:
         if not isinstance(entries, list):
             raise FormatError("the core's event log is not one")
         return [Entry.from_json(entry) for entry in entries]
+
+    # -- the catalog --------------------------------------------------------------------------------
+
+    def publish_listing(self, envelope: bytes) -> Any:
+        """Say what a dataset is, or take it back."""
+        return self._json(Request(method="POST", path="/v1/catalog", body=envelope))
+
+    def listings(self) -> list[Any]:
+        """DSSE envelopes of what members published, as JSON values; not verified here."""
+        found: list[Any] = []
+        while True:
+            query = {"after": len(found), "limit": wire.MAX_LISTED}
+            answer = self._json(Request(method="GET", path="/v1/catalog", query=query), cap=MAX_EVENTS_BYTES)
+            entries = answer.get("entries") if isinstance(answer, dict) else None
+            total = answer.get("total") if isinstance(answer, dict) else None
+            if not isinstance(entries, list) or type(total) is not int or total > MAX_LISTED:
+                raise FormatError("the core's catalog is not one")
+            found += entries
+            if len(found) >= total or not entries:
+                return found
 
     # -- the ledger and its tree ----------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ MAX_BODY_BYTES: Final = canonical.MAX_MESSAGE_BYTES
 MAX_MISSING_BYTES: Final = 8 << 20
 MAX_MISSING: Final = 100_000
 MAX_EVENTS: Final = 1000
+MAX_LISTED: Final = 256
+"""Entries of the catalog in one answer."""
 EMPTY_SHA256: Final = canonical.sha256(b"")
 
 STATUS: Final[dict[type[TapestryError], int]] = {

@@ -16,7 +16,7 @@ from . import fake_slurm
 from .conftest import KubernetesSite, SlurmSite
 from .support import Site, wait_until
 
-TRAINING = 'hosts = 2\nmin_hosts = 1\ncorpus = "corpus"'
+TRAINING = 'hosts = 2\nmin_hosts = 1\ncorpus = "corpus"\nresidency = "CH"'
 STEPS = 60
 
 

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tapestry.cli.demo import defaults, texts, tls
+from tapestry.cli.demo import cards, defaults, texts, tls
 from tapestry.cli.demo.places import Places
 from tapestry.cli.demo.settings import DemoSettings
 
@@ -75,6 +75,7 @@ def nodes(found: list[MemberText], places: Places, *, threads: int) -> None:
                 member.name,
                 member.folder,
                 threads=threads,
+                residency=cards.HERE,
             )
 
 

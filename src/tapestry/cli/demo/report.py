@@ -177,6 +177,10 @@ def print_result(result: Result, out: Console | None = None) -> None:
     for name, path in places:
         out.print(f"{name:<{width}}  {path}", markup=False, soft_wrap=True)
     out.print(f"{'base':<{width}}  sha256 {result.base}", markup=False, soft_wrap=True)
+    if kept := result.kept_out:
+        out.print("\nKept out of training by its rights:", style="bold")
+        out.print(f"  {kept['reason']}, of {kept['member']}", markup=False, soft_wrap=True)
+        out.print(f"  needed: {kept['needed']}", markup=False, soft_wrap=True)
     if seen := result.ledger:
         _verification(seen, len(result.members), out)
 

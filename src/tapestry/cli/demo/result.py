@@ -73,6 +73,8 @@ class Result:
     compared: bool
     ledger: dict[str, Any] = field(default_factory=dict)
     """What its verification has seen, as `tapestry ledger verify --json` says it."""
+    kept_out: dict[str, Any] = field(default_factory=dict)
+    """A dataset whose rights kept it out of training: member, dataset, rule, reason, what would be needed."""
     members: list[MemberResult] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +89,7 @@ class Result:
             "plot": self.plot,
             "sample": self.sample,
             "ledger": self.ledger,
+            "kept_out": self.kept_out,
             "members": [member.to_json(compared=self.compared) for member in self.members],
         }
 

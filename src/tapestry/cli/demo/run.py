@@ -10,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tapestry.cli.demo import cards, defaults, display, lay, report, settings
 from tapestry.cli.demo import compare as comparison
-from tapestry.cli.demo import defaults, display, lay, report, settings
 from tapestry.cli.demo import result as results
+from tapestry.cli.demo.cards import KeptOut
 from tapestry.cli.demo.children import Children
 from tapestry.cli.demo.display import MemberView, Snapshot
 from tapestry.cli.demo.places import Places
@@ -64,10 +65,12 @@ def _run(asked: Asked, places: Places) -> Result:
         members = lay.members(asked.settings, places)
         lay.core(places)
         lay.nodes(members, places, threads=max(1, (os.cpu_count() or 1) // len(members)))
+        cards.make(members, places, own_text=asked.settings.corpora is not None)
+        kept_out = cards.keep_out(members, places)
         with Core.open(places.core) as opened:
             lay.plan(asked.settings, opened, places)
-            _train(members, places, opened)
-            return _finish(members, places, opened, clock, compare=asked.compare)
+            _train(members, places, opened, kept_out)
+            return _finish(members, places, opened, clock, kept_out, compare=asked.compare)
 
 
 class _Clock:
@@ -93,7 +96,7 @@ class _Clock:
         return self._before + time.monotonic() - self._began
 
 
-def _train(members: list[MemberText], places: Places, opened: Core) -> None:
+def _train(members: list[MemberText], places: Places, opened: Core, kept_out: KeptOut) -> None:
     """Core and nodes as processes, until every node has the last base and has scored it."""
     if _complete(members, opened):
         return
@@ -105,6 +108,7 @@ def _train(members: list[MemberText], places: Places, opened: Core) -> None:
             lay.join(members, places, _serving_url(places, children))
             for member in members:
                 children.start(member.name, "node", "run", str(places.node(member.name)), "--once")
+            shown.say(f"kept out of training: {kept_out}")
             shown.say("starting trainers; none of them has a network")
             while not _complete(members, opened):
                 children.check()
@@ -200,7 +204,13 @@ def _snapshot(members: list[MemberText], places: Places, opened: Core) -> Snapsh
 
 
 def _finish(
-    members: list[MemberText], places: Places, opened: Core, clock: _Clock, *, compare: bool
+    members: list[MemberText],
+    places: Places,
+    opened: Core,
+    clock: _Clock,
+    kept_out: KeptOut,
+    *,
+    compare: bool,
 ) -> Result:
     """Export the base, let it write a little, measure the baselines, keep the result."""
     import shutil
@@ -255,6 +265,7 @@ def _finish(
         seconds=clock.seconds,
         compared=compare,
         ledger=_verified(opened),
+        kept_out=kept_out.to_json(),
         members=shared,
     )
     report.plot(found, places.plot)

@@ -1,0 +1,120 @@
+"""`tapestry catalog check`: cards held against files, and what a node's rules say of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tapestry.cli.output import counted, emit_table
+
+if TYPE_CHECKING:
+    from tapestry.catalog.card import Card
+    from tapestry.catalog.policy import Decision
+    from tapestry.training.holding import Change
+    from tapestry.training.shelf import Shelf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What became of one card.
+
+    Args:
+        error: why the text could not be read.
+        root: whether the documents hash to the card's root.
+    """
+
+    name: str
+    folder: str
+    changes: list[Change]
+    root: bool
+    error: str | None = None
+    decisions: list[Decision]
+
+    @property
+    def whole(self) -> bool:
+        return self.root and not self.changes and self.error is None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "folder": self.folder,
+            "whole": self.whole,
+            "error": self.error,
+            "changes": [{"path": each.path, "what": each.what} for each in self.changes],
+            "stages": [
+                {
+                    "stage": each.stage,
+                    "permitted": each.permitted,
+                    "rules": list(each.rules),
+                    "needed": each.needed,
+                }
+                for each in self.decisions
+            ],
+        }
+
+
+def check_all(shelf: Shelf, names: list[str], folder: Path | None, home: Path | None) -> list[Checked]:
+    """Hold each card against its folder. Raises `InputError`, and `CardError` for a card that is none."""
+    from tapestry.errors import InputError
+
+    wanted = names or shelf.names()
+    if folder is not None and len(wanted) != 1:
+        raise InputError("--folder is for one dataset", hint="name it")
+    return [_check(shelf.read(name).card, folder, home) for name in wanted]
+
+
+def _check(card: Card, folder: Path | None, home: Path | None) -> Checked:
+    from tapestry.errors import CorpusError
+    from tapestry.training.holding import changes, hold
+
+    where = folder or Path(card.folder)
+    permitted = decisions(card, home) if home is not None else []
+    try:
+        with counted(f"hashing {card.name}") as tell:
+            found = hold(where, tell)
+    except CorpusError as e:
+        return Checked(
+            name=card.name, folder=str(where), changes=[], root=False, error=e.message, decisions=permitted
+        )
+    return Checked(
+        name=card.name,
+        folder=str(where),
+        changes=changes(card, found.files),
+        root=found.content == card.content,
+        decisions=permitted,
+    )
+
+
+def decisions(card: Card, home: Path) -> list[Decision]:
+    """What the rules of a node say today of each stage that a card permits."""
+    from tapestry.training.rights import rules, today
+    from tapestry.training.settings import TrainerSettings
+
+    settings = TrainerSettings.load(home)
+    policy = rules(home)
+    return [
+        policy.decide(
+            card,
+            stage,
+            node=settings.node,
+            member=settings.member,
+            residency=settings.residency,
+            today=today(),
+        )
+        for stage in card.stages
+    ]
+
+
+def print_checked(checked: list[Checked]) -> None:
+    """A line a dataset, and one for each file that changed."""
+    lines: list[tuple[str, str, str | None]] = []
+    for each in checked:
+        verdict = "as its card says" if each.whole else each.error or "other documents than its card says"
+        stages = [
+            one.stage if one.permitted else f"not {one.stage} ({', '.join(one.rules)})"
+            for one in each.decisions
+        ]
+        lines.append((each.name, verdict, ", ".join(stages) or None))
+        lines += [("", f"{change.path}: {change.what}", None) for change in each.changes]
+    emit_table(("name", "text", "may enter"), lines)

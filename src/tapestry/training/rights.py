@@ -1,0 +1,201 @@
+"""Nothing is trained without a card: which one is a corpus', whether it still holds, and what it permits.
+
+The card is held against all documents once; from then on a file counts as the same while its identity is. A
+decision of the policy is taken anew for each round, since consents end.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tapestry.catalog.card import Card
+from tapestry.catalog.croissant import CardFile
+from tapestry.catalog.policy import MAX_RULES_BYTES, Policy
+from tapestry.catalog.words import Stage
+from tapestry.errors import CardError, SettingsError, TapestryError
+from tapestry.host import files
+from tapestry.protocol import canonical
+from tapestry.training.corpus import Corpus, TextFile, find_files
+from tapestry.training.holding import changes, hold, identity, in_words
+from tapestry.training.home import TrainerHome, log
+from tapestry.training.settings import TrainerSettings
+from tapestry.training.shelf import Shelf
+
+RULES: Final = "rights.cedar"
+"""Of a node's home: rules that its owner adds."""
+STAGE: Final[Stage] = "base"
+"""What a run of the consortium is to a dataset. Plans do not yet tell a base from continued pre-training."""
+_ADD: Final = "tapestry catalog add DIR --name NAME --license SPDX ... --home"
+
+
+def today() -> str:
+    """By this machine's clock, in UTC."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A dataset that may be trained on."""
+
+    file: CardFile
+    stage: Stage
+
+    @property
+    def files_manifest(self) -> bytes:
+        """As `corpus.manifest_of` the files, which the card was held against."""
+        entries = [
+            {"bytes": file.bytes, "path": file.path, "sha256": file.sha256, "split": file.split}
+            for file in self.file.card.files
+        ]
+        return canonical.encode({"files": entries, "format": "tapestry.data-manifest", "version": 1})
+
+    def data_manifest(self, corpus: Corpus, tokenizer: str) -> bytes:
+        """What a contribution names by its hash: card, files, and what the run's tokenizer makes of them."""
+        card = self.file.card
+        of_card: dict[str, Any] = {
+            "name": card.name,
+            "card": self.file.digest,
+            "root": card.content.root,
+            "documents": card.content.documents,
+            "bytes": card.content.bytes,
+            "tokenizer": tokenizer,
+            "tokens": {"train": len(corpus.train.tokens), "valid": len(corpus.valid.tokens)},
+            "stage": self.stage,
+        }
+        listed = json.loads(corpus.manifest)["files"]
+        return canonical.encode(
+            {"cards": [of_card], "files": listed, "format": "tapestry.data-manifest", "version": 2}
+        )
+
+
+class Rights:
+    """The rights of one node's corpus.
+
+    Args:
+        home: the node's.
+        settings: of the node.
+    """
+
+    def __init__(self, home: TrainerHome, settings: TrainerSettings) -> None:
+        self._home = home
+        self._settings = settings
+        self._folder = settings.corpus_path(home.root)
+        self._seen: dict[Path, tuple[list[int], CardFile]] = {}
+        self._policy: tuple[str, Policy] | None = None
+        self._held: str | None = None
+        """Digest of the card that was held against the files."""
+
+    def admit(self, stage: Stage, day: str) -> Admitted:
+        """The card of the corpus, if it holds and lets the text into a stage on a day.
+
+        Raises:
+            CardError: none, several, or one that is not of these files.
+            RightsRefused: a rule forbids it.
+            SettingsError: the owner's rules are none.
+        """
+        try:
+            found = self._card()
+            if self._held != found.digest:
+                self._hold(found)
+                self._held = found.digest
+            decision = self._rules().decide(
+                found.card,
+                stage,
+                node=self._settings.node,
+                member=self._settings.member,
+                residency=self._settings.residency,
+                today=day,
+            )
+            decision.enforce()
+        except TapestryError as e:
+            log("dataset refused", stage=stage, reason=e.message)
+            raise
+        return Admitted(found, stage)
+
+    def _cards(self) -> list[CardFile]:
+        shelf = Shelf.of_node(self._home.root)
+        found = []
+        for name in shelf.names():
+            path = shelf.path(name)
+            now = identity(path)
+            if path not in self._seen or self._seen[path][0] != now:
+                self._seen[path] = (now, shelf.read(name))
+            found.append(self._seen[path][1])
+        return found
+
+    def _card(self) -> CardFile:
+        """The card made of this folder, or, where the folder was moved, of just such files."""
+        every, folder = self._cards(), self._folder.resolve()
+        found = [each for each in every if Path(each.card.folder) == folder]
+        if not found:
+            held = find_files(self._folder)
+            found = [each for each in every if _looks_like(each.card, held)]
+        if not found:
+            raise CardError(
+                f"the text in {self._folder} has no card, and nothing is trained without one",
+                hint=f"make one with: {_ADD} {self._home.root}",
+            )
+        if len(found) > 1:
+            names = ", ".join(each.card.name for each in found[:5])
+            raise CardError(
+                f"the text in {self._folder} has {len(found)} cards: {names}",
+                hint=f"remove all but one from {Shelf.of_node(self._home.root).folder}",
+            )
+        return found[0]
+
+    def _hold(self, found: CardFile) -> None:
+        """Hold the card against the folder, unless that was done and no file has another identity since."""
+        place = self._home.cache / "cards" / f"{found.digest}.json"
+        known = json.dumps([[file.name, *identity(file.path)] for file in find_files(self._folder)]).encode()
+        if _content(place) == known:
+            return
+        log("holding the card against the text", dataset=found.card.name)
+        holding = hold(self._folder)
+        different = changes(found.card, holding.files)
+        if different or holding.content != found.card.content:
+            what = in_words(different) if different else "its documents hash to another root"
+            raise CardError(
+                f"the text in {self._folder} is not what card {found.card.name} describes: {what}",
+                hint=f"see what changed: tapestry catalog check {found.card.name}; then make the card anew: "
+                f"tapestry catalog add {self._folder} --name {found.card.name} ... --replace",
+            )
+        with files.full_disk(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(place, known, durable=False)
+
+    def _rules(self) -> Policy:
+        added = _added(self._home.root)
+        if self._policy is None or self._policy[0] != added:
+            self._policy = (added, Policy(added))
+        return self._policy[1]
+
+
+def rules(home: Path) -> Policy:
+    """Of a node, with those its owner adds. Raises `SettingsError`."""
+    return Policy(_added(home))
+
+
+def _added(home: Path) -> str:
+    path = home / RULES
+    try:
+        return files.read_limited(path, MAX_RULES_BYTES).decode("utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError, TapestryError) as e:
+        raise SettingsError(f"{path} cannot be read: {e}") from e
+
+
+def _looks_like(card: Card, held: list[TextFile]) -> bool:
+    listed = {(file.path, file.split, file.bytes) for file in card.files}
+    return listed == {(file.name, file.split, file.path.stat().st_size) for file in held}
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
