@@ -83,7 +83,8 @@ def measure(settings: Settings) -> Report:
 
 def export(core: Core, path: Path) -> None:
     with path.open("wb") as out:
-        ledger.write(out, Proofs(core.journal, core.consortium).lines(core.store))
+        out.write(ledger.FIRST)
+        out.writelines(Proofs(core.journal, core.consortium).written(core.store))
 
 
 def verify(path: Path) -> Found:

@@ -196,6 +196,27 @@ def test_read_limited_refuses_what_is_no_file_without_waiting(tmp_path: Path) ->
         files.read_limited(tmp_path / "link", 10, follow_symlinks=False)
 
 
+def test_append_puts_more_behind_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a call that was cut short left goes; the name of a new file is on disk as well."""
+    path = tmp_path / "lines"
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink().relative_to(tmp_path)))
+        real(fd)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    files.append(path, 0, b"one\n")
+    assert synced == ["lines", "."]
+    path.write_bytes(b"one\ntwo, cut")
+    files.append(path, 4, b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
+    assert synced == ["lines", ".", "lines"]
+    with pytest.raises(OSError, match="less than 9 bytes"):
+        files.append(path, 9, b"three\n")
+
+
 def test_publish_dir_gives_the_name_after_everything_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

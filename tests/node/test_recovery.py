@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import TimeoutExpired
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,14 @@ from tapestry.core import backup as backups
 from tapestry.core import operator, settings
 from tapestry.core.proofs import Proofs
 from tapestry.core.recover import recover
+from tapestry.core.repeat import Repeater
 from tapestry.core.service import Core
-from tapestry.errors import Fork, IntegrityError, KeyRefused
+from tapestry.errors import Fork, IntegrityError, KeyRefused, MergeMismatch
+from tapestry.protocol.artifact import Artifact, State
+from tapestry.protocol.plan import Plan
+from tapestry.protocol.views import RoundRecord
+from tapestry.replay.job import MergeJob
+from tapestry.storage.blobs import BlobStore
 from tapestry.training.spool import TrainJob
 from tests.core.support import CoreUnderTest, make_plan, shards
 from tests.node.conftest import MakeNode
@@ -126,6 +133,61 @@ def test_an_older_copy_is_brought_forward(scene: Scene) -> None:
     assert (again["events"], again["adopted"], again["blobs"]) == (done["events"], 0, 0)
     scene.core.start()
     scene.finish()
+
+
+def _forget_newest(scene: Scene) -> str:
+    """As if no node had repeated the newest merge: what came of it is gone. Its state.
+
+    Shards of the momentum stay: with such deltas they have the bytes of one of them.
+    """
+    with Core.open(scene.core.root) as core:
+        head = core.runs.standing("run").state.head
+        state = State.from_bytes(core.store.read(head))
+        gone = {head, *filter(None, (state.base, state.outer))}
+        gone |= {blob.sha256 for blob in Artifact.from_bytes(core.store.read(state.base)).shards}
+    for node in scene.nodes:
+        BlobStore.open(node.home.blobs).delete_all(gone)
+    return head
+
+
+def _other_rate(plan: Plan, **given: Any) -> MergeJob:
+    """As `MergeJob.of`, of a core that does not keep to the plan."""
+    rule = plan.merge.model_copy(update={"outer_rate": plan.merge.outer_rate / 2})
+    return _by_the_plan(plan.model_copy(update={"merge": rule}), **given)
+
+
+_by_the_plan = MergeJob.of
+
+
+def test_a_merge_that_only_the_lost_core_had_done_is_repeated(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless a contribution is lost as well, or what comes out is not what the ledger has."""
+    scene.core.kill()
+    head = _forget_newest(scene)
+    shutil.rmtree(scene.core.root)
+    record = RoundRecord.from_bytes((scene.nodes[0].home.records / "run.1.json").read_bytes())
+    stores = [BlobStore.open(node.home.blobs) for node in scene.nodes]
+    delta = stores[0].read(record.merged[0].delta)
+    for store in stores:
+        store.delete(record.merged[0].delta)
+    done = scene.recover(*scene.nodes)
+    assert (done["repeated"], done["lacking"]) == (0, 2)  # what the state names is not even known
+    stores[0].put(delta)
+    with monkeypatch.context() as without:
+        without.setattr(Repeater, "repeat", lambda self: 0)
+        assert scene.recover(*scene.nodes)["lacking"] == 1
+    with monkeypatch.context() as crooked:
+        crooked.setattr(MergeJob, "of", _other_rate)
+        with pytest.raises(MergeMismatch, match="merge 1 of run run gives state"):
+            scene.recover(*scene.nodes)
+    done = scene.recover(*scene.nodes)
+    assert (done["repeated"], done["lacking"]) == (1, 0)
+    with Core.open(scene.core.root) as core:
+        assert core.runs.standing("run").state.head == head and core.store.has(head)
+    scene.core.start()
+    scene.finish()
+    assert operator.view(scene.core.root, "run").head.merges == 3
 
 
 def test_a_minority_sets_up_no_core(scene: Scene) -> None:

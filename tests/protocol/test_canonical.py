@@ -73,6 +73,25 @@ def test_it_is_what_the_library_writes(value: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "number",
+    [
+        *(0.0, -0.0, 1.0, -7.0, 0.5, 0.1, 1 / 3, 123456.789, 1e9, 1e-4, 1.5e-4, 0.00010000000000000002),
+        *(9.9e-5, 1e-7, 5e-324, 1e15, 999999999999999.9, 1e15 + 0.5, 1e21, 1e22, 1.7976931348623157e308),
+    ],
+)
+def test_numbers_are_written_as_ecmascript_writes_them(number: float) -> None:
+    for value in (number, [number], {"a": [1, {"b": (number,)}], "c": "d"}):
+        before = repr(value)
+        assert canonical.encode(value) == rfc8785.dumps(value)
+        assert repr(value) == before  # what was given stays as it is
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_any_number_is_written_as_ecmascript_writes_it(number: float) -> None:
+    assert canonical.encode([number]) == rfc8785.dumps([number])
+
+
+@pytest.mark.parametrize(
     "value", ["\ud800", ["\ud800"], {"\ud800": 1}, 2**53, -(2**53), float("nan"), {1: 2}, b"a"]
 )
 def test_what_has_no_canonical_form_is_refused(value: object) -> None:

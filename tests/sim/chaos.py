@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from tapestry.cli import replicas
 from tapestry.core import recover
 from tapestry.core import settings as core_settings
+from tapestry.storage.blobs import BlobStore
 from tests.sim import observer as observed
 from tests.sim.scheduler import Process
 
@@ -114,22 +115,18 @@ class Chaos:
             if world.stops_nodes and not agent.dead and agent.tasks and not at.cutting:
                 world.crash(agent, "a stop", power=False)
         world.crash(core.process, "a lost disk", power=True, lost=lambda: self._restore(core, copy))
-        self._until_up(core, 20.0)
-        if core.observer.lacks_head:  # by now the nodes have repeated the merge, and what came of it
-            world.crash(core.process, "a second recovery", power=True, lost=lambda: self._restore(core, None))
 
     def _until_up(self, core: CoreProcess, seconds: float) -> None:
         self._world.scheduler.wait(seconds)
         while not core.up or self._world.machines[core.name].cutting:
             self._world.scheduler.wait(0.05)
 
-    def _restore(self, core: CoreProcess, copy: Path | None) -> None:
+    def _restore(self, core: CoreProcess, copy: Path) -> None:
         world, observer = self._world, core.observer
         observer.close()
         root = world.root / core.name
-        if copy is not None:
-            shutil.rmtree(root)
-            shutil.copytree(copy, root)
+        shutil.rmtree(root)
+        shutil.copytree(copy, root)
         acknowledged, given = set(), []
         kept = 0
         for node in observer.nodes.values():
@@ -138,10 +135,21 @@ class Chaos:
                 kept = max(kept, observed.kept(node))
                 acknowledged |= observer.acknowledged(node)
         if given:
-            found = recover.recover(root, given, core_settings.make(port=0))
+            repeats = world.replay(BlobStore.open(root / "blobs"), core.name)
+            found = recover.recover(root, given, core_settings.make(port=0), replay=repeats)
             world.scheduler.say(f"recovered: {found}")
+            _part(root / "blobs")
         world.machines[core.name].disk.remember(root)
         observer.recovered(kept, acknowledged)
+
+
+def _part(blobs: Path) -> None:
+    """What was taken from nodes' folders lies on a disk of its own, not under a second name on theirs."""
+    for path in sorted(blobs.rglob("*")):
+        if path.is_file() and path.stat().st_nlink > 1:
+            data = path.read_bytes()
+            path.unlink()
+            path.write_bytes(data)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -98,7 +98,9 @@ class Disk:
         if fate < 0.3:
             return  # it had been written all the same
         if fate < 0.6 or kept is None:
-            cut = int(rng.random() * len(data))
+            # What was synced stays as far as nothing else was written over it, as when more is appended.
+            least = len(os.path.commonprefix([data, kept or b""]))  # noqa: RUF071 - no paths
+            cut = least + int(rng.random() * (len(data) - least))
             path.write_bytes(data[:cut] + bytes(len(data) - cut) * (fate < 0.5))
         else:
             path.write_bytes(kept)

@@ -52,7 +52,9 @@ class SimAgent(Agent):
         if given is not None and given.job.train:
             self._world.bases.trains(self._node, given.job.merges, given.job.state)
         for run in self._sessions.keys() - self._retry.keys():
-            self._world.bases.handed_in(self._node, self._tools.submitter.receipted_at(run))
+            own = self._memory[run].contribution
+            if own is not None and own.outcome == "receipted":
+                self._world.bases.handed_in(self._node, self._tools.submitter.receipted_at(run))
         awaited = [s for run, s in self._sessions.items() if s.order is not None and run not in self._retry]
         scheduler = self._world.scheduler
         due = [*self._retry.values(), self._next_list]

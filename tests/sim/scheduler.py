@@ -203,7 +203,7 @@ class Scheduler:
         if self.steps > self._max_steps and not self.closing:
             raise Violation(f"nothing came to an end in {self.steps} steps")
         while self._tasks:
-            ready = [task for task in self._tasks if self._is_ready(task)]
+            ready = self._ready()
             if ready:
                 task = ready[0] if len(ready) == 1 else ready[int(self.rng.random() * len(ready))]
                 task.process.version += 1
@@ -214,10 +214,14 @@ class Scheduler:
             self.now = max(self.now, min(dues))
         return None
 
-    def _is_ready(self, task: Task) -> bool:
-        if task.doomed or (task.due is not None and task.due <= self.now):
-            return True
-        if task.until is None or task.seen == task.process.version:
-            return False
-        task.seen = task.process.version
-        return bool(task.until())
+    def _ready(self) -> list[Task]:
+        """Whose turn it may be, in the order they began."""
+        now, ready = self.now, []
+        for task in self._tasks:
+            if task.doomed or (task.due is not None and task.due <= now):
+                ready.append(task)
+            elif task.until is not None and task.seen != task.process.version:
+                task.seen = task.process.version
+                if task.until():
+                    ready.append(task)
+        return ready

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import random
 import tempfile
 from pathlib import Path
@@ -133,9 +134,10 @@ def lay_out(root: Path) -> None:
     """A fresh consortium in `root`."""
     folders, contents = template()
     for name in folders:
-        (root / name).mkdir()
+        os.mkdir(f"{root}/{name}")  # noqa: PTH102 - as text, in a third of the time
     for name, data in contents.items():
-        (root / name).write_bytes(data)
+        with open(f"{root}/{name}", "wb", buffering=0) as file:
+            file.write(data)
 
 
 def drawn_plan(rng: random.Random, members: int, count: int, *, lies: bool) -> Plan:

@@ -57,6 +57,8 @@ class Split(World):
         self, seed: int, faults: Faults | None = None, *, quorum: int = SAFE, bug: Bug | None = None
     ) -> None:
         self._quorum = quorum
+        self._moved: Node | None = None
+        """The node that is shown both histories: it may be in the middle of a merge of the first."""
         super().__init__(seed, faults, hostile=False, lie="", loses=False, bug=bug)
         other = self.other = CoreProcess(self, "core-b")
         self.cores[other.name] = other
@@ -91,6 +93,13 @@ class Split(World):
         # The core takes in what shows that there is another history: it has signed both.
         return {(Runs, "_check_checkpoint"): lambda runs, said: None}
 
+    def _head(self, node: Node, merges: int, state: str) -> None:
+        if node is not self._moved:
+            super()._head(node, merges, state)
+            return
+        known = {core.observer.states.get(merges) for core in self.cores.values()}
+        must(state in known, f"{node.name} takes a state of neither history after merge {merges}")
+
     # -- the end ----------------------------------------------------------------------------------
 
     def _end(self) -> None:
@@ -100,7 +109,7 @@ class Split(World):
             if scheduler.now > until + 300 + self.jumped_s:
                 must(False, f"no side merges anything: {self.observer.standing()}")
             scheduler.wait(1.0)
-        switched = self._switched()
+        switched = self._moved = self._switched()
         scheduler.say(f"{switched.name} is shown the other history")
         switched.core = self.other if switched.core is self.core else self.core
         self.bases.shown_another(switched.name)

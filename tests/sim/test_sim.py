@@ -15,11 +15,10 @@ from tests.sim.bugs import BUGS
 from tests.sim.faults import Faults
 from tests.sim.lies import LIES
 from tests.sim.scheduler import Violation
-from tests.sim.shims import dumps
 from tests.sim.split import SAFE, Split, simulate
-from tests.sim.world import Failed, World
+from tests.sim.world import WORDS_FIRST, Failed, World
 
-SEEDS = int(os.environ.get("TAPESTRY_SIM_SEEDS", "120"))
+SEEDS = int(os.environ.get("TAPESTRY_SIM_SEEDS", "200"))
 BLOCKS = 10
 ROOT = Path(__file__).parents[2]
 SAME = (3, 7, 24, 40)
@@ -31,7 +30,7 @@ ANOTHER = 7
 def test_no_seed_fails(block: int) -> None:
     each = -(-SEEDS // BLOCKS)
     for seed in range(block * each, min(SEEDS, (block + 1) * each)):
-        simulate(seed)
+        simulate(seed if seed % 3 else seed + WORDS_FIRST)
 
 
 def test_a_seed_always_gives_the_same_run() -> None:
@@ -71,8 +70,9 @@ def test_without_faults_nothing_is_lost_or_repeated() -> None:
 def test_a_bug_is_found(name: str) -> None:
     """And the same seed finds nothing where the defence is there."""
     bug = BUGS[name]
-    with pytest.raises(Failed):
+    with pytest.raises(Failed) as failed:
         world_of(bug.seed, bug).run()
+    assert not isinstance(failed.value.error, AttributeError | NameError), "the bug itself is broken"
     world_of(bug.seed, bug, mended=True).run()
 
 
@@ -121,16 +121,3 @@ def test_a_campaign_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert campaign.load(tmp_path, "b") is None
     assert campaign.run(tmp_path, seeds=0, label="a").merges == second.merges
     assert campaign.run(tmp_path, seeds=1, first=5, label="a").next == 6
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"b": 1, "a": [1.0, 0.5, -0.0, 1e-7, 1e22, 123456.789], "é": '\u2028\x7f\x1f"\\/'},
-        {"x": [True, False, None, "", {}, []], "big": 9007199254740991},
-    ],
-)
-def test_the_faster_canonical_json_is_the_real_one(value: object) -> None:
-    import rfc8785
-
-    assert dumps(value) == rfc8785.dumps(value)  # type: ignore[arg-type]

@@ -80,6 +80,11 @@ class Machine:
         self.cutting = False
 
 
+WORDS_FIRST = 1 << 32
+"""Seeds from here on: nodes commit before anybody's bytes move. All else of a seed is as without."""
+REVEAL_S = 6.0
+
+
 class World(Hooks):
     """Everything of one run.
 
@@ -146,6 +151,9 @@ class World(Hooks):
         """The node that the core lies to."""
         self.plan = drawn_plan(rng, len(members), len(names), lies=bool(self.misled))
         self.plan = tell(self, lie) if lie else self.plan
+        if seed >= WORDS_FIRST:
+            rounds = self.plan.rounds.model_copy(update={"reveal_s": REVEAL_S})
+            self.plan = self.plan.model_copy(update={"rounds": rounds})
         if loses is None:
             loses = rng.random() < 0.12 and not lie and self.mallory is None
         self._loses = (rng.random() * 6, rng.random() * 12) if loses else None
@@ -297,7 +305,11 @@ class World(Hooks):
         self.scheduler.say(f"{event} " + " ".join(f"{k}={str(v)[:60]}" for k, v in fields.items()))
         at = self._machine()
         if event == "head" and at is not None:
-            self.homes[at.disk.root.name].core.observer.head(fields["merges"], fields["state"])
+            self._head(self.homes[at.disk.root.name], fields["merges"], fields["state"])
+
+    def _head(self, node: Node, merges: int, state: str) -> None:
+        """A node has taken a state for its own."""
+        node.core.observer.head(merges, state)
 
     # -- what goes wrong --------------------------------------------------------------------------
 

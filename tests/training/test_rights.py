@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,18 @@ def test_rights_are_asked_for_each_round(node: Node) -> None:
     assert not node.folder(2).exists()
 
 
+def test_another_text_under_a_running_trainer_is_no_text_of_the_card(node: Node) -> None:
+    """Else the tokens of one text would be trained, and the card of another one named."""
+    one = trainer(node)
+    one.do(node.job(1))
+    changed(node)
+    give_card(node.root, corpus(node), replace=True)
+    with pytest.raises(CardError, match="had read what was there before"):
+        one.do(node.job(2, state=node.state))
+    assert not node.folder(2).exists()
+    assert trainer(node).do(node.job(2, state=node.state)), "started again it goes on"
+
+
 def test_a_restart_reads_no_text_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Path] = []
 
@@ -216,3 +230,21 @@ def test_a_folder_that_was_moved_keeps_its_card(node: Node) -> None:
     (moved / "valid.jsonl").write_text('{"text": "other"}\n')
     with pytest.raises(CardError, match="has no card"):
         trainer(node)._rights.admit("base", "2026-11-22")
+
+
+def test_the_trainer_ends_with_one_typed_error(node: Node) -> None:
+    """As its supervisor sees it, which stops the node with it: exit code, last line of the log, status."""
+    give_card(node.root, corpus(node), replace=True, licence="CC-BY-NC-4.0")
+    node.give(node.job(1))
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "tapestry.training", "--home", str(node.root)],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == RightsRefused.exit_code
+    said = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert [line["event"] for line in said[:-1]] == ["holding the card against the text", "dataset refused"]
+    error = said[-1]["error"]
+    assert (error["code"], "rule licence" in error["message"], bool(error["hint"])) == ("rights", True, True)
+    status = json.loads((node.root / "status" / "trainer.json").read_text())
+    assert (status["phase"], status["error"]["code"]) == ("failed", "rights")
+    assert not any(node.out.iterdir())

@@ -37,6 +37,8 @@ Line = tuple[str, Any]
 """What a line is (`blob`, `entry`, `checkpoint`), and its value: bytes, an `Entry`, a text."""
 
 
+ENTRY, BLOB = b'{"entry":', b'{"blob":"'
+"""How a line begins."""
 FIRST: Final = canonical.encode({"format": FORMAT, "version": VERSION}) + b"\n"
 """Names the format."""
 
@@ -44,11 +46,16 @@ FIRST: Final = canonical.encode({"format": FORMAT, "version": VERSION}) + b"\n"
 def encode(line: Line) -> bytes:
     """A line as it stands in the file."""
     kind, value = line
-    if kind == "blob":
-        value = base64.b64encode(value).decode("ascii")
-    elif kind == "entry":
-        value = value.model_dump(mode="json")
-    return canonical.encode({kind: value}) + b"\n"
+    if kind == "checkpoint":
+        return canonical.encode({kind: value}) + b"\n"
+    return of_bytes(kind, value.to_bytes() if kind == "entry" else value)
+
+
+def of_bytes(kind: str, data: bytes) -> bytes:
+    """The line of a blob, or of an entry in its canonical bytes."""
+    if kind == "entry":
+        return ENTRY + data + b"}\n"
+    return BLOB + base64.b64encode(data) + b'"}\n'
 
 
 def write(out: BinaryIO, lines: Iterable[Line]) -> None:
@@ -98,6 +105,8 @@ def _lines(file: BinaryIO, size: int | None) -> Iterator[bytes]:
 
 
 def _parsed(line: bytes, *, first: bool) -> Line | None:
+    if line.startswith(ENTRY) and not first:
+        return "entry", _entry(line)
     value = canonical.decode(line, what="line", max_bytes=MAX_LINE_BYTES)
     if first:
         if value != {"format": FORMAT, "version": VERSION}:
@@ -106,11 +115,6 @@ def _parsed(line: bytes, *, first: bool) -> Line | None:
     if not isinstance(value, dict) or len(value) != 1:
         raise FormatError("a line has one field: blob, entry or checkpoint")
     ((kind, held),) = value.items()
-    if kind == "entry":
-        entry = Entry.from_json(held)
-        if canonical.encode({"entry": entry.model_dump(mode="json")}) != line:
-            raise FormatError("the entry leaves out fields that its canonical form states")
-        return kind, entry
     if kind not in ("blob", "checkpoint") or not isinstance(held, str):
         raise FormatError("a line has one field: blob, entry or checkpoint")
     if kind == "checkpoint":
@@ -122,3 +126,16 @@ def _parsed(line: bytes, *, first: bool) -> Line | None:
     if base64.b64encode(data).decode("ascii") != held:
         raise FormatError("a blob is base64 in its one form")
     return kind, data
+
+
+def _entry(line: bytes) -> Entry:
+    """Of a line that begins as one; the line is canonical if it is this entry's."""
+    canonical.check_limits(line, what="line", max_bytes=MAX_LINE_BYTES)
+    entry = Entry.exact(line[len(ENTRY) : -1]) if line.endswith(b"}") else None
+    if entry is not None:
+        return entry
+    value = canonical.decode(line, what="line", max_bytes=MAX_LINE_BYTES)
+    if len(value) != 1:
+        raise FormatError("a line has one field: blob, entry or checkpoint")
+    Entry.from_json(value["entry"])
+    raise FormatError("the entry leaves out fields that its canonical form states")

@@ -84,8 +84,8 @@ class Verifier:
         """By run: position of the entry that commits its newest merge."""
         self.roots = bytearray()
         """Roots of the trees of 1, 2, ... entries."""
-        self._taken = b""
-        """The envelope that was opened last."""
+        self._signer = ""
+        """Name of the key that has signed the envelope which was opened last."""
         self._ended = False
 
     def take(self, lines: Iterable[Line]) -> Found:
@@ -362,8 +362,7 @@ class Verifier:
     def _attestation(self, entry: Entry, event: ev.BaseAttested) -> Attest:
         """Signed by a witness key, and for the very tree that these entries make."""
         said = self._said(entry, event.attestation, Attestation, roles=WITNESS)
-        key = Envelope.from_bytes(self._taken).signatures[0].keyid
-        tree_of(said, self._ring.keys[key].certificate.public_key, self.found.consortium)
+        tree_of(said, self._ring.keys[self._signer].certificate.public_key, self.found.consortium)
         committed = self._committed.get(entry.scope, 0)
         if (said.size, said.root) != (committed, self.root(committed).hex()):
             raise IntegrityError(f"node {said.node} has attested another ledger than this one")
@@ -384,8 +383,8 @@ class Verifier:
             raise IntegrityError(
                 f"the envelope of {kind.format_name()} {digest[:12]} is not in the ledger's file"
             )
-        self._taken = data
         envelope = Envelope.from_bytes(data)
+        self._signer = envelope.signatures[0].keyid
         said, _ = self._ring.verify(envelope, kind, at=entry.at, sequence=entry.sequence, roles=roles)
         if (said.consortium, said.run) != (self.found.consortium, entry.scope):
             raise IntegrityError(f"{kind.format_name()} of {said.node} is for another run or consortium")

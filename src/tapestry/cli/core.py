@@ -178,8 +178,8 @@ def recover(
         return
     emit_line(str(home))
     note(
-        f"{done['events']} events, {done['adopted']} of them from the nodes, and {done['blobs']} blobs; "
-        f"next: tapestry core serve {home}"
+        f"{done['events']} events, {done['adopted']} of them from the nodes, {done['blobs']} blobs, "
+        f"{done['repeated']} merges repeated; next: tapestry core serve {home}"
     )
     if done["lacking"]:
         note(f"warning: {done['lacking']} blobs that the ledger names are at none of these nodes")

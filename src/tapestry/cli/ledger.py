@@ -44,7 +44,8 @@ def export(
         temporary = file.with_name(f".{file.name}.tmp")
         try:
             with temporary.open("wb") as out:
-                ledger.write(out, Proofs(opened.journal, opened.consortium).lines(opened.store))
+                out.write(ledger.FIRST)
+                out.writelines(Proofs(opened.journal, opened.consortium).written(opened.store))
                 out.flush()
                 os.fsync(out.fileno())
             temporary.replace(file)

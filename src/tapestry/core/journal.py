@@ -96,6 +96,8 @@ class Journal:
         self._clock = clock
         self._lock = threading.Lock()
         self._cache: dict[str, Standing[Any]] = {}
+        self._tree = (0, tree.EMPTY)
+        """The head that was asked for last."""
         self.listener: Callable[[str, int], None] | None = None
         """Told of each scope this process changed, after the commit, from the thread that did it."""
 
@@ -177,7 +179,10 @@ class Journal:
         """Leaves and root of the log's Merkle tree, of one moment."""
         with self._database.reading() as connection:
             size = log.head(connection)
-            return size, tree.root(size, log.nodes(connection))
+            known = self._tree
+            if size != known[0]:  # the tree of so many leaves never changes, and every node asks for it
+                known = self._tree = (size, tree.root(size, log.nodes(connection)))
+            return known
 
     def tree_root(self, size: int) -> bytes:
         """Of the first `size` entries. Raises `NotFound` where there are fewer."""

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request, Response
 
-from tapestry.audit import file
 from tapestry.core.proofs import Proofs
 from tapestry.core.service import Core
 from tapestry.errors import NotFound
@@ -41,7 +40,7 @@ class LedgerApi:
         asked = server.query(request, after=0)
 
         def read() -> bytes:
-            return b"".join(map(file.encode, self._proofs.lines(self._core.store, asked["after"], MAX_BYTES)))
+            return b"".join(self._proofs.written(self._core.store, asked["after"], MAX_BYTES))
 
         return Response(await asyncio.to_thread(read), media_type=server.LINES)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from tapestry.audit.file import NAMED, Line
+from tapestry.audit import file
+from tapestry.audit.file import Line
 from tapestry.audit.heads import cosigned
 from tapestry.core.consortium import Consortium
 from tapestry.core.journal import Journal
@@ -43,20 +45,35 @@ class Proofs:
     def lines(self, store: BlobStore, after: int = 0, max_bytes: int | None = None) -> Iterator[Line]:
         """The ledger behind a position and up to its newest head, for `audit.file`; where it has more than
         `max_bytes`, it ends early, and without a checkpoint. Raises `NotFound` where an envelope is lost."""
+        for kind, data in self._lines(store, after, max_bytes):
+            if kind == "entry":
+                yield kind, Entry.from_bytes(data)
+            else:
+                yield kind, data.decode() if kind == "checkpoint" else data
+
+    def written(self, store: BlobStore, after: int = 0, max_bytes: int | None = None) -> Iterator[bytes]:
+        """The same lines as they stand in a file; nothing of them is looked at here, who reads them does."""
+        for kind, data in self._lines(store, after, max_bytes):
+            yield file.encode((kind, data.decode())) if kind == "checkpoint" else file.of_bytes(kind, data)
+
+    def _lines(self, store: BlobStore, after: int, max_bytes: int | None) -> Iterator[tuple[str, bytes]]:
+        """What each line is, and its value's bytes."""
         size, root = self._journal.tree_head()
         done, written = after, 0
         while done < size:
             batch, _ = self._journal.entries(done, limit=size - done, max_bytes=BATCH_BYTES)
-            for data, entry in ((data, Entry.from_bytes(data)) for data in batch):
-                if entry.type in NAMED:
-                    envelope = store.read(entry.body[NAMED[entry.type]], Envelope.MAX_BYTES)
-                    written += len(envelope)
-                    yield "blob", envelope
-                yield "entry", entry
-                done, written = entry.sequence, written + len(data)
+            for data in batch:
+                done += 1
+                envelope = _named(data)
+                if envelope is not None:
+                    blob = store.read(envelope, Envelope.MAX_BYTES)
+                    written += len(blob)
+                    yield "blob", blob
+                yield "entry", data
+                written += len(data)
                 if max_bytes is not None and written > max_bytes and done < size:
                     return
-        yield "checkpoint", self._signed(size, root).decode()
+        yield "checkpoint", self._signed(size, root)
 
     def cosigned(self, store: BlobStore, run: str, round: int) -> bytes:
         """The head that ends with the commit of a round, as a note with every witness's signature. Raises
@@ -75,6 +92,13 @@ class Proofs:
         origin = origin_of(self._consortium.id)
         note = Note(Checkpoint(origin, size, root).text)
         return note.signed(origin, self._consortium.core_key).to_bytes()
+
+
+def _named(entry: bytes) -> str | None:
+    """The envelope that an entry of the log names."""
+    value = json.loads(entry)
+    field = file.NAMED.get(value["type"])
+    return None if field is None else str(value["body"][field])
 
 
 def _hex(proof: Sequence[bytes]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,13 +20,16 @@ from tapestry.audit import file
 from tapestry.audit.verify import Verifier
 from tapestry.core import settings as settings_file
 from tapestry.core.consortium import succeed
+from tapestry.core.coordinator import Replay
 from tapestry.core.copying import Copy
 from tapestry.core.home import Home
 from tapestry.core.journal import Journal
 from tapestry.core.operator import make_home
 from tapestry.core.references import References
+from tapestry.core.repeat import Repeater
 from tapestry.core.service import Core, load_key, open_database
 from tapestry.core.settings import CoreSettings
+from tapestry.core.staging import replayer_of, staged
 from tapestry.errors import (
     AuthError,
     Fork,
@@ -96,6 +100,7 @@ def recover(
     *,
     endorsements: Mapping[str, Envelope] = NONE,
     progress: Progress = lambda _done, _all: None,
+    replay: Replay | None = None,
 ) -> dict[str, int]:
     """Set up a core in `root`, or bring the one there forward, from copies of its ledger and blobs.
 
@@ -105,10 +110,11 @@ def recover(
         settings: of a core that is made anew.
         endorsements: what members have signed for its new key (`Succession`), by a name for people.
         progress: told of the blobs.
+        replay: repeats merges that only the lost core has done; a worker of its own where None.
 
     Returns:
-        `events` in the ledger, `adopted` of them from the copies, `blobs` copied, and `lacking`: blobs that
-        the ledger names and no copy has.
+        `events` in the ledger, `adopted` of them from the copies, `blobs` copied, merges `repeated` because
+        no copy has the newest base, and `lacking`: blobs that the ledger names and are nowhere.
 
     Raises:
         InputError: no copy holds a ledger.
@@ -116,6 +122,7 @@ def recover(
         KeyRefused: too few members have signed for a new key; what others have to sign lies in the folder
             `SUCCESSION` of the core then, and the next call goes on.
         AuthError: what was signed is for something else, or by none who may.
+        MergeMismatch: a merge that was repeated gives another state than the ledger has.
     """
     verified = [_verify(each) for each in replicas]
     if not verified:
@@ -142,9 +149,25 @@ def recover(
         files.write_atomic(home.settings, settings_file.render(settings).encode())
     with Core.open(root) as core:
         stores = [BlobStore.open(each.replica.blobs) for each in verified]
-        copied, lacking = _blobs(core, best, stores, progress)
+        copy = _blobs(core, best, stores, progress)
+        with nullcontext(replay) if replay is not None else _worker(core) as doing:
+            repeated = Repeater(core.runs, doing).repeat()
+        lacking = len(core.store.lacking(copy.lost))
         events, _ = core.journal.tree_head()
-    return {"events": events, "adopted": adopted, "blobs": copied, "lacking": lacking}
+    return {
+        "events": events,
+        "adopted": adopted,
+        "blobs": copy.copied,
+        "repeated": repeated,
+        "lacking": lacking,
+    }
+
+
+@contextmanager
+def _worker(core: Core) -> Iterator[Replay]:
+    """Starts with the first merge, if there is one."""
+    with replayer_of(core) as replayer:
+        yield staged(replayer, core.store)
 
 
 def _verify(replica: Replica) -> _Verified:
@@ -255,7 +278,7 @@ def _ask(folder: Path, request: SuccessionRequest, best: _Verified) -> None:
     files.write_atomic(folder / "request.json", request.to_bytes())
 
 
-def _blobs(core: Core, best: _Verified, stores: Sequence[BlobStore], progress: Progress) -> tuple[int, int]:
+def _blobs(core: Core, best: _Verified, stores: Sequence[BlobStore], progress: Progress) -> Copy:
     """Every blob that the ledger names, from wherever it is."""
     for kind, value in best.replica.lines():
         if kind == "blob":
@@ -266,4 +289,4 @@ def _blobs(core: Core, best: _Verified, stores: Sequence[BlobStore], progress: P
         progress(number, len(named))
         copy.bring(sha)
     core.store.sync([sha for sha in named if sha not in copy.lost])
-    return copy.copied, len(copy.lost)
+    return copy

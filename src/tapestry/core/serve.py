@@ -32,7 +32,7 @@ from tapestry.core.proofs import Proofs
 from tapestry.core.quota import Quota
 from tapestry.core.service import Core
 from tapestry.core.settings import CoreSettings
-from tapestry.core.staging import staged
+from tapestry.core.staging import replayer_of, staged
 from tapestry.core.watch import Watch
 from tapestry.errors import DiskFull, PortInUse, ResourceError, SettingsError, TapestryError
 from tapestry.host import files, processes
@@ -86,12 +86,7 @@ def serve(root: Path, *, ready: Callable[[str], None] | None = None, clock: Cloc
         stack.callback(sock.close)
         log = CoreLog(home.log)
         stack.callback(log.close)
-        replayer = Replayer(
-            core.store.root,
-            threads=max(1, min(8, os.cpu_count() or 1)),
-            log_path=home.log.with_name("replay.log"),
-            sketches=home.sketches,
-        )
+        replayer = replayer_of(core)
         stack.callback(replayer.close)
         uvloop.run(_Serving(core, replayer, log, sock).run(ready or _print_url))
 

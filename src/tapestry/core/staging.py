@@ -3,14 +3,24 @@ folder before, and what it wrote is in the object store before any event can rec
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from tapestry.core.coordinator import Replay
+from tapestry.core.service import Core
 from tapestry.protocol.encoding import PLAIN, Codec
+from tapestry.replay.client import Replayer
 from tapestry.replay.inputs import artifact_blobs, merge_blobs
 from tapestry.replay.job import MergeJob, MergeResult, OverlapJob, Overlapped, SketchAt
 from tapestry.storage.blobs import BlobStore
 from tapestry.storage.tiered import TieredStore
+
+
+def replayer_of(core: Core) -> Replayer:
+    """A worker over a core's folder of blobs; started with its first merge."""
+    threads = max(1, min(8, os.cpu_count() or 1))
+    log = core.home.log.with_name("replay.log")
+    return Replayer(core.store.root, threads=threads, log_path=log, sketches=core.home.sketches)
 
 
 def staged(replay: Replay, store: BlobStore) -> Replay:

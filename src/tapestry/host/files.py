@@ -98,6 +98,8 @@ def append(path: Path | str, offset: int, data: bytes) -> None:
             file.write(data)
             file.flush()
             _sync(fd)
+        if not offset:  # its name may be new
+            fsync_dir(Path(path).parent)
 
 
 def overwrite(path: Path | str, data: bytes) -> None:

@@ -76,6 +76,13 @@ class Envelope(Part):
         """Parse foreign bytes; the payload stays closed. Raises `FormatError` or `TooLarge`."""
         if data.count(b'"keyid":') > MAX_SIGNATURES:
             raise FormatError(f"an envelope has at most {MAX_SIGNATURES} signatures")
+        canonical.check_limits(data, what="envelope", max_bytes=cls.MAX_BYTES)
+        try:
+            found = cls.model_validate_json(data)
+            if found.to_bytes() == data:  # which says that they are canonical
+                return found
+        except (ValidationError, FormatError):
+            pass  # what is wrong is found below
         canonical.decode(data, what="envelope", max_bytes=cls.MAX_BYTES)
         return cls._validated(data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -19,6 +20,7 @@ from tapestry.protocol import canonical
 SIGNATURE_BYTES = 64
 
 
+@lru_cache(maxsize=4096)
 def key_id(public_key: str) -> str:
     """The name of a public key: SHA-256 of its 32 bytes. Raises `SignatureError` if it is none."""
     return canonical.sha256(_raw(public_key))

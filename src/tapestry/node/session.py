@@ -110,7 +110,7 @@ class Session:
         tools.replica.follow(told.sequence, again=told.sequence < tools.replica.newest(self.run))
         view = tools.replica.view(self.run)
         if view.status == "finished" and tools.node not in view.enrolled and not self.finished:
-            tools.memory.set(self.run, finished=True)  # it ended without this node
+            self._finish()  # it ended without this node
         if self.finished:
             self.order = None
             return
@@ -289,7 +289,13 @@ class Session:
         if self._scored_last:
             self.publish_scores(now=True)
             self._account.close()
-            self._tools.memory.set(self.run, finished=True)
+            self._finish()
+
+    def _finish(self) -> None:
+        """Nothing more is to be done in this run. From now on this node may be away: what it ends with, a
+        core that is lost can still have back from it."""
+        self._tools.replica.keep()
+        self._tools.memory.set(self.run, finished=True)
 
     def publish_scores(self, *, now: bool = False) -> None:
         """Publish scores of rounds handed in, once nobody waits for this node any more."""

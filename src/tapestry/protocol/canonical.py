@@ -50,35 +50,76 @@ def sha256(data: bytes | memoryview) -> str:
 
 
 MAX_INTEGER = (1 << 53) - 1
+SMALL_FLOAT, LARGE_FLOAT = 1e-4, 1e15
+"""Between these, Python and ECMAScript write a float that is no whole number in the same way."""
 _DUMP = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+_DUMP_PLAIN = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
-def _simple(value: Any) -> bool:
-    """Whether Python's own encoder writes a value as RFC 8785 says: without floats, integers above 2^53 - 1,
-    and keys whose order by UTF-16 might not be that by code points."""
+class _Odd(Exception):
+    """Python's own encoder does not write this as RFC 8785 says."""
+
+
+def _float(value: float) -> float | int:
+    """What Python writes as ECMAScript writes this number. Raises `_Odd`."""
+    size = abs(value)
+    if size < LARGE_FLOAT and value.is_integer():
+        return int(value)
+    if SMALL_FLOAT <= size < LARGE_FLOAT:
+        return value
+    raise _Odd
+
+
+def _plain(value: Any) -> Any:
+    """What Python's own encoder writes as RFC 8785 writes `value`: itself, or a copy where it has floats that
+    are whole numbers. Raises `_Odd` for other floats than most, integers above 2^53 - 1, and keys whose order
+    by UTF-16 might not be that by code points."""
     kind = type(value)
     if kind is dict:
-        for key in value:
+        new: Any = value
+        for key, each in value.items():
             if type(key) is not str or not key.isascii():
-                return False
-        value = value.values()
-    elif kind is not list and kind is not tuple:
-        whole = kind is int and -MAX_INTEGER <= value <= MAX_INTEGER
-        return whole or kind is str or kind is bool or value is None
-    for each in value:  # noqa: SIM110 - a generator takes longer
-        if type(each) is not str and not _simple(each):
-            return False
-    return True
+                raise _Odd
+            if type(each) is not str and (other := _plain(each)) is not each:
+                if new is value:
+                    new = dict(value)
+                new[key] = other
+        return new
+    if kind is list or kind is tuple:
+        new = value
+        for at, each in enumerate(value):
+            if type(each) is not str and (other := _plain(each)) is not each:
+                if new is value:
+                    new = list(value)
+                new[at] = other
+        return new
+    if kind is int:
+        if -MAX_INTEGER <= value <= MAX_INTEGER:
+            return value
+    elif kind is float:
+        return _float(value)
+    elif kind is str or kind is bool or value is None:
+        return value
+    raise _Odd
 
 
 def encode(value: Any) -> bytes:
     """`value` (JSON types only) as RFC 8785 bytes. Raises `FormatError` where it has none: NaN, big ints."""
     try:
-        if _simple(value):  # a tenth of the time
-            return _DUMP(value).encode("utf-8")
-        return rfc8785.dumps(value)
+        try:
+            return _DUMP(_plain(value)).encode("utf-8")  # a tenth of the time
+        except _Odd:
+            return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as e:
         raise FormatError(f"value has no canonical JSON form: {e}") from e
+
+
+def plain_json(value: Any) -> bytes:
+    """`value` (JSON types only) as some JSON, for whoever parses it at once. Raises `FormatError`."""
+    try:
+        return _DUMP_PLAIN(value).encode("utf-8")
+    except (ValueError, TypeError, RecursionError) as e:
+        raise FormatError(f"value has no JSON form: {e}") from e
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -95,6 +136,15 @@ def _refuse_constant(name: str) -> Any:
 _READ = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant).decode
 
 
+def check_limits(data: bytes, *, what: str, max_bytes: int) -> None:
+    """What `decode` looks at before it parses. Raises `TooLarge` or `FormatError`."""
+    if len(data) > max_bytes:
+        raise TooLarge(f"{what} has {len(data)} bytes; at most {max_bytes} are allowed")
+    max_values = max(MIN_VALUES, min(max_bytes // BYTES_A_VALUE, len(data) // LEAST_BYTES_A_VALUE))
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > max_values:
+        raise FormatError(f"{what} holds more than the {max_values} values allowed")
+
+
 def decode(data: bytes, *, what: str = "message", max_bytes: int = MAX_MESSAGE_BYTES) -> Any:
     """Parse JSON that must be canonical.
 
@@ -109,11 +159,7 @@ def decode(data: bytes, *, what: str = "message", max_bytes: int = MAX_MESSAGE_B
         FormatError: not JSON, nested too deep, too many values, a duplicate key, NaN, half a surrogate
             pair, or not canonical.
     """
-    if len(data) > max_bytes:
-        raise TooLarge(f"{what} has {len(data)} bytes; at most {max_bytes} are allowed")
-    max_values = max(MIN_VALUES, min(max_bytes // BYTES_A_VALUE, len(data) // LEAST_BYTES_A_VALUE))
-    if data.count(b",") + data.count(b"[") + data.count(b"{") > max_values:
-        raise FormatError(f"{what} holds more than the {max_values} values allowed")
+    check_limits(data, what=what, max_bytes=max_bytes)
     try:
         value = _READ(data.decode("utf-8"))
     except (ValueError, RecursionError) as e:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from tapestry.errors import FormatError
@@ -15,6 +16,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}Z")
 
 
+@lru_cache(maxsize=1024)
 def parse_time(text: str) -> datetime:
     """The moment `text` names. Raises `FormatError` for another form or a day that does not exist."""
     if _TIME.fullmatch(text) is None:

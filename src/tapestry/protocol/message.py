@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tapestry.errors import FormatError, VersionError
+from tapestry.errors import FormatError, TapestryError, VersionError
 from tapestry.protocol import canonical
 
 
@@ -57,10 +57,24 @@ class Message(Part):
     def from_bytes(cls, data: bytes) -> Self:
         """Parse and validate foreign bytes. Raises `FormatError`, `VersionError` or `TooLarge`."""
         what = cls.format_name()
+        canonical.check_limits(data, what=what, max_bytes=cls.MAX_BYTES)
+        found = cls.exact(data)
+        if found is not None:
+            return found
         message = cls._checked(canonical.decode(data, what=what, max_bytes=cls.MAX_BYTES), data)
         if message.to_bytes() != data:
             raise FormatError(f"{what} leaves out fields that its canonical form states")
         return message
+
+    @classmethod
+    def exact(cls, data: bytes) -> Self | None:
+        """The message whose bytes these are, so that they are canonical, with every field stated. None where
+        there is none; what is wrong is then for others to find."""
+        try:
+            message = cls.model_validate_json(data)
+            return message if message.to_bytes() == data else None
+        except (ValidationError, TapestryError):
+            return None
 
     @classmethod
     def from_json(cls, value: Any) -> Self:

@@ -228,6 +228,6 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 def parse_event(type_: str, body: dict[str, Any]) -> Event:
     """The typed event of a log entry. Raises `FormatError`."""
     try:
-        return _EVENT.validate_json(canonical.encode({"type": type_, **body}))
+        return _EVENT.validate_json(canonical.plain_json({"type": type_, **body}))
     except ValidationError as e:
         raise FormatError(f"not a run event: {explain(e)}") from e

@@ -6,8 +6,9 @@ else changes with it are committed together or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -42,17 +43,45 @@ class Snapshot:
 
 _FIELDS = tuple(Record.__dataclass_fields__)
 _ALL = tuple(events.c[name] for name in _FIELDS)
-_NODES = sa.select(leaves.c.nodes).where(leaves.c.sequence == sa.bindparam("sequence"))
 GROW_BATCH = 1000
+
+# Made once: making a statement takes longer than running it, and they are asked with every request.
+_NODES = sa.select(leaves.c.nodes).where(leaves.c.sequence == sa.bindparam("sequence"))
+_HEAD = sa.select(sa.func.coalesce(sa.func.max(events.c.sequence), 0))
+_GROWN = sa.select(sa.func.coalesce(sa.func.max(leaves.c.sequence), 0))
 _SEQUENCE = sa.select(snapshots.c.sequence).where(snapshots.c.scope == sa.bindparam("scope"))
-"""Made once: it is asked with every request."""
+_SEQUENCES = sa.select(snapshots.c.scope, snapshots.c.sequence)
+_SNAPSHOT = sa.select(snapshots.c.sequence, snapshots.c.state).where(
+    snapshots.c.scope == sa.bindparam("scope")
+)
+_AFTER = (
+    sa.select(*_ALL)
+    .where(events.c.sequence > sa.bindparam("after"))
+    .order_by(events.c.sequence)
+    .limit(sa.bindparam("most"))
+)
+_OF_ROUND = (
+    sa.select(*_ALL)
+    .where(
+        events.c.scope == sa.bindparam("scope"),
+        events.c.round == sa.bindparam("round"),
+        events.c.type.in_(sa.bindparam("types", expanding=True)),
+    )
+    .order_by(events.c.sequence)
+)
+_FIRST = sa.select(*_ALL).where(events.c.sequence == 1)
+_ADD = sa.insert(events)
+_ADD_LEAVES = sa.insert(leaves)
+_REPLACE = (
+    sa.update(snapshots)
+    .where(snapshots.c.scope == sa.bindparam("of"))
+    .values(sequence=sa.bindparam("upto"), state=sa.bindparam("after"))
+)
 
 
 def head(connection: Connection) -> int:
     """Sequence of the newest event; 0 in an empty log."""
-    return int(
-        connection.execute(sa.select(sa.func.coalesce(sa.func.max(events.c.sequence), 0))).scalar_one()
-    )
+    return int(connection.execute(_HEAD).scalar_one())
 
 
 def append(connection: Connection, records: Sequence[Record], state: bytes) -> None:
@@ -60,16 +89,11 @@ def append(connection: Connection, records: Sequence[Record], state: bytes) -> N
     if not records:
         return
     last = records[-1]
-    connection.execute(
-        sa.insert(events),
-        [{name: getattr(r, name) for name in _FIELDS} for r in records],
-    )
+    connection.execute(_ADD, [{name: getattr(r, name) for name in _FIELDS} for r in records])
     grow(connection, ((r.sequence, r.entry) for r in records))
-    row = {"scope": last.scope, "sequence": last.sequence, "state": state}
-    if (
-        connection.execute(sa.update(snapshots).where(snapshots.c.scope == last.scope).values(row)).rowcount
-        == 0
-    ):
+    new = {"of": last.scope, "upto": last.sequence, "after": state}
+    if connection.execute(_REPLACE, new).rowcount == 0:
+        row = {"scope": last.scope, "sequence": last.sequence, "state": state}
         connection.execute(sa.insert(snapshots).values(row))
 
 
@@ -87,14 +111,14 @@ def grow(connection: Connection, entries: Iterable[tuple[int, bytes]]) -> None:
         fresh.update({(level, index): found for level, index, found in made})
         rows.append({"sequence": sequence, "nodes": b"".join(found for *_, found in made)})
     if rows:
-        connection.execute(sa.insert(leaves), rows)
+        connection.execute(_ADD_LEAVES, rows)
 
 
 def regrow(connection: Connection) -> None:
     """Make the tree anew from the events."""
     connection.execute(sa.delete(leaves))
     while True:
-        done = connection.execute(sa.select(sa.func.coalesce(sa.func.max(leaves.c.sequence), 0))).scalar_one()
+        done = connection.execute(_GROWN).scalar_one()
         batch = after(connection, int(done), limit=GROW_BATCH)
         if not batch:
             return
@@ -120,8 +144,7 @@ def after(connection: Connection, sequence: int, *, limit: int, max_bytes: int |
     """Events after `sequence`, oldest first: at most `limit`, and no more than fit `max_bytes`, but one."""
     found: list[Record] = []
     used = 0
-    query = sa.select(*_ALL).where(events.c.sequence > sequence).order_by(events.c.sequence).limit(limit)
-    for record in _records(connection, query):
+    for record in _records(connection, _AFTER, {"after": sequence, "most": limit}):
         used += len(record.entry)
         if found and max_bytes is not None and used > max_bytes:
             break
@@ -131,30 +154,22 @@ def after(connection: Connection, sequence: int, *, limit: int, max_bytes: int |
 
 def of_round(connection: Connection, scope: str, round: int, *types: str) -> list[Record]:
     """Events of one round, oldest first, of the given types."""
-    query = (
-        sa.select(*_ALL)
-        .where(events.c.scope == scope, events.c.round == round, events.c.type.in_(types))
-        .order_by(events.c.sequence)
-    )
-    return list(_records(connection, query))
+    return list(_records(connection, _OF_ROUND, {"scope": scope, "round": round, "types": types}))
 
 
 def first(connection: Connection) -> Record | None:
     """The genesis entry."""
-    return next(_records(connection, sa.select(*_ALL).where(events.c.sequence == 1)), None)
+    return next(_records(connection, _FIRST, {}), None)
 
 
 def snapshot(connection: Connection, scope: str) -> Snapshot | None:
-    row = connection.execute(
-        sa.select(snapshots.c.sequence, snapshots.c.state).where(snapshots.c.scope == scope)
-    ).one_or_none()
+    row = connection.execute(_SNAPSHOT, {"scope": scope}).one_or_none()
     return None if row is None else Snapshot(scope=scope, sequence=row.sequence, state=row.state)
 
 
 def sequences(connection: Connection) -> dict[str, int]:
     """All scopes with the sequence of their snapshot."""
-    query = sa.select(snapshots.c.scope, snapshots.c.sequence)
-    return {row.scope: row.sequence for row in connection.execute(query)}
+    return {row.scope: row.sequence for row in connection.execute(_SEQUENCES)}
 
 
 def sequence(connection: Connection, scope: str) -> int | None:
@@ -162,6 +177,8 @@ def sequence(connection: Connection, scope: str) -> int | None:
     return connection.execute(_SEQUENCE, {"scope": scope}).scalar_one_or_none()
 
 
-def _records(connection: Connection, query: sa.Select[tuple[object, ...]]) -> Iterator[Record]:
-    for row in connection.execute(query):
-        yield Record(**row._mapping)
+def _records(connection: Connection, query: sa.Select[Any], given: Mapping[str, object]) -> Iterator[Record]:
+    for sequence, at, scope, type_, round_, digest, entry in connection.execute(query, given):
+        yield Record(
+            sequence=sequence, at=at, scope=scope, type=type_, round=round_, digest=digest, entry=entry
+        )

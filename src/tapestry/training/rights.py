@@ -53,6 +53,15 @@ class Admitted:
         ]
         return canonical.encode({"files": entries, "format": "tapestry.data-manifest", "version": 1})
 
+    def require(self, corpus: Corpus) -> None:
+        """Raise `CardError` where text was read before it became what the card describes."""
+        if corpus.manifest != self.files_manifest:
+            raise CardError(
+                f"the text in {corpus.folder} and its card {self.file.card.name} were changed after the "
+                "trainer had read what was there before",
+                hint="start the node again, which reads the text anew",
+            )
+
     def data_manifest(self, corpus: Corpus, tokenizer: str) -> bytes:
         """What a contribution names by its hash: card, files, and what the run's tokenizer makes of them."""
         card = self.file.card

@@ -101,6 +101,8 @@ class Trainer:
         admitted = self._rights.admit(STAGE, today()) if self.island.lead else None
         loaded = self._load(job.plan)
         corpus = self._corpus(loaded, admitted)
+        if admitted is not None and admitted.file.digest not in self._manifests:
+            admitted.require(corpus)
         task = make_task(job.plan, corpus, self.settings.node)
         base = loaded.base(self.blobs, job.base)
         current = self._joined(job, loaded, base)

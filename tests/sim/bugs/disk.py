@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +43,19 @@ def _unsynced(write: Any, path: Any, data: Any, **more: Any) -> None:
 
 def _folder_unsynced(world: World) -> Places:
     return {(files, "fsync_dir"): lambda path: None}
+
+
+def _appended_unsynced(world: World) -> Places:
+    append, fsync_dir = files.append, files.fsync_dir
+
+    def nameless(path: Path | str, offset: int, data: bytes) -> None:
+        files.fsync_dir = lambda path: None
+        try:
+            append(path, offset, data)
+        finally:
+            files.fsync_dir = fsync_dir
+
+    return {(files, "append"): nameless}
 
 
 def _blobs_unsynced(world: World) -> Places:
@@ -89,7 +103,7 @@ ON_DISK: Final = (
         name="written-in-place",
         breaks="files are written in place",
         faults=KILLS,
-        seed=36,
+        seed=7,
         places=_written_in_place,
     ),
     Bug(
@@ -104,6 +118,13 @@ ON_DISK: Final = (
         faults=POWER,
         seed=10,
         places=_folder_unsynced,
+    ),
+    Bug(
+        name="appended-unsynced",
+        breaks="the name of a file that is appended to is not synced when it is new",
+        faults=replace(POWER, crash=0.02, cuts_s=0.0),
+        seed=4,
+        places=_appended_unsynced,
     ),
     Bug(
         name="blobs-unsynced",
@@ -137,7 +158,7 @@ ON_DISK: Final = (
         name="one-temporary-name",
         breaks="two writers share a file",
         faults=KILLS,
-        seed=4,
+        seed=1,
         places=_one_temporary_name,
     ),
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tapestry.audit.heads import signed_checkpoint
 from tapestry.audit.verify import Verifier
 from tapestry.core import recover
+from tapestry.core.repeat import Repeater
 from tapestry.node.replica import Replica
 from tapestry.node.session import Session
 from tapestry.node.sync import Synchronizer
@@ -83,11 +84,22 @@ def _receipts_in_memory(world: World) -> Places:
 def _shortest_recovered(world: World) -> Places:
     every = recover.recover
 
-    def first(root: Any, replicas: Any, settings: Any) -> dict[str, int]:
+    def first(root: Any, replicas: Any, settings: Any, **more: Any) -> dict[str, int]:
         shortest = min(replicas, key=lambda each: each.ledger_bytes)
-        return every(root, [shortest], settings)
+        return every(root, [shortest], settings, **more)
 
     return {(recover, "recover"): first}
+
+
+def _lost_merge_not_repeated(world: World) -> Places:
+    return {(Repeater, "repeat"): lambda self: 0}
+
+
+def _finished_unkept(world: World) -> Places:
+    def careless(self: Session) -> None:
+        self._tools.memory.set(self.run, finished=True)
+
+    return {(Session, "_finish"): careless}
 
 
 def _heads_not_compared(world: World) -> Places:
@@ -161,17 +173,32 @@ IN_LEDGER: Final = (
         loses=True,
     ),
     Bug(
+        name="lost-merge-not-repeated",
+        breaks="a core that is recovered does not repeat a merge that only the lost one has done",
+        seed=95,
+        places=_lost_merge_not_repeated,
+        loses=True,
+    ),
+    Bug(
+        name="finished-unkept",
+        breaks="a node that has finished has the end of its ledger in memory alone",
+        seed=39,
+        places=_finished_unkept,
+        loses=True,
+    ),
+    Bug(
         name="heads-not-compared",
         breaks="a head in a contribution is not held against the ledger",
         places=_heads_not_compared,
         split=True,
+        seed=1,
     ),
     Bug(
         name="other-not-asked-for",
         breaks="a node that is shown lines of another history does not ask for all of it",
         places=_other_not_asked_for,
         split=True,
-        seed=16,
+        seed=0,
     ),
     Bug(
         name="merges-not-repeated",
