@@ -25,6 +25,7 @@ PROGRAMS = {
     "island": "tokens a second by ranks, precision and memory options",
     "overlap": "what part of the time nodes train over slow links",
     "trust": "what witnesses, and words before bytes, cost a round",
+    "leaks": "how fast what leaves is searched for canaries, and what a run's traffic holds",
     "copies": "how much honest updates overlap, and which copies are found",
     "catalog": "hashing and counting text for a card, and decisions of the policy",
     "transfer": "updates to the core and to other nodes, against plain HTTP",

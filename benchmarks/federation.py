@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from tests.cards import HERE, give_card
 
 from benchmarks.links import Link, Proxy
+from benchmarks.recorder import Recorder
 from tapestry.cli.demo import defaults, texts
 from tapestry.core import operator
 from tapestry.core import settings as core_settings
@@ -128,16 +129,35 @@ class Outcome:
         return (self.sum("uploaded_bytes") + self.sum("downloaded_bytes")) / sum(map(len, self.rounds))
 
 
-def run(case: Case, root: Path) -> Outcome:
-    """All of it in a folder that is not there yet, which is gone afterwards. Ends when every node has."""
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What is done beside a run.
+
+    Args:
+        prepare: called with each node's home and folder of text before it starts.
+        look: called with the folder of it all when the nodes have ended, before it is gone.
+    """
+
+    prepare: Callable[[Path, Path], object]
+    look: Callable[[Path], object]
+
+
+def run(case: Case, root: Path, watched: Watched | None = None) -> Outcome:
+    """All of it in a folder that is not there yet, which is gone afterwards. Ends when every node has.
+
+    Where it is `watched`, every byte between the nodes and the core is kept below `capture/NODE`.
+    """
     try:
         with ExitStack() as stack:
-            return _run(case, root, stack)
+            outcome = _run(case, root, stack, watched)
+            if watched is not None:
+                watched.look(root)
+            return outcome
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _run(case: Case, root: Path, stack: ExitStack) -> Outcome:
+def _run(case: Case, root: Path, stack: ExitStack, watched: Watched | None) -> Outcome:
     root.mkdir(parents=True)
     core, port = root / "core", _free_port()
     operator.init(core, core_settings.make(port=port), title="Benchmark")
@@ -157,6 +177,9 @@ def _run(case: Case, root: Path, stack: ExitStack) -> Outcome:
         setup.init(
             home, root / "members" / member.name, member.name, member.folder, threads=1, residency=HERE
         )
+        if watched is not None:
+            near = stack.enter_context(Recorder(near, root / "capture" / member.name)).port
+            watched.prepare(home, member.folder)
         give_card(home, member.folder)
         _join(home, f"http://127.0.0.1:{near}", operator.invite(core, member.name), root, member.name)
         homes.append(home)

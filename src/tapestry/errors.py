@@ -11,7 +11,8 @@
     ├── IntegrityError          bytes are not what they claim to be
     │   ├── ArtifactError       malformed artifact, manifest, layout or shard
     │   │   ├── OverNorm        an update larger than its plan allows
-    │   │   └── Copied          an update that is another one, or nearly
+    │   │   ├── Copied          an update that is another one, or nearly
+    │   │   └── Leak            a canary of the node's text in what was to leave
     │   ├── HashMismatch        content does not match its address
     │   ├── Fork                the core signed two histories that exclude each other
     │   └── FormatError         a message that does not parse, or is not canonical
@@ -113,6 +114,10 @@ class OverNorm(ArtifactError):
 
 class Copied(ArtifactError):
     code = "copied"
+
+
+class Leak(ArtifactError):
+    code = "leak"
 
 
 class HashMismatch(IntegrityError):

@@ -57,8 +57,10 @@ OPEN = """
   `merge.influence_cap`.
 - **One huge value.** A contribution of values near the largest float ends its round without a merge, each
   time, until the operator withdraws the node. With `merge.clip = "median"` it is shortened instead.
-- **Weights that hide text.** The gate sees form, not meaning. What passes is a hard link, so a trainer that
-  keeps the file open can change it afterwards: the core refuses the bytes by their hash, but has seen them.
+- **Weights that hide text.** The gate sees form, and canaries in the usual encodings
+  ([airlock](../concepts/airlock.md)). Text that is encrypted, spread over values, or memorized it does not
+  see. What passes is a hard link, so a trainer that keeps the file open can change it afterwards: the core
+  refuses the bytes by their hash, but has seen them.
 - **Connections without end.** Idle ones are closed after a while; whoever opens new ones faster than that
   keeps others out. That is for what stands before the core.
 """

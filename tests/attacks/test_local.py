@@ -41,8 +41,8 @@ from tests.node.support import artifact_name, write_output
 
 WHO = "a trainer, or what lies in its folders"
 Given = tuple[Any, ...]
-EXAMINER = "tapestry.node.gate.Examiner"
-RESULT = ("tapestry.node.gate.TrainResult.from_bytes", None, believed)
+EXAMINER = "tapestry.node.examiner.Examiner"
+RESULT = ("tapestry.node.examiner.TrainResult.from_bytes", None, believed)
 NAMES = (f"{EXAMINER}._check_names", "entry.name not in allowed")
 REGULAR = (f"{EXAMINER}._check_names", "not entry.is_file(follow_symlinks=False)")
 CLAIMS = (f"{EXAMINER}._check_result", "if result.steps > steps or result.tokens > tokens")
@@ -50,7 +50,7 @@ SIZE = (f"{EXAMINER}._check_shard", "if size != due")
 HEAD = (f"{EXAMINER}._check_shard", "os.pread(fd, len(head), 0) != head")
 FITS = ("tapestry.protocol.artifact.Artifact.check_against", None, lambda *_, **__: None)
 LINKS = (
-    "tapestry.node.gate.files.read_limited",
+    "tapestry.node.examiner.files.read_limited",
     None,
     lambda path, most, **_: Path(path).read_bytes()[:most],
 )
@@ -165,7 +165,11 @@ TAKE = (f"{EXAMINER}.take", None)
         "puts a pipe in the place of a file, for a gate that waits for ever",
         "only regular files",
         pipe_as_manifest,
-        ("tapestry.node.gate.files.read_limited", None, lambda path, most, **_: through_a_pipe(path, most)),
+        (
+            "tapestry.node.examiner.files.read_limited",
+            None,
+            lambda path, most, **_: through_a_pipe(path, most),
+        ),
         REGULAR,
     ),
 )

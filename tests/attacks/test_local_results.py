@@ -21,8 +21,9 @@ from tests.attacks.switches import Switches
 
 WHO = "a trainer, or what lies in its folders"
 Given = tuple[Any, ...]
-EXAMINER = "tapestry.node.gate.Examiner"
-RESULT = ("tapestry.node.gate.TrainResult.from_bytes", None, believed)
+EXAMINER = "tapestry.node.examiner.Examiner"
+FORMS = ("tapestry.node.environment.Forms.check", None)
+RESULT = ("tapestry.node.examiner.TrainResult.from_bytes", None, believed)
 NAMES = (f"{EXAMINER}._check_names", "entry.name not in allowed")
 REGULAR = (f"{EXAMINER}._check_names", "not entry.is_file(follow_symlinks=False)")
 CLAIMS = (f"{EXAMINER}._check_result", "if result.steps > steps or result.tokens > tokens")
@@ -30,7 +31,7 @@ SIZE = (f"{EXAMINER}._check_shard", "if size != due")
 HEAD = (f"{EXAMINER}._check_shard", "os.pread(fd, len(head), 0) != head")
 FITS = ("tapestry.protocol.artifact.Artifact.check_against", None, lambda *_, **__: None)
 LINKS = (
-    "tapestry.node.gate.files.read_limited",
+    "tapestry.node.examiner.files.read_limited",
     None,
     lambda path, most, **_: Path(path).read_bytes()[:most],
 )
@@ -57,9 +58,10 @@ TAKE = (f"{EXAMINER}.take", None)
     case(
         "gate-text-in-the-environment",
         "writes a line of text as its environment",
-        "its letters are listed",
+        "its keys and their words are listed",
         edited("result.json", b'"environment":{}', b'"environment":{"note":"a raw text\\n"}'),
         RESULT,
+        FORMS,
     ),
     case(
         "gate-unknown-field",
@@ -73,7 +75,7 @@ TAKE = (f"{EXAMINER}.take", None)
         "names a shard `../../../secret`",
         "addresses are 64 hexadecimal digits",
         path_in_manifest,
-        ("tapestry.node.gate.Artifact.from_bytes", None, lambda data: loose(data)),
+        ("tapestry.node.examiner.Artifact.from_bytes", None, lambda data: loose(data)),
         FITS,
         FOUND,
         NAMES,
@@ -85,7 +87,7 @@ TAKE = (f"{EXAMINER}.take", None)
         "the result names the manifest's hash",
         edited("delta.json", b'"delta"', b'"bases"'),
         (f"{EXAMINER}._manifest", "(actual := canonical.sha256(data)) != digest"),
-        ("tapestry.node.gate.Artifact.from_bytes", None, lambda data: loose(data)),
+        ("tapestry.node.examiner.Artifact.from_bytes", None, lambda data: loose(data)),
         FITS,
     ),
     case(
@@ -130,7 +132,7 @@ TAKE = (f"{EXAMINER}.take", None)
         "read with a cap of 16 KiB",
         huge_result,
         RESULT,
-        ("tapestry.node.gate.MAX_RESULT_BYTES", None, 2 << 20),
+        ("tapestry.node.examiner.MAX_RESULT_BYTES", None, 2 << 20),
     ),
 )
 def test_results(home: Home, job: TrainJob, switches: Switches, given: Given) -> None:

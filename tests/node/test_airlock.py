@@ -53,6 +53,7 @@ def home(tmp_path: Path) -> Home:
     (home.outputs / "run.1" / "result.json").write_text("{}")
     home.log("trainer").write_text("a line\n")
     (home.blobs / "blob").write_bytes(b"weights")
+    home.canaries.write_text("{}")
     airlock.prepare(home)
     return home
 
@@ -85,7 +86,7 @@ def test_the_agent_reads_no_text_by_any_path(home: Home, tmp_path: Path) -> None
     around = home.root / "egress" / "way-in"
     around.symlink_to(text / "train.txt")
     of_data = [text, text / "train.txt", text / "valid.txt", home.cache / "tokens.bin", home.cache, around]
-    of_data += [home.outputs / "run.1" / "result.json", home.outputs, home.log("trainer")]
+    of_data += [home.outputs / "run.1" / "result.json", home.outputs, home.log("trainer"), home.canaries]
     own = [home.settings, home.blobs / "blob", home.egress, home.state]
     reads, found = tried(home, airlock.agent_files(home), *of_data, *own)
     assert not reads

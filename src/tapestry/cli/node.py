@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tapestry.cli import egress
+from tapestry.cli import canaries, egress
 from tapestry.cli.options import Json, MemberFolder, NodeHome
 from tapestry.cli.output import (
     emit_json,
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 
 app.add_typer(egress.app, name="egress")
+app.add_typer(canaries.app, name="canaries")
 
 PUBLISH = ("all", "scores", "none")
 

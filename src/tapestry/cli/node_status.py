@@ -22,7 +22,8 @@ def print_node(value: dict[str, Any]) -> None:
             ("running", "yes" if value["running"] else "no; start it with: tapestry node run HOME"),
             ("isolation", _level(value)),
             *([("ranks", _job(value["job"]))] if value["job"]["launcher"] else []),
-            ("gate", f"{gate['passed'] or 0} passed, {gate['refused'] or 0} refused"),
+            ("gate", _gate(gate)),
+            *([("refused", _refused(gate["last_refused"]))] if gate["last_refused"] else []),
             ("sent", _bytes(traffic, "sent_bytes")),
             ("received", _bytes(traffic, "received_bytes")),
             *([("trouble", value["trouble"])] if value["trouble"] else []),
@@ -58,6 +59,15 @@ def print_node(value: dict[str, Any]) -> None:
             [_times(name, run) for name, run in sorted(value["times"].items())],
             right=("rounds", "all", "training", "encoding", "waiting", "moving", "repeating"),
         )
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    counts = f"{gate['passed'] or 0} passed, {gate['refused'] or 0} refused"
+    return counts + (f"; searches for {gate['canaries']} canaries" if gate["canaries"] else "")
+
+
+def _refused(last: dict[str, Any]) -> str:
+    return f"{last.get('name') or 'a folder'}: {last.get('reason')} ({last.get('code')})"
 
 
 def _times(name: str, run: dict[str, Any]) -> tuple[Any, ...]:

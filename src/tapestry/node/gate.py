@@ -13,242 +13,96 @@ from __future__ import annotations
 
 import argparse
 import os
-import stat
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tapestry.errors import ArtifactError, HashMismatch, NotFound, OwnerRefused, TapestryError, TooLarge
+from tapestry.errors import (
+    ArtifactError,
+    FormatError,
+    HashMismatch,
+    Leak,
+    NotFound,
+    OwnerRefused,
+    TapestryError,
+    TooLarge,
+)
 from tapestry.host import failpoints, files
-from tapestry.node import child, lines, settings
+from tapestry.node import child, environment, lines, settings
 from tapestry.node.approval import Approvals
+from tapestry.node.examiner import MAX_RESULT_BYTES, RESULT, Examiner, read
 from tapestry.node.home import Home, parse_round_name
+from tapestry.node.leaks import Leaks
+from tapestry.node.outgoing import (
+    Passed,
+    key_of,
+    log_lines,
+    present_lines,
+    publishable,
+    publishable_progress,
+)
 from tapestry.node.settings import Publish
 from tapestry.protocol import canonical
-from tapestry.protocol.artifact import Artifact
-from tapestry.protocol.layout import Fragment, Layout, Shard
 from tapestry.protocol.messages import Progress
-from tapestry.protocol.plan import Plan
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.spool import TrainResult
 
 POLL_S: Final = 0.01
-RESULT: Final = "result.json"
-MANIFEST: Final = "delta.json"
-STAYS_HERE: Final = "inner"
-"""Folder that may lie in a finished one and never leaves: the inner optimizer's state."""
-MAX_RESULT_BYTES: Final = 16 << 10
 MAX_PROGRESS_BYTES: Final = 4 << 10
 MAX_FOLDERS: Final = 1000
 SETTLED_NS: Final = 100_000_000
 LOOK_ANYWAY_S: Final = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Passed:
-    """A folder that may leave, as far as the owner publishes it."""
-
-    result: TrainResult
-    delta: Artifact | None
-
-
-def publishable(result: TrainResult, publish: Publish) -> TrainResult:
-    """The result without what the owner does not publish."""
-    update: dict[str, Any] = {}
-    if publish != "all":
-        update["loss"] = None
-    if publish == "none":
-        update["score"] = None
-    return result.model_copy(update=update)
-
-
-def publishable_progress(progress: Progress, publish: Publish) -> Progress:
-    """The progress without what the owner does not publish."""
-    update: dict[str, Any] = {}
-    if publish != "all":
-        update["loss"] = None
-    if publish == "none":
-        update["tokens_per_s"] = None
-    return progress.model_copy(update=update)
-
-
-class Examiner:
-    """Checks finished folders. Trusts nothing in them; plan and layout come from blobs/ by hash."""
-
-    def __init__(self, store: BlobStore) -> None:
-        self._store = store
-        self._plan: Plan | None = None
-        self._layout: Layout | None = None
-
-    def examine(self, folder: Path) -> Passed:
-        """Read and check everything but the hashes of the shards.
-
-        Raises:
-            IntegrityError, PeerError: what is wrong; nothing was taken.
-        """
-        named = parse_round_name(folder.name)
-        if named is None:
-            raise ArtifactError(f"{folder.name[:80]!r} is not <run>.<round>")
-        if not stat.S_ISDIR(folder.lstat().st_mode):
-            raise ArtifactError(f"{folder.name} is not a folder")
-        result = TrainResult.from_bytes(_read(folder / RESULT, MAX_RESULT_BYTES))
-        if (result.run, result.round) != named:
-            raise ArtifactError(f"{folder.name} holds the result of {result.run}.{result.round}")
-        plan = self._plan_of(result)
-        self._check_result(result, plan)
-        delta = None
-        if result.delta is not None:
-            delta = self._manifest(folder, result.delta, self._fragment(result, plan), plan)
-        self._check_names(folder, delta)
-        if delta is not None:
-            for shard, blob in zip(self._fragment(result, plan).shards, delta.shards, strict=True):
-                self._check_shard(folder / blob.sha256, shard, blob.bytes, plan.codec.head(shard))
-        return Passed(result=result, delta=delta)
-
-    def take(self, folder: Path, passed: Passed) -> None:
-        """Put the delta's blobs into blobs/, verified and durable. Raises `HashMismatch`."""
-        if passed.delta is None:
-            return
-        for blob in passed.delta.shards:
-            path = folder / blob.sha256
-            if path.exists():
-                self._store.adopt(path, blob.sha256, durable=False)
-            elif not self._store.verify(blob):
-                raise NotFound(f"shard {blob.sha256[:12]} of {folder.name} is missing")
-        manifest = self._store.put(passed.delta.to_bytes(), durable=False)
-        self._store.sync([manifest, *(blob.sha256 for blob in passed.delta.shards)])
-
-    def _plan_of(self, result: TrainResult) -> Plan:
-        if self._plan is None or self._plan.digest != result.plan:
-            self._plan = Plan.from_bytes(self._store.read(result.plan, Plan.MAX_BYTES))
-        return self._plan
-
-    def _layout_of(self, plan: Plan) -> Layout:
-        if self._layout is None or self._layout.digest != plan.layout:
-            self._layout = Layout.from_bytes(self._store.read(plan.layout, Layout.MAX_BYTES))
-        return self._layout
-
-    @staticmethod
-    def _check_result(result: TrainResult, plan: Plan) -> None:
-        if result.run != plan.run:
-            raise ArtifactError(f"result of run {result.run} names the plan of run {plan.run}")
-        if result.fragment != (due := result.merges % plan.streaming.fragments):
-            raise ArtifactError(f"result is of fragment {result.fragment}, due is fragment {due}")
-        steps = plan.inner.steps_at(result.merges)
-        tokens = plan.inner.tokens_in(result.steps)
-        if result.steps > steps or result.tokens > tokens:
-            raise ArtifactError(
-                f"result claims {result.tokens} tokens in {result.steps} steps; the plan allows {steps} "
-                f"steps, and {tokens} tokens in so many"
-            )
-        if result.delta is None and (result.tokens or result.steps):
-            raise ArtifactError("result claims training but has no delta")
-        if result.delta is not None and not (result.tokens and result.steps):
-            raise ArtifactError("result has a delta but claims no training")
-
-    def _fragment(self, result: TrainResult, plan: Plan) -> Fragment:
-        return self._layout_of(plan).fragment_at(result.merges)
-
-    @staticmethod
-    def _manifest(folder: Path, digest: str, fragment: Fragment, plan: Plan) -> Artifact:
-        data = _read(folder / MANIFEST, Artifact.MAX_BYTES)
-        if (actual := canonical.sha256(data)) != digest:
-            raise HashMismatch(f"{MANIFEST} has SHA-256 {actual[:12]}, the result names {digest[:12]}")
-        return Artifact.of_layout(data, fragment, kind="delta", codec=plan.codec)
-
-    @staticmethod
-    def _check_names(folder: Path, delta: Artifact | None) -> None:
-        allowed = {RESULT}
-        if delta is not None:
-            allowed |= {MANIFEST, *(blob.sha256 for blob in delta.shards)}
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name == STAYS_HERE and entry.is_dir(follow_symlinks=False):
-                    continue
-                if entry.name not in allowed:
-                    raise ArtifactError(f"{folder.name} holds {entry.name[:80]!r}, which nothing declares")
-                if not entry.is_file(follow_symlinks=False):
-                    raise ArtifactError(f"{entry.name} in {folder.name} is not a regular file")
-
-    def _check_shard(self, path: Path, shard: Shard, due: int, head: bytes) -> None:
-        """Size as the manifest says, and the first bytes as layout and codec do; a shard already taken was
-        checked when it was."""
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            if self._store.has(path.name):
-                fd = os.open(self._store.path(path.name), os.O_RDONLY | os.O_CLOEXEC)
-            else:
-                raise NotFound(f"shard {path.name[:12]} of {path.parent.name} is missing") from None
-        try:
-            size = os.fstat(fd).st_size
-            if size != due:
-                raise ArtifactError(f"shard {shard.index} has {size} bytes, its manifest says {due}")
-            if os.pread(fd, len(head), 0) != head:
-                raise ArtifactError(f"shard {shard.index} does not begin as its layout and codec say")
-        finally:
-            os.close(fd)
-
-
-def _read(path: Path, max_bytes: int) -> bytes:
-    try:
-        return files.read_limited(path, max_bytes, follow_symlinks=False)
-    except FileNotFoundError:
-        raise NotFound(f"{path.parent.name} has no {path.name}") from None
+def _reason(error: TapestryError) -> str:
+    """What is said of a refusal, which the agent may read: nothing in the trainer's own words. What names a
+    field of a message that does not parse names it as the trainer did."""
+    return "a message of the trainer is malformed" if isinstance(error, FormatError) else error.message
 
 
 def _job_of(folder: Path) -> dict[str, str]:
     """Plan and state a refused result names, so that the agent knows which job it is of; empty where it
     cannot be read."""
     try:
-        result = TrainResult.from_bytes(_read(folder / RESULT, MAX_RESULT_BYTES))
+        result = TrainResult.from_bytes(read(folder / RESULT, MAX_RESULT_BYTES))
     except (OSError, TapestryError):
         return {}
     return {"plan": result.plan, "state": result.state}
 
 
-def log_lines(passed: Passed) -> list[dict[str, Any]]:
-    """What the egress log says of a result, one line an artifact, without the time."""
-    result, name = passed.result, f"{passed.result.run}.{passed.result.round}"
-    data = result.to_bytes()
-    found = [_line("result", name, len(data), canonical.sha256(data))]
-    if passed.delta is not None:
-        manifest = passed.delta.to_bytes()
-        found.append(_line("delta-manifest", f"{name}/delta", len(manifest), canonical.sha256(manifest)))
-        found += [
-            _line("delta-shard", f"{name}/delta/{index}", blob.bytes, blob.sha256)
-            for index, blob in enumerate(passed.delta.shards)
-        ]
-    if result.score is not None:
-        score = canonical.encode(result.score.model_dump(mode="json"))
-        found.append(_line("score", f"{name}/score", len(score), canonical.sha256(score)))
-    return found
-
-
-def _line(kind: str, name: str, size: int, sha: str) -> dict[str, Any]:
-    return {"kind": kind, "name": name, "bytes": size, "sha256": sha}
-
-
-def _key(line: dict[str, Any]) -> tuple[Any, ...]:
-    return (line.get("kind"), line.get("name"), line.get("sha256"))
-
-
 class Gate:
-    """Watches a home's spool. `step` does all there is to do and may be called as often as one likes."""
+    """Watches a home's spool. `step` does all there is to do and may be called as often as one likes.
+
+    Args:
+        home: the node's.
+        publish: how much of what is measured leaves.
+        status: where to say what goes on.
+        approve: the owner is asked for each update.
+        local: the trainer runs on this machine, so that the gate knows what it may say of it.
+        cuda: it has an accelerator to name.
+    """
 
     def __init__(
-        self, home: Home, publish: Publish, status: child.Status | None = None, *, approve: bool = False
+        self,
+        home: Home,
+        publish: Publish,
+        status: child.Status | None = None,
+        *,
+        approve: bool = False,
+        local: bool = True,
+        cuda: bool = False,
     ) -> None:
         self.home = home
+        self._leaks = Leaks(home)
         self._approvals = Approvals(home) if approve else None
         self._waiting: set[str] = set()
         """Folders that may leave when the owner says so."""
         self.publish: Publish = publish
         self.store = BlobStore.open(home.blobs)
         self._status = status
-        self._examiner = Examiner(self.store)
+        forms = (environment.Forms.here if local else environment.Forms.elsewhere)(cuda=cuda)
+        self._examiner = Examiner(self.store, forms=forms, leaks=self._leaks)
         self._seen: dict[str, tuple[int, ...]] = {}
         self._progress: tuple[int, ...] | None = None
         self._outputs_path = str(home.outputs)
@@ -300,6 +154,7 @@ class Gate:
         return found[-MAX_FOLDERS:]
 
     def _handle(self, folder: Path) -> None:
+        self._leaks.refresh()
         try:
             passed = self._examiner.examine(folder)
             self._let_pass(folder, passed)
@@ -346,21 +201,41 @@ class Gate:
     def _log(self, wanted: Sequence[dict[str, Any]], *, again: bool) -> None:
         present = present_lines(self.home.egress_log, wanted) if again else set()
         now = round(time.time(), 3)
-        new = [{"time": now, **line} for line in wanted if _key(line) not in present]
+        new = [{"time": now, **line} for line in wanted if key_of(line) not in present]
         lines.append(self.home.egress_log, new, durable=True)
 
     def _refuse(self, folder: Path, error: TapestryError) -> None:
         self._refused += 1
-        name = folder.name
-        value = {"name": name, "code": error.code, "reason": error.message, "time": round(time.time(), 3)}
+        name = self._speakable(folder.name)
+        value = {"name": name, "code": error.code, "reason": _reason(error), "time": round(time.time(), 3)}
         value |= _job_of(folder)
-        files.write_atomic(self.home.refused / f"{name}.json", canonical.encode(value))
+        if name is not None:
+            files.write_atomic(self.home.refused / f"{name}.json", canonical.encode(value))
         child.log("refused", name=name, code=error.code, reason=error.message)
         self._tell(last_refused=value)
 
+    def say(self) -> None:
+        """Where it stands, in its status."""
+        self._tell()
+
+    def _speakable(self, name: str) -> str | None:
+        """The name, unless a canary is in it."""
+        try:
+            self._leaks.check("a name", os.fsencode(name))
+        except Leak:
+            return None
+        return name
+
     def _tell(self, **fields: Any) -> None:
         if self._status is not None:
-            self._status.update(phase="watching", passed=self._passed, refused=self._refused, **fields)
+            self._status.update(
+                phase="watching",
+                passed=self._passed,
+                refused=self._refused,
+                canaries=self._leaks.planted,
+                unsearched=self._leaks.unsearched,
+                **fields,
+            )
 
     def _copy_progress(self) -> None:
         try:
@@ -372,26 +247,23 @@ class Gate:
             return
         self._progress = identity
         try:
-            data = _read(self.home.trainer_progress, MAX_PROGRESS_BYTES)
+            data = read(self.home.trainer_progress, MAX_PROGRESS_BYTES)
+            self._leaks.check("progress.json", data)
             progress = publishable_progress(Progress.from_bytes(data), self.publish)
         except TapestryError as error:
-            self._tell(progress_refused=error.message)
+            self._tell(progress_refused=_reason(error))
             return
         files.write_atomic(self.home.progress, progress.to_bytes(), durable=False)
 
 
-def present_lines(path: Path, wanted: Iterable[dict[str, Any]]) -> set[tuple[Any, ...]]:
-    """Which of `wanted` the egress log holds already."""
-    keys = {_key(line) for line in wanted}
-    return {key for line in lines.read(path) if (key := _key(line)) in keys}
-
-
 def watch(home: Home, status: child.Status) -> None:
     """Pass and refuse until the process is told to stop."""
-    given = settings.load(home).node
-    gate = Gate(home, given.publish, status, approve=given.approve)
+    given = settings.load(home)
+    local, cuda = given.training.launcher == "local", given.training.device == "cuda"
+    node = given.node
+    gate = Gate(home, node.publish, status, approve=node.approve, local=local, cuda=cuda)
     files.clean_temporaries(home.egress)
-    status.update(phase="watching", passed=0, refused=0)
+    gate.say()
     while True:
         child.go_on()
         gate.step()

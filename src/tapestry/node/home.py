@@ -79,6 +79,11 @@ class Home:
         return self.root / "approvals"
 
     @property
+    def canaries(self) -> Path:
+        """The marker of the canaries in the node's text; for the owner and the gate alone."""
+        return self.root / "canaries.json"
+
+    @property
     def egress_log(self) -> Path:
         """What passed the gate; written by the gate alone."""
         return self.root / "egress.jsonl"

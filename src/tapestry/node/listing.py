@@ -13,6 +13,7 @@ from tapestry.errors import FormatError, SignatureError
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.node import keys, settings, setup
 from tapestry.node.home import Home
+from tapestry.node.leaks import Leaks
 from tapestry.node.outbox import Outbox
 from tapestry.node.people import Holder, holders
 
@@ -22,11 +23,11 @@ def publish(
 ) -> list[CatalogEntry]:
     """Tell the core what cards show; and of the datasets in `take_back` that there is nothing to show.
 
-    Returns what was signed. Raises what the core answers, and `Unreachable`.
+    Returns what was signed. Raises `Leak` where a card shows a canary, what the core answers, `Unreachable`.
     """
     given, pair = settings.load(home).node, keys.load_pair(home)
     consortium = setup.load_consortium(home).consortium
-    made = []
+    made, searched = [], Leaks(home)
     with setup.connect(home, core_url=core_url) as client:
         outbox = Outbox(home, client.traffic)
         for name, card in [*((card.name, card) for card in cards), *((name, None) for name in take_back)]:
@@ -40,6 +41,7 @@ def publish(
                 card=what,
                 public=public,
             )
+            searched.check("what a card shows", entry.to_bytes())
             envelope = sign(entry, pair).to_bytes()
             outbox.signed("catalog-entry", name, envelope)
             client.publish_listing(envelope)

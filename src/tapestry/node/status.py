@@ -60,7 +60,10 @@ def node_status(home: Path) -> dict[str, Any]:
         "hint": agent.get("hint") or failed.get("hint"),
         "traffic": agent.get("traffic"),
         "times": account.summary(at),
-        "gate": {key: gate.get(key) for key in ("passed", "refused", "last", "last_refused")},
+        "gate": {
+            key: gate.get(key)
+            for key in ("passed", "refused", "last", "last_refused", "canaries", "unsearched")
+        },
     }
 
 

@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 import os
-import platform
-import re
-from pathlib import Path
 
 import torch
 
+from tapestry.host.machine import clean, cpu_model, system
 from tapestry.training.island import Island
 from tapestry.training.settings import Training
 
 
 def environment(settings: Training, island: Island, level: str) -> dict[str, str]:
-    """What bit-identical training depends on, and how far the trainer was isolated."""
+    """What bit-identical training depends on, and how far the trainer was isolated. The gate lets these
+    keys pass and no others, each in its own form (`node.environment`)."""
     found = {
         "torch": clean(torch.__version__),
-        "cpu": clean(cpu_model()),
+        "cpu": clean(f"{cpu_model()} {torch.backends.cpu.get_cpu_capability()}"),
         "threads": str(settings.threads),
         "ranks": str(island.ranks),
         "precision": settings.precision,
         "isolation": level,
-        "system": clean(f"{platform.system()} {platform.machine()}"),
+        "system": clean(system()),
     }
     if island.device.type == "cuda":
         found["accelerator"] = clean(torch.cuda.get_device_name(island.device))
     return found
-
-
-def cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{found[1] if found else platform.processor() or 'unknown'} {capability}"
-
-
-def clean(text: str) -> str:
-    """As `protocol.messages.Environment` allows it."""
-    return " ".join(re.sub(r"[^A-Za-z0-9_.+ :/()-]", " ", text).split())[:64]
 
 
 def configure(threads: int) -> None:

@@ -15,7 +15,8 @@ from random import Random
 from typing import Any
 
 from tapestry.errors import ModelError, TapestryError
-from tapestry.node.gate import MANIFEST, RESULT, Examiner, log_lines
+from tapestry.node.examiner import MANIFEST, RESULT, Examiner
+from tapestry.node.outgoing import log_lines
 from tapestry.protocol.canonical import is_sha256, sha256
 from tapestry.protocol.layout import Layout, Tensor
 from tapestry.replay.engine import Engine
