@@ -133,7 +133,12 @@ def test_forged(tmp_path: Path, switches: Switches, given: Given) -> None:
 
     with switches.all_off(
         ("tapestry.identity.keyring.KeyRing.verify", None, anybody),
-        (f"{VERIFIER}._attestation", "self._ring.keys[key].certificate.public_key", public, "self, key"),
+        (
+            f"{VERIFIER}._attestation",
+            "self._ring.keys[self._signer].certificate.public_key",
+            public,
+            "self, self._signer",
+        ),
     ):
         assert verify(lie).attestations == 2
 

@@ -25,7 +25,8 @@ def test_this_machine_can_run_the_tests(call: Call, tmp_path: Path) -> None:
     value = json.loads(out)
     checks = {finding["check"] for finding in value["findings"]}
     assert checks == {
-        "python", "packages", "torch", "disk", "clock", "network namespace", "port", "limits"
+        "python", "packages", "torch", "disk", "clock", "network namespace", "landlock",
+        "port", "limits"
     }  # fmt: skip
     assert value["fit"] == all(f["verdict"] != "fail" for f in value["findings"])
     assert code == (0 if value["fit"] else doctor.EXIT_UNFIT)

@@ -226,6 +226,7 @@ def test_what_is_wrong_with_text_and_plan_is_said(node: Node) -> None:
 
 def test_a_job_that_does_not_parse(node: Node) -> None:
     one = make_trainer(node)
+    node.job_path.parent.mkdir(parents=True, exist_ok=True)
     node.job_path.write_bytes(b"{}")
     with pytest.raises(FormatError):
         one._next_job()
