@@ -159,16 +159,17 @@ def main(argv: list[str]) -> int:
         if not given.report and not _train(given, until):
             _say("time is up; call it again to go on")
         comparisons = compare.compare(Book(given.out).records)
+        text = report.text(comparisons)
         if given.report:
             given.out.mkdir(parents=True, exist_ok=True)
-            files.write_atomic(given.out / "report.md", report.text(comparisons).encode())
+            files.write_atomic(given.out / "report.md", text.encode())
             drawn = [path for one in comparisons for path in figures.draw(one, given.out)]
             for path in (given.out / "report.md", *drawn):
                 _say(f"written: {path}")
         if given.json:
             print(json.dumps([one.as_json() for one in comparisons], indent=2, ensure_ascii=False))
         else:
-            print(report.text(comparisons), end="")
+            print(text, end="")
     except TapestryError as e:
         _say(f"error: {e.message}" + (f"\nhint: {e.hint}" if e.hint else ""))
         return e.exit_code

@@ -82,6 +82,8 @@ class Observer:
         """The core computes this merge wrongly."""
         self.dropped: set[str] = set()
         """Contributions that a core which drops what comes has receipted."""
+        self.lost: set[str] = set()
+        """Contributions that a core had taken whose disk is lost, and no node had the ledger up to there."""
         self._log: sqlite3.Connection | None = None
         self.entries: list[bytes] = []
         self.rounds: dict[int, Round] = {}
@@ -165,12 +167,14 @@ class Observer:
         found = [entry for _, _, entry in self._rows(0)]
         must(found == before[: len(found)], "the log that was recovered is another one")
         must(len(found) >= least, f"{len(found)} entries were recovered, a node has {least}")
+        taken = set(self.taken)
         self.entries, self.rounds, self.taken, self.states = [], {}, {}, {0: toy.START.digest}
         self.finished, self._merged, self._enrolled = None, set(), set()
         self.attested.clear()
         self._again = True
         self.committed()
         self._again = False
+        self.lost |= taken - set(self.taken)
         for digest in acknowledged:
             must(digest in self.taken, f"contribution {digest[:12]} was acknowledged and is lost")
         self.power_was_cut()
@@ -425,8 +429,8 @@ class Observer:
         if node.name in self._enrolled:  # else the run was over before this node could take part
             must(memory.head is not None and memory.head.state == self._head, f"{node.name} ends elsewhere")
         for receipt in _receipts(node):
-            known = receipt.contribution in self.taken
-            must(known or receipt.contribution in self.dropped, f"{node.name} has a receipt for nothing")
+            known = receipt.contribution in self.taken.keys() | self.dropped | self.lost
+            must(known, f"{node.name} has a receipt for nothing")
         if node.name == self._world.misled and self.dropped:
             proven = [r for r in _receipts(node) if r.sequence <= kept(node) and self._contradicts(r)]
             must(proven, f"{node.name} cannot prove that the core dropped what it has receipted")

@@ -149,6 +149,19 @@ def test_a_broken_upload_goes_on(core: StubCore, client: CoreClient, store: Blob
     assert 0 not in offsets
 
 
+def test_an_upload_that_breaks_often_goes_on_while_it_gets_further(
+    core: StubCore, client: CoreClient, store: BlobStore
+) -> None:
+    store.put(DATA, durable=False)
+    core.faults = [20_000] * 8
+    client.upload_blobs([blob()], store)
+    assert core.blobs[blob().sha256] == DATA
+    core.blobs.clear()
+    core.faults = [0] * 8  # no further
+    with pytest.raises(Unreachable):
+        client.upload_blobs([blob()], store)
+
+
 def test_an_upload_that_arrives_altered_is_sent_again(
     core: StubCore, client: CoreClient, store: BlobStore
 ) -> None:

@@ -173,6 +173,8 @@ class Agent:
             newest[run] = news
         now = time.monotonic()
         for run in [run for run, due in self._retry.items() if due <= now]:
+            if isinstance(newest.get(run), TapestryError):
+                continue  # the core is away: it stays due
             view = self._sessions[run].view
             if view is not None:
                 newest.setdefault(run, view)

@@ -144,6 +144,8 @@ class Transfers:
             if blob.sha256 not in standing:
                 return sent
             offset = min(standing[blob.sha256], blob.bytes)
+            if offset > before:  # only the answers were lost
+                failures = 0
 
     def _chunk(self, rest: int) -> int:
         """Bytes of the next request; a small rest goes along with it."""

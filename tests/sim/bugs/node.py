@@ -6,9 +6,10 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 from tapestry.audit import verify
-from tapestry.errors import MergeMismatch
+from tapestry.errors import MergeMismatch, TapestryError
 from tapestry.identity.envelope import Envelope
 from tapestry.node import people
+from tapestry.node.agent import Agent
 from tapestry.node.memory import Memory
 from tapestry.node.people import Holder, People
 from tapestry.node.replica import Replica
@@ -17,7 +18,7 @@ from tapestry.node.sync import Library, Synchronizer
 from tapestry.protocol.messages import Contribution
 from tapestry.rounds.events import RoundClosed
 from tapestry.rounds.records import check_merged
-from tests.sim.bugs.kind import LOSSES, ROT, Bug, Places
+from tests.sim.bugs.kind import LOSSES, LOST_ANSWERS, ROT, Bug, Places
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -114,6 +115,18 @@ def _fetched_once(world: World) -> Places:
     return {(Synchronizer, "_merge"): merge, (Library, "mend"): lambda self, sha, plan: None}
 
 
+def _due_forgotten(world: World) -> Places:
+    take = Agent._take_news
+
+    def forgetful(self: Agent) -> None:
+        away = {run for run, news in self._news if isinstance(news, TapestryError)}
+        for run in [r for r, due in self._retry.items() if due <= world.scheduler.now and r in away]:
+            del self._retry[run]
+        take(self)
+
+    return {(Agent, "_take_news"): forgetful}
+
+
 AT_NODE: Final = (
     Bug(
         name="memory-after-sending",
@@ -153,6 +166,13 @@ AT_NODE: Final = (
         breaks="a record may name another delta than was signed",
         places=_deltas_not_bound,
         lie="other_bytes",
+    ),
+    Bug(
+        name="due-forgotten",
+        breaks="what is due to be tried again is forgotten when the core is just away",
+        faults=LOST_ANSWERS,
+        seed=190,
+        places=_due_forgotten,
     ),
     Bug(name="fetched-once", breaks="a lost blob is not fetched again", faults=ROT, places=_fetched_once),
 )
