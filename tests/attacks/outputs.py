@@ -197,3 +197,23 @@ def _not_disturbed(home: Home, job: TrainJob, gate: Gate) -> None:
     folder.rename(good)
     for data in DATA:
         BlobStore.open(home.blobs).delete(artifact_name(data))
+
+
+# -- defences that several tests switch off ---------------------------------------------------------
+
+EXAMINER = "tapestry.node.examiner.Examiner"
+RESULT = ("tapestry.node.examiner.TrainResult.from_bytes", None, believed)
+NAMES = (f"{EXAMINER}._check_names", "entry.name not in allowed")
+REGULAR = (f"{EXAMINER}._check_names", "not entry.is_file(follow_symlinks=False)")
+CLAIMS = (f"{EXAMINER}._check_result", "if result.steps > steps or result.tokens > tokens")
+SIZE = (f"{EXAMINER}._check_shard", "if size != due")
+HEAD = (f"{EXAMINER}._check_shard", "os.pread(fd, len(head), 0) != head")
+FITS = ("tapestry.protocol.artifact.Artifact.check_against", None, lambda *_, **__: None)
+LINKS = (
+    "tapestry.node.examiner.files.read_limited",
+    None,
+    lambda path, most, **_: Path(path).read_bytes()[:most],
+)
+ADOPTED = ("tapestry.storage.blobs.BlobStore.adopt", "(actual := self._hash(temporary)) != sha")
+FOUND = (f"{EXAMINER}._check_shard", None)
+TAKE = (f"{EXAMINER}.take", None)

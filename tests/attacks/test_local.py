@@ -17,9 +17,17 @@ from tapestry.storage.blobs import BlobStore
 from tapestry.training.spool import TrainJob, TrainResult
 from tests.attacks.catalog import attack, attacks, case
 from tests.attacks.outputs import (
+    ADOPTED,
     DATA,
+    EXAMINER,
+    FITS,
+    FOUND,
+    HEAD,
+    LINKS,
+    NAMES,
+    REGULAR,
+    SIZE,
     altered_shard,
-    believed,
     extra_file,
     extra_shard,
     folder_inside,
@@ -41,22 +49,6 @@ from tests.node.support import artifact_name, write_output
 
 WHO = "a trainer, or what lies in its folders"
 Given = tuple[Any, ...]
-EXAMINER = "tapestry.node.examiner.Examiner"
-RESULT = ("tapestry.node.examiner.TrainResult.from_bytes", None, believed)
-NAMES = (f"{EXAMINER}._check_names", "entry.name not in allowed")
-REGULAR = (f"{EXAMINER}._check_names", "not entry.is_file(follow_symlinks=False)")
-CLAIMS = (f"{EXAMINER}._check_result", "if result.steps > steps or result.tokens > tokens")
-SIZE = (f"{EXAMINER}._check_shard", "if size != due")
-HEAD = (f"{EXAMINER}._check_shard", "os.pread(fd, len(head), 0) != head")
-FITS = ("tapestry.protocol.artifact.Artifact.check_against", None, lambda *_, **__: None)
-LINKS = (
-    "tapestry.node.examiner.files.read_limited",
-    None,
-    lambda path, most, **_: Path(path).read_bytes()[:most],
-)
-ADOPTED = ("tapestry.storage.blobs.BlobStore.adopt", "(actual := self._hash(temporary)) != sha")
-FOUND = (f"{EXAMINER}._check_shard", None)
-TAKE = (f"{EXAMINER}.take", None)
 
 
 @attacks(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from tapestry.node.home import Home
 from tapestry.training.spool import TrainJob
 from tests.attacks.catalog import attacks, case
 from tests.attacks.outputs import (
-    believed,
+    CLAIMS,
+    EXAMINER,
+    FITS,
+    FOUND,
+    NAMES,
+    RESULT,
+    TAKE,
     edited,
     gate_refuses,
     huge_result,
@@ -21,23 +26,7 @@ from tests.attacks.switches import Switches
 
 WHO = "a trainer, or what lies in its folders"
 Given = tuple[Any, ...]
-EXAMINER = "tapestry.node.examiner.Examiner"
 FORMS = ("tapestry.node.environment.Forms.check", None)
-RESULT = ("tapestry.node.examiner.TrainResult.from_bytes", None, believed)
-NAMES = (f"{EXAMINER}._check_names", "entry.name not in allowed")
-REGULAR = (f"{EXAMINER}._check_names", "not entry.is_file(follow_symlinks=False)")
-CLAIMS = (f"{EXAMINER}._check_result", "if result.steps > steps or result.tokens > tokens")
-SIZE = (f"{EXAMINER}._check_shard", "if size != due")
-HEAD = (f"{EXAMINER}._check_shard", "os.pread(fd, len(head), 0) != head")
-FITS = ("tapestry.protocol.artifact.Artifact.check_against", None, lambda *_, **__: None)
-LINKS = (
-    "tapestry.node.examiner.files.read_limited",
-    None,
-    lambda path, most, **_: Path(path).read_bytes()[:most],
-)
-ADOPTED = ("tapestry.storage.blobs.BlobStore.adopt", "(actual := self._hash(temporary)) != sha")
-FOUND = (f"{EXAMINER}._check_shard", None)
-TAKE = (f"{EXAMINER}.take", None)
 
 
 @attacks(

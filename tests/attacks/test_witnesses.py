@@ -117,7 +117,7 @@ def test_forged(tmp_path: Path, switches: Switches, given: Given) -> None:
         verify(lie)
     if not own:
         with switches.check_off(
-            f"{VERIFIER}._attestation", "WITNESS", lambda: frozenset(("node", "witness"))
+            f"{VERIFIER}._attestation", "WITNESS_ONLY", lambda: frozenset(("node", "witness"))
         ):
             assert verify(lie).attestations == 2
         return

@@ -16,7 +16,7 @@ from tapestry.audit.file import Line
 from tapestry.audit.heads import signed_checkpoint, tree_of
 from tapestry.errors import Fork, FormatError, IntegrityError, SignatureError, TapestryError
 from tapestry.identity.envelope import Envelope
-from tapestry.identity.keyring import NODE_ONLY, KeyRing, Role, open_join
+from tapestry.identity.keyring import NODE_ONLY, WITNESS_ONLY, KeyRing, Role, open_join
 from tapestry.ledger import tree
 from tapestry.ledger.entries import (
     CONSORTIUM,
@@ -40,7 +40,6 @@ from tapestry.rounds.taking import NOT_REVEALED
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """Times in events are milliseconds since then."""
-WITNESS: Final[frozenset[Role]] = frozenset({"witness"})
 M = TypeVar("M", Attestation, Contribution, Enrolment, Score)
 
 
@@ -282,14 +281,14 @@ class Verifier:
         elif state is None:
             raise IntegrityError(f"run {entry.scope} was never planned")
         else:
-            step = machine.step(state, self._input(entry, event, state), now_ms)
+            step = machine.step(state, self._input(entry, event), now_ms)
         if not step.events:
             raise IntegrityError(f"by the rules nothing follows here, the ledger has {event.type}")
         self._states[entry.scope] = step.state
         self._newest[entry.scope] = entry.sequence + len(step.events) - 1
         return list(step.events)
 
-    def _input(self, entry: Entry, event: ev.Event, state: RunState) -> Input:
+    def _input(self, entry: Entry, event: ev.Event) -> Input:
         """What was put to the run; the rest of the event must then follow from it."""
         plain: dict[str, Any] = {
             name: getattr(event, name)
@@ -361,7 +360,7 @@ class Verifier:
 
     def _attestation(self, entry: Entry, event: ev.BaseAttested) -> Attest:
         """Signed by a witness key, and for the very tree that these entries make."""
-        said = self._said(entry, event.attestation, Attestation, roles=WITNESS)
+        said = self._said(entry, event.attestation, Attestation, roles=WITNESS_ONLY)
         tree_of(said, self._ring.keys[self._signer].certificate.public_key, self.found.consortium)
         committed = self._committed.get(entry.scope, 0)
         if (said.size, said.root) != (committed, self.root(committed).hex()):

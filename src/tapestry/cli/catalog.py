@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tapestry.cli.catalog_tables import facts, print_rows, tell_rights, text
 from tapestry.cli.options import Json
 from tapestry.cli.output import (
     counted,
@@ -16,11 +17,9 @@ from tapestry.cli.output import (
     emit_table,
     human_bytes,
     note,
-    short,
 )
 
 if TYPE_CHECKING:
-    from tapestry.catalog.card import Card
     from tapestry.catalog.overview import Row
     from tapestry.training.shelf import Shelf
 
@@ -141,12 +140,12 @@ def add(
         holding = hold(folder, tell)
     made = place.put(holding.values(folder, **described), replace=replace)
     if as_json:
-        emit_json({"card": str(place.path(name)), "digest": made.digest, **_facts(made.card)})
+        emit_json({"card": str(place.path(name)), "digest": made.digest, **facts(made.card)})
         return
     emit_line(made.card.content.root)
     content = made.card.content
     note(f"card {place.path(name)}: {content.documents} documents, {human_bytes(content.bytes)} of text")
-    _tell_rights(made.card, home)
+    tell_rights(made.card, home)
 
 
 @app.command("list")
@@ -160,7 +159,7 @@ def list_(
 
     Example: tapestry catalog list --home ./node
     """
-    _print_rows(rows(home, catalog, core), as_json)
+    print_rows(rows(home, catalog, core), as_json)
 
 
 @app.command()
@@ -177,7 +176,7 @@ def search(
     """
     from tapestry.catalog import overview
 
-    _print_rows(overview.search(rows(home, catalog, core), words), as_json)
+    print_rows(overview.search(rows(home, catalog, core), words), as_json)
 
 
 @app.command()
@@ -204,14 +203,14 @@ def show(
             emit_json({"datasets": [row.to_json() for row in found]})
             return
         for row in found:
-            emit_pairs((key, _text(value)) for key, value in row.to_json().items())
+            emit_pairs((key, text(value)) for key, value in row.to_json().items())
         return
     card = shelf(home, catalog).read(name)
     if as_json:
         emit_json(card.document())
         return
-    facts = {**_facts(card.card), "digest": card.digest}
-    emit_pairs((key, _text(value)) for key, value in facts.items())
+    known = {**facts(card.card), "digest": card.digest}
+    emit_pairs((key, text(value)) for key, value in known.items())
 
 
 @app.command()
@@ -367,68 +366,3 @@ def _levels(given: list[str] | None) -> dict[str, str]:
             raise InputError(f"--visibility {each!r} is not FIELD=LEVEL", hint="for example: root=private")
         found[field] = level
     return found
-
-
-def _facts(card: Card) -> dict[str, Any]:
-    """A card without its list of files."""
-    found = card.model_dump(mode="json", exclude={"files", "content"})
-    return {**found, **card.content.model_dump(mode="json"), "files": len(card.files)}
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or None
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={each}" for key, each in value.items()) or None
-    return None if value in (None, "") else str(value)
-
-
-def _print_rows(found: list[Row], as_json: bool) -> None:
-    if as_json:
-        emit_json({"datasets": [row.to_json() for row in found]})
-        return
-    emit_table(
-        (
-            "name",
-            "member",
-            "languages",
-            "licence",
-            "category",
-            "stages",
-            "documents",
-            "text",
-            "until",
-            "root",
-        ),
-        [
-            (
-                row.name,
-                row.member or row.owner,
-                ", ".join(row.languages) or None,
-                row.licence,
-                row.category,
-                ", ".join(row.stages) or None,
-                row.documents,
-                None if row.bytes is None else human_bytes(row.bytes),
-                row.consent_until,
-                short(row.root),
-            )
-            for row in found
-        ],
-        right=("documents", "text"),
-    )
-    if not found:
-        note("no datasets; make a card with: tapestry catalog add")
-
-
-def _tell_rights(card: Card, home: Path | None) -> None:
-    if home is None:
-        note("a node trains on it once the card is its own: tapestry catalog add ... --home NODE_DIR")
-        return
-    from tapestry.cli.catalog_check import decisions
-
-    for each in decisions(card, home):
-        if each.permitted:
-            note(f"may enter {each.stage} on this node")
-        else:
-            note(f"may not enter {each.stage} on this node: rule {each.rule}; needed: {each.needed}")

@@ -42,7 +42,7 @@ from tapestry.errors import (
 )
 from tapestry.host import files
 from tapestry.identity.envelope import Envelope
-from tapestry.identity.keyring import KeyRing
+from tapestry.identity.keyring import WITNESS_ONLY, KeyRing
 from tapestry.identity.keys import KeyPair
 from tapestry.ledger.entries import CONSORTIUM, Entry
 from tapestry.protocol import canonical
@@ -252,7 +252,7 @@ def _take_over(
 def _member(ring: KeyRing, name: str, envelope: Envelope, request: SuccessionRequest, at: str) -> str:
     """Who has signed for just this. Raises `AuthError` or `FormatError`, with the name of what it was."""
     try:
-        said, signer = ring.verify(envelope, Succession, at=at, roles=frozenset({"witness"}))
+        said, signer = ring.verify(envelope, Succession, at=at, roles=WITNESS_ONLY)
     except (AuthError, FormatError) as e:
         raise type(e)(f"{name}: {e.message}", hint=e.hint) from e
     for what, own, other in (

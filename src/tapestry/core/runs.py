@@ -18,7 +18,7 @@ from tapestry.core.journal import Decision, Journal, Moment, Standing, run_scope
 from tapestry.core.views import received
 from tapestry.errors import Conflict, KeyRefused, NotFound, PlanError, Refused
 from tapestry.identity.envelope import Envelope, sign
-from tapestry.identity.keyring import NODE_ONLY, Role, Signer
+from tapestry.identity.keyring import NODE_ONLY, WITNESS_ONLY, Role, Signer
 from tapestry.ledger.entries import CONSORTIUM
 from tapestry.protocol.clock import time_text
 from tapestry.protocol.layout import Layout
@@ -41,7 +41,6 @@ class Committed:
 KEPT_LAYOUTS: Final = 4
 DECISION_MS: Final = 3_600_000
 """A contribution is accepted or refused within an hour, its reason in the ledger."""
-WITNESS: Final[frozenset[Role]] = frozenset({"witness"})
 M = TypeVar("M", Attestation, Enrolment, Contribution, Score)
 
 
@@ -151,7 +150,7 @@ class Runs:
             Refused: the node is no witness of the run.
             AuthError: signature, key, member or node are not right.
         """
-        said = self._opened(envelope, Attestation, run, by, WITNESS)
+        said = self._opened(envelope, Attestation, run, by, WITNESS_ONLY)
         tree_of(said, self._public_key(envelope), self.consortium.id)
         committed = self.journal.of_round(run, said.round, "round-committed")
         if not committed or (said.size, said.root) != self._tree(committed[-1].sequence):

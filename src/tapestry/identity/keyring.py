@@ -27,6 +27,7 @@ M = TypeVar("M", bound=Message)
 
 Role = Literal["node", "witness", "vote", "release"]
 NODE_ONLY: Final[frozenset[Role]] = frozenset({"node"})
+WITNESS_ONLY: Final[frozenset[Role]] = frozenset({"witness"})
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class KeyRing(Part):
         self._refuse_used(core_key)
         signed = set()
         for envelope in envelopes:
-            said, signer = self.verify(envelope, Succession, at=at, roles=frozenset({"witness"}))
+            said, signer = self.verify(envelope, Succession, at=at, roles=WITNESS_ONLY)
             if (said.consortium, said.core_key, said.size, said.root) != (consortium, core_key, size, root):
                 raise SignatureError(
                     f"member {signer.member} has signed the core's succession for another key or ledger"

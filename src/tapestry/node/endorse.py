@@ -13,6 +13,7 @@ from tapestry.audit.verify import Verifier
 from tapestry.errors import Conflict, Fork, FormatError, InputError, IntegrityError, TapestryError
 from tapestry.host import files
 from tapestry.identity.envelope import Envelope, sign
+from tapestry.identity.keyring import WITNESS_ONLY
 from tapestry.node import keys, settings, setup
 from tapestry.node.home import Home
 from tapestry.node.kept import Kept
@@ -71,7 +72,7 @@ def endorse(
     _refuse_second(home, said, anew=anew)
     envelope = sign(said, keys.load_pair(home, "witness"))
     now = time_text(round(time.time() * 1000))
-    verifier.ring.verify(envelope, Succession, at=now, roles=frozenset({"witness"}))
+    verifier.ring.verify(envelope, Succession, at=now, roles=WITNESS_ONLY)
     Outbox(home, Traffic()).signed("succession", request.core_key[:16], envelope.to_bytes())
     files.write_atomic(_memory(home), said.to_bytes())
     return envelope
