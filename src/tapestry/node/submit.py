@@ -13,6 +13,7 @@ from tapestry.errors import (
     ProtocolError,
     SignatureError,
     TooLarge,
+    Unreachable,
     VersionError,
 )
 from tapestry.host import failpoints, files
@@ -214,7 +215,10 @@ class Submitter:
         blobs = blobs_of(self._store, own.delta)
         for _ in range(MAX_UPLOADS):
             with self._meter.span("uploaded"):
-                self._meter.add("uploaded_bytes", self._client.upload_blobs(blobs, self._store))
+                try:
+                    self._meter.add("uploaded_bytes", self._client.upload_blobs(blobs, self._store))
+                except Conflict as error:  # another connection of this node still holds a blob: no refusal
+                    raise Unreachable(f"an upload got nowhere: {error.message}") from error
             answer = self._client.contribute(run, envelope)
             if not answer.missing:
                 return answer
