@@ -11,7 +11,7 @@ from pathlib import Path
 from tapestry import __version__
 from tests.sim import campaign
 from tests.sim.bugs import BUGS, Bug
-from tests.sim.split import Split, drawn
+from tests.sim.split import Split, SplitOfEight, drawn
 from tests.sim.world import Failed, World
 
 
@@ -26,8 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _replay(given.replay, bug)
     if bug is not None:
         return _search(bug, given.start or 0, given.seeds)
+    draw, label = (SplitOfEight, f"{given.label}-split") if given.split else (drawn, given.label)
     totals = campaign.run(
-        given.out, seeds=given.seeds, first=given.start, minutes=given.minutes, label=given.label
+        given.out, seeds=given.seeds, first=given.start, minutes=given.minutes, label=label, draw=draw
     )
     print(totals.line())
     return 1 if totals.failed else 0
@@ -40,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, help="begin no seed after so many")
     parser.add_argument("--out", type=Path, default=Path("sim-results"), help="folder of totals and failures")
     parser.add_argument("--label", default=__version__, help="totals are kept apart for each")
+    parser.add_argument(
+        "--split", action="store_true", help="a core with two histories and two of eight members"
+    )
     parser.add_argument("--bug", choices=sorted(BUGS), help="look for this bug instead")
     parser.add_argument("--replay", type=int, metavar="SEED", help="run one seed and print all that happens")
     parser.add_argument("--list-bugs", action="store_true")

@@ -12,7 +12,7 @@ from typing import Any, Final
 from tapestry import __version__
 from tapestry.host import files
 from tests.sim.split import drawn
-from tests.sim.world import Failed
+from tests.sim.world import Failed, World
 
 TOTALS: Final = "totals.json"
 SAVED_EVERY_S: Final = 10.0
@@ -61,6 +61,7 @@ def run(
     first: int | None = None,
     minutes: float | None = None,
     label: str = __version__,
+    draw: Callable[[int], World] = drawn,
     tell: Callable[[str], None] = print,
 ) -> Totals:
     """Run so many more seeds, for so long at most.
@@ -71,6 +72,7 @@ def run(
         first: begin here with fresh totals; where None, go on.
         minutes: no new seed after this.
         label: of these totals, e.g. a release.
+        draw: what a seed gives.
         tell: told of failures and, now and then, of the totals.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,7 @@ def run(
     for seed in range(totals.next, totals.next + seeds):
         if minutes is not None and time.monotonic() - began > minutes * 60:
             break
-        _one(totals, seed, folder, tell)
+        _one(totals, draw, seed, folder, tell)
         if time.monotonic() - saved > SAVED_EVERY_S:
             saved = time.monotonic()
             _save(folder, label, totals)
@@ -89,10 +91,12 @@ def run(
     return totals
 
 
-def _one(totals: Totals, seed: int, folder: Path, tell: Callable[[str], None]) -> None:
+def _one(
+    totals: Totals, draw: Callable[[int], World], seed: int, folder: Path, tell: Callable[[str], None]
+) -> None:
     began = time.process_time()
     try:
-        report = drawn(seed).run()
+        report = draw(seed).run()
     except Failed as error:
         totals.failed[str(seed)] = f"{type(error.error).__name__}: {error.error}"[:400]
         (folder / f"seed-{seed}.txt").write_text("\n".join([str(error.error), *error.lines]) + "\n")

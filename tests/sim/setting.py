@@ -55,17 +55,17 @@ def key_of(name: str) -> KeyPair:
 
 
 @functools.cache
-def template() -> tuple[tuple[str, ...], dict[str, bytes]]:
+def template(nodes: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, bytes]]:
     """Folders, and files with what is in them, of `core` and each node, by path."""
     with tempfile.TemporaryDirectory() as made:
         root = Path(made)
-        _lay(root)
+        _lay(root, nodes)
         every = sorted(root.rglob("*"))
         folders = tuple(str(path.relative_to(root)) for path in every if path.is_dir())
         return folders, {str(path.relative_to(root)): path.read_bytes() for path in every if path.is_file()}
 
 
-def _lay(root: Path) -> None:
+def _lay(root: Path, nodes: tuple[str, ...]) -> None:
     home = CoreHome(root / "core")
     for folder in (home.key.parent, home.status.parent, home.log.parent):
         folder.mkdir(parents=True)
@@ -80,7 +80,7 @@ def _lay(root: Path) -> None:
         journal = Journal(database, clock=lambda: FOUNDED_MS)
         found(journal, title="Simulated", core_key=key.public_key, nonce="0" * 32)
         consortium = Consortium(journal, key)
-        for node in NODES:
+        for node in nodes:
             _admit(consortium, database, node, root / node)
     finally:
         database.close()
@@ -130,9 +130,9 @@ def _admit(consortium: Consortium, database: Database, node: str, folder: Path) 
     assert node_keys.load_pair(home).key_id == key.key_id
 
 
-def lay_out(root: Path) -> None:
-    """A fresh consortium in `root`."""
-    folders, contents = template()
+def lay_out(root: Path, nodes: tuple[str, ...]) -> None:
+    """A fresh consortium with these nodes in `root`."""
+    folders, contents = template(nodes)
     for name in folders:
         os.mkdir(f"{root}/{name}")  # noqa: PTH102 - as text, in a third of the time
     for name, data in contents.items():

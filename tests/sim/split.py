@@ -9,7 +9,7 @@ convicts the core.
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from tapestry.audit.fork import ForkProof
 from tapestry.core.runs import Runs
@@ -23,7 +23,7 @@ from tests.sim.lies import signed_head
 from tests.sim.net import SimClient, SimConnection
 from tests.sim.node_process import Node
 from tests.sim.observer import must
-from tests.sim.setting import key_of
+from tests.sim.setting import NODES, key_of
 from tests.sim.world import Report, World
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 COLLUDERS: Final = ("ada-1", "ada-2", "bob-1")
 HERE: Final = ("cleo-1", "dan-1")
 THERE: Final = ("eve-1",)
+MORE: Final = ("fay-1", "gus-1", "hal-1")
 SAFE: Final = 4
 """Witnesses of five members of whom two lie: above (5 + 2) / 2."""
 ROUNDS: Final = 50
@@ -53,26 +54,36 @@ class Split(World):
         bug: broken on purpose.
     """
 
+    safe: ClassVar[int] = SAFE
+    both: ClassVar[tuple[str, ...]] = COLLUDERS
+    """Nodes that sign in both histories."""
+
     def __init__(
-        self, seed: int, faults: Faults | None = None, *, quorum: int = SAFE, bug: Bug | None = None
+        self, seed: int, faults: Faults | None = None, *, quorum: int | None = None, bug: Bug | None = None
     ) -> None:
-        self._quorum = quorum
+        self._quorum = self.safe if quorum is None else quorum
+        here, there = self.sides(seed)
+        self._honest = (*here, *there)
         self._moved: Node | None = None
         """The node that is shown both histories: it may be in the middle of a merge of the first."""
         super().__init__(seed, faults, hostile=False, lie="", loses=False, bug=bug)
         other = self.other = CoreProcess(self, "core-b")
         self.cores[other.name] = other
         shutil.copytree(self.root / "core", self.root / other.name)
-        here = [Node(self, name, self.core) for name in (*COLLUDERS, *HERE)]
-        there = [Node(self, name, other) for name in THERE]
-        again = [Node(self, name, other, folder=f"{name}-b") for name in COLLUDERS]
+        here = [Node(self, name, self.core) for name in (*self.both, *here)]
+        there = [Node(self, name, other) for name in there]
+        again = [Node(self, name, other, folder=f"{name}-b") for name in self.both]
         for node in again:
             shutil.copytree(self.root / node.name, node.home.root)
-        self.colluders = frozenset(node for node in (*here, *again) if node.name in COLLUDERS)
+        self.colluders = frozenset(node for node in (*here, *again) if node.name in self.both)
         self.nodes = self.observer.nodes = {node.name: node for node in here}
         other.observer.nodes = {node.name: node for node in (*there, *again)}
         self.homes = {node.folder: node for node in (*here, *there, *again)}
         self.plan = self._plan()
+
+    def sides(self, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Honest nodes at each core."""
+        return HERE, THERE
 
     def _plan(self) -> Plan:
         drawn = self.plan
@@ -80,7 +91,7 @@ class Split(World):
             update={
                 "rounds": Rounds(
                     total=ROUNDS,
-                    min_nodes=4,
+                    min_nodes=self.safe,
                     quorum=1 + int(self.rng.random() * 3),
                     deadline_s=drawn.rounds.deadline_s,
                 ),
@@ -126,7 +137,7 @@ class Split(World):
         return core.up and len(core.observer.states) > 1
 
     def _switched(self) -> Node:
-        honest = [self.homes[name] for name in (*HERE, *THERE)]
+        honest = [self.homes[name] for name in self._honest]
         return honest[int(self.rng.random() * len(honest))]
 
     def _cross(self) -> Node | None:
@@ -160,6 +171,19 @@ class Split(World):
             self.scheduler.wait(1.0)
         proof = ForkProof.from_bytes(found[0].read_bytes())
         must(proof.check() == self.consortium, f"the proof of {node.name} convicts another core")
+
+
+class SplitOfEight(Split):
+    """Six honest members, three at each core or four at one of them."""
+
+    admitted = (*NODES, *MORE)
+    both = (*COLLUDERS, "bob-2")
+    safe = 6
+    """Above (8 + 2) / 2."""
+
+    def sides(self, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        honest = (*HERE, *THERE, *MORE)
+        return honest[: 3 + seed % 2], honest[3 + seed % 2 :]
 
 
 def drawn(seed: int) -> World:

@@ -15,7 +15,7 @@ from tests.sim.bugs import BUGS
 from tests.sim.faults import Faults
 from tests.sim.lies import LIES
 from tests.sim.scheduler import Violation
-from tests.sim.split import SAFE, Split, simulate
+from tests.sim.split import SAFE, Split, SplitOfEight, simulate
 from tests.sim.world import WORDS_FIRST, Failed, World
 
 SEEDS = int(os.environ.get("TAPESTRY_SIM_SEEDS", "200"))
@@ -96,6 +96,12 @@ def test_two_histories_find_no_two_quorums(seed: int) -> None:
     Split(seed).run()
     with pytest.raises(Failed, match="trains on another base"):
         Split(seed, quorum=SAFE - 1).run()
+
+
+def test_two_of_eight_cannot_make_two_quorums_either() -> None:
+    SplitOfEight(0).run()
+    with pytest.raises(Failed, match="trains on another base"):
+        SplitOfEight(0, quorum=SplitOfEight.safe - 1).run()
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tapestry.core.service import Core
 from tapestry.errors import DiskFull, TapestryError
@@ -32,7 +32,7 @@ from tests.sim.lies import LIES, tell
 from tests.sim.net import Network
 from tests.sim.node_process import Node
 from tests.sim.scheduler import Crash, Process, Scheduler, Violation
-from tests.sim.setting import MEMBERS, drawn_plan, lay_out, node_of
+from tests.sim.setting import MEMBERS, NODES, drawn_plan, lay_out, node_of
 from tests.sim.shims import EPOCH_S, Chance, Memo, installed
 
 if TYPE_CHECKING:
@@ -97,6 +97,9 @@ class World(Hooks):
         bug: broken on purpose.
     """
 
+    admitted: ClassVar[tuple[str, ...]] = NODES
+    """Who is in the consortium; fewer take part."""
+
     def __init__(
         self,
         seed: int,
@@ -113,7 +116,7 @@ class World(Hooks):
         self.faults = faults if faults is not None else Faults.drawn(rng)
         where = tempfile.mkdtemp(prefix="tapestry-sim-", dir=MEMORY if MEMORY.is_dir() else None)
         self.root, self.scheduler.folder = Path(where), where
-        lay_out(self.root)
+        lay_out(self.root, self.admitted)
         self.ahead_s = 0.0
         """The core's clock, against one that nobody sets."""
         self.jumped_s = 0.0
