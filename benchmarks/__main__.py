@@ -22,6 +22,7 @@ PROGRAMS = {
     "codec": "size, speed and memory of encoded deltas",
     "merge": "arithmetic, replay engine with reading, hashing and writing, memory of the worker",
     "trainer": "the trainer against a plain torch loop",
+    "airlock": "what it costs a trainer to have no network",
     "island": "tokens a second by ranks, precision and memory options",
     "overlap": "what part of the time nodes train over slow links",
     "trust": "what witnesses, and words before bytes, cost a round",

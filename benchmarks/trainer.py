@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,6 +124,7 @@ class TrainerSide:
         self.plan, self.state, self.parameters, self.round = plan, state, parameters, 0
         home = TrainerHome(root)
         home.make_folders()
+        home.job.parent.mkdir(parents=True, exist_ok=True)  # an agent's, elsewhere
         self.trainer = Trainer(home, TrainerSettings.load(root), Status(home))
         steps, self.times = self.trainer._train, Times(0, 0)
 
@@ -198,15 +199,19 @@ class BareSide:
 
 
 @contextmanager
-def side(name: str, root: Path, case: Case) -> Iterator[subprocess.Popen[str]]:
+def side(
+    name: str, root: Path, case: Case, *, through: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that takes its turns; `through`: arguments of `tapestry.host.exec`, which starts it then."""
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     for variable, value in launcher.environment(THREADS).items():
         if name == "trainer" and value is not None:
             env[variable] = value
     request = json.dumps({"side": name, "root": str(root), "case": asdict(case)})
+    started = [sys.executable, "-P", "-m", "tapestry.host.exec", *through, "--"] if through else []
     with (root / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.trainer", request],
+            [*started, sys.executable, "-m", "benchmarks.trainer", request],
             env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
