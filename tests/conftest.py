@@ -7,7 +7,7 @@ from hypothesis import settings
 
 from tests import object_store, postgresql
 
-settings.register_profile("tapestry", deadline=None)  # two lanes share the cores; pytest's own limit stands
+settings.register_profile("tapestry", deadline=None)  # others share the cores; pytest's own limit stands
 settings.load_profile("tapestry")
 
 
