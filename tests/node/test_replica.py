@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,18 +37,27 @@ class Ledger:
         return self.altered(b"".join(map(file.encode, proofs.lines(self.core.store, after))))
 
 
+@functools.cache
+def merged() -> Path:
+    """Home of a core whose run has one merge; made once, to be copied."""
+    folder = Path(tempfile.mkdtemp(prefix="tapestry-merged-"))
+    atexit.register(shutil.rmtree, folder)
+    served = CoreUnderTest(folder / "core").start()
+    plan = make_plan(folder / "seed")
+    members = served.running(plan, folder / "seed", "ada", "bob")
+    for number, member in enumerate(members):
+        member.hand_in(plan, float(number))
+    members[0].wait(lambda view: view.head.merges == 1)
+    served.close()
+    return folder / "core"
+
+
 class Scene:
     """A core whose run has one merge, and a node that follows it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        served = CoreUnderTest(folder / "core").start()
-        plan = make_plan(folder / "seed")
-        members = served.running(plan, folder / "seed", "ada", "bob")
-        for number, member in enumerate(members):
-            member.hand_in(plan, float(number))
-        members[0].wait(lambda view: view.head.merges == 1)
-        served.close()
+        shutil.copytree(merged(), folder / "core")
         self.opened: list[Core] = []
         self.core = self.open("core")
         self.client = Ledger(self.core)
