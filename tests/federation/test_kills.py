@@ -66,6 +66,7 @@ def undisturbed(start: Runs, *, rounds: int, steps: int) -> History:
     return _CALM[rounds, steps]
 
 
+@pytest.mark.timeout(600)
 def test_killed_at_every_durability_point(start: Runs, tmp_path: Path) -> None:
     wild = start("wild", rounds=ROUNDS, steps=STEPS)
     # A node's agent can write nowhere else.
@@ -77,7 +78,7 @@ def test_killed_at_every_durability_point(start: Runs, tmp_path: Path) -> None:
             failpoints.ONCE_VARIABLE: str(marks[name] / "died"),
         }
     wild.start()
-    wild.keep_going(timeout_s=200)
+    wild.keep_going(timeout_s=400)
 
     hit = {p.name.removeprefix("died.") for folder in marks.values() for p in folder.glob("died.*")}
     print(f"killed once each at {len(hit)} durability points: {', '.join(sorted(hit))}")
