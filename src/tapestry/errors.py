@@ -4,6 +4,7 @@
     ├── InputError              what the user gave is wrong; mend it and call again
     │   ├── SettingsError       core, node or member settings
     │   ├── PlanError           a run plan
+    │   ├── CharterError        a charter that is wrong, contradicts itself, or hands control to one member
     │   ├── CorpusError         text that is missing, empty or undecodable
     │   ├── CardError           a dataset card that is wrong, missing, or not of these files
     │   ├── RightsRefused       a dataset whose rights do not let it enter a stage
@@ -81,6 +82,10 @@ class SettingsError(InputError):
 
 class PlanError(InputError):
     code = "plan"
+
+
+class CharterError(InputError):
+    code = "charter"
 
 
 class CorpusError(InputError):

@@ -227,7 +227,7 @@ def test_influence(play: Any, switches: Switches) -> None:
     weights = game.weights(1)
     assert weights["eve-1"] == 1 << 23 and weights["ada-1"] == weights["bob-1"] == 1 << 22
     with (
-        switches.off("tapestry.rounds.weights._capped", lambda shares, cap: dict(shares)),
+        switches.off("tapestry.rounds.weights.capped", lambda shares, cap: dict(shares)),
         switches.check_off("tapestry.rounds.weights._whole_units", "min(int(part), most)", int, given="part"),
     ):
         assert game.tried(tokens=20_480).status_code == 200

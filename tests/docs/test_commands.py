@@ -126,6 +126,7 @@ def test_the_commands_are_those_of_the_design() -> None:
             "run withdraw",
             "catalog add", "catalog list", "catalog search", "catalog show", "catalog check",
             "catalog coverage", "catalog publish",
+            "charter check", "charter explain",
         )
     }  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tapestry import __version__
-from tapestry.cli import catalog, core, demo_command, doctor, failures, ledger, member, node, run
+from tapestry.cli import catalog, charter, core, demo_command, doctor, failures, ledger, member, node, run
 
 INTERRUPTED = 130
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -35,6 +35,7 @@ app.add_typer(node.app, name="node")
 app.add_typer(run.app, name="run")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(catalog.app, name="catalog")
+app.add_typer(charter.app, name="charter")
 app.command("doctor")(doctor.doctor)
 
 

@@ -30,7 +30,7 @@ class Share:
     """Rounds it is late."""
 
 
-def _capped(shares: Mapping[str, Fraction], cap: Fraction) -> dict[str, Fraction]:
+def capped(shares: Mapping[str, Fraction], cap: Fraction) -> dict[str, Fraction]:
     """Water-filling: the largest are cut to `cap`, the rest scaled up until they add up to 1."""
     fixed: set[str] = set()
     while True:
@@ -110,8 +110,8 @@ def merge_weights(
         )
     total = sum(amounts.values())
     by_member = {m: Fraction(sum(amounts[s.node] for s in g)) / total for m, g in of_member.items()}
-    capped = _capped(by_member, Fraction(cap_units, UNIT))
-    units = _whole_units({m: weight * UNIT for m, weight in capped.items()}, UNIT, cap_units)
+    shares_of = capped(by_member, Fraction(cap_units, UNIT))
+    units = _whole_units({m: weight * UNIT for m, weight in shares_of.items()}, UNIT, cap_units)
     result: dict[str, int] = {}
     for member, group in of_member.items():
         own = sum(amounts[s.node] for s in group)

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import catalog, client, codecs, core, folders, messages, plans, replica, signed
+from tests.fuzz.targets import (
+    catalog,
+    charters,
+    client,
+    codecs,
+    core,
+    folders,
+    messages,
+    plans,
+    replica,
+    signed,
+)
 
 ALL: dict[str, Target] = {
     target.name: target
-    for room in (messages, codecs, signed, replica, client, core, folders, plans, catalog)
+    for room in (messages, codecs, signed, replica, client, core, folders, plans, catalog, charters)
     for target in room.TARGETS
 }
