@@ -45,7 +45,7 @@ coverage: $(STAMP)  ## which lines the tests' own processes reach; slower than `
 	$(BIN)/coverage run $(TESTS) $(TEST_ARGS)
 	$(BIN)/coverage report
 
-test-long: $(STAMP)  ## the long runs: 200 random kills
+test-long: $(STAMP)  ## the long runs: 200 random kills, a run repeated without a dataset
 	$(BIN)/python -m pytest -m long --timeout 7200 -s $(TEST_ARGS)
 
 fuzz: $(STAMP)   ## hostile input to every parser: FUZZ_ARGS="--minutes 60"; goes on where it ended

@@ -29,6 +29,7 @@ PROGRAMS = {
     "leaks": "how fast what leaves is searched for canaries, and what a run's traffic holds",
     "copies": "how much honest updates overlap, and which copies are found",
     "catalog": "hashing and counting text for a card, and decisions of the policy",
+    "withdrawal": "what a withdrawn dataset touched, listed for a run of 1,000 rounds",
     "transfer": "updates to the core and to other nodes, against plain HTTP",
     "large": "a whole round of a model of a billion parameters (44 GB of disk, 20 GB of memory)",
     "replay": "a merge of a large model from a cold disk, against a plain loop (44 GB of disk)",

@@ -7,7 +7,7 @@ in at most 5 s.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -34,6 +34,7 @@ from tapestry.protocol.plan import Inner, Plan, Rounds, Witness
 from tapestry.rounds import machine
 from tapestry.rounds.state import RunState
 
+Manifest = Callable[[str, int], str]
 Pairs = tuple[KeyPair, KeyPair]
 """A node's key and its witness key."""
 RUN: Final = "long"
@@ -98,8 +99,9 @@ def open_core(root: Path) -> None:
         core.journal.tree_head()
 
 
-def make(root: Path, entries: int) -> int:
-    """A core whose run has rounds enough for so many entries; how many."""
+def make(root: Path, entries: int, manifest: Manifest = lambda *_: canonical.sha256(b"")) -> int:
+    """A core whose run has rounds enough for so many entries; how many. `manifest` is the data manifest of a
+    node's contribution to a round."""
     consortium = operator.init(root, core_settings.make(port=0), title="Benchmark")
     keys = {f"node{number:02}": (KeyPair.generate(), KeyPair.generate()) for number in range(NODES)}
     with Core.open(root) as core:
@@ -122,7 +124,7 @@ def make(root: Path, entries: int) -> int:
             given.append(machine.Enrol(node=name, member=name, plan=plan.digest, enrolment=envelope))
         _apply(core, None, given)
         for _ in range(rounds):
-            _apply(core, None, list(_round(core, consortium, core.runs.standing(RUN).state, keys)))
+            _apply(core, None, list(_round(core, consortium, keys, manifest)))
             _apply(core, None, list(_attestations(core, consortium, keys)))
     return rounds
 
@@ -161,8 +163,11 @@ def _attestations(core: Core, consortium: str, keys: dict[str, Pairs]) -> Iterat
         yield machine.Attest(node=name, member=name, attestation=envelope, **what)
 
 
-def _round(core: Core, consortium: str, state: RunState, keys: dict[str, Pairs]) -> Iterator[machine.Input]:
+def _round(
+    core: Core, consortium: str, keys: dict[str, Pairs], manifest: Manifest
+) -> Iterator[machine.Input]:
     """What is put to the run until its open round is merged; the envelopes lie in the core's store."""
+    state = core.runs.standing(RUN).state
     at = state.current
     assert at is not None
     plan = state.plan.digest
@@ -172,7 +177,7 @@ def _round(core: Core, consortium: str, state: RunState, keys: dict[str, Pairs])
         amount = {"tokens": 1000 + at.round % 7, "steps": 100}
         said = Contribution(
             consortium=consortium, run=RUN, plan=plan, member=name, node=name, state=at.state, delta=delta,
-            data_manifest=canonical.sha256(b""), environment={}, nonce=delta[:32], **where, **amount,
+            data_manifest=manifest(name, at.round), environment={}, nonce=delta[:32], **where, **amount,
         )  # fmt: skip
         envelope = core.store.put(sign(said, key).to_bytes(), durable=False)
         yield machine.Contribute(

@@ -106,26 +106,26 @@ def milliseconds(time: str) -> int:
 def check_plan(plan: Json) -> None:  # what fields of a plan must be to each other
     rounds, inner, merge, codec = (plan[name] for name in ("rounds", "inner", "merge", "codec"))
     fragments, overlap, mixing = (plan["streaming"][k] for k in ("fragments", "overlap_steps", "mixing"))
-    outer, rate, momentum = merge["outer"], merge["outer_rate"], merge["outer_momentum"]
+    outer, rate, momentum, cap = map(merge.get, ("outer", "outer_rate", "outer_momentum", "influence_cap"))
     encodings, feedback = [codec[k] for k in ("matrices", "embeddings", "norms")], codec["error_feedback"]
     stages = [stage["after_merges"] for stage in inner["schedule"]]
     full = min(each["steps"] for each in [inner, *inner["schedule"]])
     momentum_is_meant = momentum == 0 or merge["momentum_on_feedback"]
-    needed, named = plan["witness"]["quorum"], plan["witness"]["members"]
+    needed, named, of = *(plan["witness"][k] for k in ("quorum", "members")), plan.get("origin", NOWHERE)
     conditions = {
         "quorum": rounds["min_nodes"] >= rounds["quorum"],
-        "cap and quorum": int(Fraction(canonical(merge["influence_cap"])) * UNIT) * rounds["quorum"] >= UNIT,
+        "cap and quorum": int(Fraction(canonical(cap)) * UNIT) * rounds["quorum"] >= UNIT,
         "schedule": stages == sorted({*stages}),
         "top-k": all(e["kind"] != "topk" or e["keep"] <= e["side"] ** 2 for e in encodings),
         "outer": momentum == 0 if outer == "sgd" else outer != "fedavg" or (rate, momentum) == (1, 0),
         "refresh": outer == "delayed" or merge["refresh"] == 1,
-        "cap and average": merge["influence_cap"] == 1
-        or {merge["average"], merge["embedding_rows"]} == {"all"},
+        "cap and average": cap == 1 or {merge["average"], merge["embedding_rows"]} == {"all"},
         "witness": needed <= min(rounds["min_nodes"], len(named) or needed) and len({*named}) == len(named),
         "witness and sync": not needed or plan["sync"] == "replay" or bool(named),
         "mixing": not mixing or ((fragments > 1 or overlap > 0) and feedback is None),
         "staleness": not rounds["staleness"] or fragments == 1,
         "overlap": overlap < max(1, round(full * min(inner["paces"].values(), default=1))),
+        "origin": of["run"] != plan["run"] and of["merges"] <= min(of["round"], rounds["total"] - 1),
         "feedback": feedback is None or (momentum_is_meant and any(e["kind"] != "fp32" for e in encodings)),
     }
     for what, holds in conditions.items():
@@ -191,8 +191,10 @@ def to_units(parts: dict[str, Fraction], total: int, most: int) -> dict[str, int
 
 class Run:
     def __init__(self, plan: Json) -> None:
-        self.plan, self.newest, self.status, self.last, self.due, self.at = plan, plan, "planned", 0, None, ""
-        self.head, self.committed = {"merges": 0, "state": plan["initial_state"], "round": 0}, Json()
+        of, self.start, self.due = plan.get("origin", NOWHERE), plan["initial_state"], None
+        self.plan, self.newest, self.status, self.last, self.at = plan, plan, "planned", of["round"], ""
+        self.head, self.committed = {k: of[k] for k in ("merges", "round")} | {"state": self.start}, Json()
+        self.repeats = ("round-opened", of["run"], of["round"] + 1, self.start, of["plan"])
         self.enrolled, self.attested = dict[str, str](), dict[str, str]()
         self.barred, self.rounds = set[str](), list[Json]()
 
@@ -207,15 +209,15 @@ class Run:
         at, rules, merges = self.open, self.newest["rounds"], self.head["merges"]
         if at is not None:
             return self.ends(at, now) if at["phase"] != "merging" else None
-        witnessed = not merges or len({*self.attested.values()}) >= self.plan["witness"]["quorum"]
-        if self.status != "running" or not witnessed:
+        witnessed = len({*self.attested.values()}) >= self.plan["witness"]["quorum"]
+        if self.status != "running" or not (witnessed or self.head["state"] == self.start):
             return None
         if merges >= rules["total"]:
             return "run-finished", {"state": self.head["state"]}
         opened = {"plan": sha256(self.newest), "state": self.head["state"], "nodes": sorted(self.enrolled)}
         opened |= {"round": self.last + 1, "fragment": merges % self.newest["streaming"]["fragments"]}
         opened |= {"opened_ms": now, "deadline_ms": now + round(rules["deadline_s"] * 1000)}
-        enough = rules["quorum"] if self.last else rules["min_nodes"]
+        enough = rules["quorum" if self.last > self.plan.get("origin", NOWHERE)["round"] else "min_nodes"]
         return ("round-opened", opened) if len(self.enrolled) >= enough else None
 
     def ends(self, at: Json, now: int) -> tuple[str, Json] | None:
@@ -259,7 +261,7 @@ class Run:
     def may_revise(self, plan: Json) -> bool:
         check_plan(plan)
         new, old = plan["witness"], self.newest["witness"]
-        kept = all(plan[k] == self.plan[k] for k in FIXED) and new["members"] == old["members"]
+        kept = all(plan.get(k) == self.plan.get(k) for k in FIXED) and new["members"] == old["members"]
         kept = kept and plan["streaming"]["fragments"] == self.plan["streaming"]["fragments"]
         grown = plan["revision"] == self.newest["revision"] + 1 and new["quorum"] >= old["quorum"]
         return kept and grown and self.status != "finished" and plan["rounds"]["total"] >= self.head["merges"]
@@ -277,10 +279,8 @@ class Run:
     def contribution(self, said: Json, digest: str, now: int) -> tuple[str, Json]:
         node, trained, staleness = said["node"], self.find(said), self.plan["rounds"]["staleness"]
         need(trained is not None, "a contribution is to a round that is not kept")
-        earlier = [s for r in self.rounds if (s := r["sent"].get(node)) and s["trained"] == said["round"]][
-            -1:
-        ]
-        need(all(s["contribution"] != digest for s in earlier), "a contribution is recorded twice")
+        prior = [s for r in self.rounds if (s := r["sent"].get(node)) and s["trained"] == said["round"]][-1:]
+        need(all(s["contribution"] != digest for s in prior), "a contribution is recorded twice")
         late = trained["phase"] != "training" and staleness and self.last - trained["round"] <= staleness
         enters = (self.open if late else None) or trained
         need(enters is trained or enters["phase"] == "training", "a late contribution has to wait")
@@ -288,8 +288,8 @@ class Run:
         if enters["phase"] != "training":
             need(trained["late"].get(node) != digest, "a contribution is late twice")
             return "contribution-late", named
-        earlier += [enters["sent"][node]] if node in enters["sent"] else []
-        need(all(s["status"] == "refused" for s in earlier), "a node contributes twice")
+        prior += [enters["sent"][node]] if node in enters["sent"] else []
+        need(all(s["status"] == "refused" for s in prior), "a node contributes twice")
         need(node in trained["nodes"] and node in enters["nodes"], f"node {node} is not expected")
         need((said["state"], said["plan"]) == (trained["state"], sha256(self.plan)), "another base, or plan")
         inner, merges = self.plan["inner"], trained["merges"]
@@ -341,8 +341,8 @@ class Run:
 
 BY_TIME = {"round-opened", "round-widened", "round-sealed", "round-closed", "run-finished"}
 BY_TIME |= {"round-abandoned: below-quorum", "contribution-refused: not-revealed"}
-HANDED = "contribution-committed"
-FIXED = ("run", "task", "model", "layout", "initial_state", "parameters")
+HANDED, NOWHERE = "contribution-committed", {"run": "", "round": 0, "merges": 0, "plan": ""}
+FIXED = ("run", "task", "model", "layout", "initial_state", "parameters", "stage", "origin")
 NAMED = dict.fromkeys(("contribution-received", HANDED, "contribution-late"), "contribution")
 NAMED |= {"node-enrolled": "enrolment", "base-attested": "attestation", "score-published": "score"}
 SEALED = {"member-admitted": "join", "key-certified": "key", "key-revoked": "key-revocation"}
@@ -353,7 +353,7 @@ class Ledger:
         self.consortium, self.spoke, self.heads = "", [(0, "")], set[str]()
         self.here, self.used = {"size": 0, "root": sha256()}, set[str]()
         self.roots, self.keys, self.runs = dict[str, str](), dict[str, Json](), dict[str, Run]()
-        self.blobs, self.peaks = dict[str, bytes](), list[tuple[int, str]]()
+        self.blobs, self.peaks, self.began = dict[str, bytes](), list[tuple[int, str]](), set[Any]()
 
     def head(self, size: int, root: str) -> str:
         return f"tapestry/{self.consortium}\n{size}\n{base64.b64encode(bytes.fromhex(root)).decode()}\n"
@@ -383,6 +383,7 @@ class Ledger:
             node = sha256(b"\1", peak, node)
         self.here = {"size": size + 1, "root": node}
         self.heads.add(self.head(**self.here))
+        self.began |= {(kind, scope, body.get("round"), body.get("state"), str(body.get("plan")))}
         if kind == "round-committed":
             self.runs[scope].committed = self.here
 
@@ -413,8 +414,7 @@ class Ledger:
             held["revoked"] = True
             return
         start, end, node = milliseconds(said["not_before"]), milliseconds(said["expires"]), said["node"]
-        named_node = node is not None or said["role"] != "node"
-        need(start < end and now < end and named_node, "a certificate has no time to live, or no node")
+        need(start < end > now and (node or said["role"] != "node"), "a certificate has no time, or no node")
         others = {key["member"] for key in self.keys.values() if node is not None and key["node"] == node}
         need(others <= {said["member"]}, "a node is another member's")
         self.keys[named] = {**said, "start": start, "end": end, "revoked": False}
@@ -431,7 +431,8 @@ class Ledger:
         kind, body, run = entry["type"], entry["body"], self.runs.get(entry["scope"])
         if run is None and kind == "run-planned" and body["plan"]["run"] == entry["scope"]:
             check_plan(body["plan"])
-            self.runs[entry["scope"]] = Run(body["plan"])
+            run = self.runs[entry["scope"]] = Run(body["plan"])
+            need(not run.repeats[1] or run.repeats in self.began, "a run repeats what is not there")
             return
         need(run is not None, "a run was not planned, or by another name")
         if run.due is None:

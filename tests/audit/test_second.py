@@ -460,6 +460,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "witness": plan.Witness,
     "evaluation": plan.Evaluation,
     "retention": plan.Retention,
+    "origin": plan.Origin,
     "merged": messages.Merged,
     "envelope": Envelope,
     "signature": EnvelopeSignature,

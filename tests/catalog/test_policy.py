@@ -21,10 +21,17 @@ def decide(
     residency: str | None = "CH",
     today: str = "2026-11-22",
     added: str = "",
+    withdrawn: bool = False,
     **changed: Any,
 ) -> Decision:
     return Policy(added).decide(
-        card(**changed), stage, node="acme-1", member="acme", residency=residency, today=today
+        card(**changed),
+        stage,
+        node="acme-1",
+        member="acme",
+        residency=residency,
+        today=today,
+        withdrawn=withdrawn,
     )
 
 
@@ -35,6 +42,7 @@ def test_a_card_that_is_right_may_enter_and_says_by_which_rule() -> None:
 
 
 REFUSED: dict[str, dict[str, Any]] = {
+    "withdrawn": {"withdrawn": True},
     "stage": {"stage": "sft"},
     "licence": {"licence": "CC-BY-NC-4.0"},
     "own-terms": {"licence": "LicenseRef-Acme", "consent_basis": None},

@@ -125,8 +125,8 @@ def test_the_commands_are_those_of_the_design() -> None:
             "run plan", "run start", "run status", "run revise", "run export", "run recompute",
             "run withdraw",
             "catalog add", "catalog list", "catalog search", "catalog show", "catalog check",
-            "catalog coverage", "catalog publish",
             "charter check", "charter explain",
+            "catalog coverage", "catalog publish", "catalog revoke",
         )
     }  # fmt: skip
 

@@ -248,3 +248,24 @@ def test_the_trainer_ends_with_one_typed_error(node: Node) -> None:
     status = json.loads((node.root / "status" / "trainer.json").read_text())
     assert (status["phase"], status["error"]["code"]) == ("failed", "rights")
     assert not any(node.out.iterdir())
+
+
+def test_the_plan_says_which_stage_it_is(node: Node) -> None:
+    """Of two runs at one node each needs its own permission, and names it in what it was trained on."""
+    give_card(node.root, corpus(node), replace=True, stages=["contributed-cpt"])
+    with pytest.raises(RightsRefused, match="may not enter stage base: rule stage"):
+        trainer(node).do(node.job(1))
+    plan = node.plan.model_copy(update={"stage": "contributed-cpt"})
+    node.store.put(plan.to_bytes())
+    assert trainer(node).do(node.job(1, plan=plan))
+    assert stage_of(node) == "contributed-cpt"
+    give_card(node.root, corpus(node), replace=True, stages=["contributed-cpt", "base"])
+    worker = trainer(node)
+    for job, stage in ((node.job(1), "base"), (node.job(1, plan=plan), "contributed-cpt")):
+        assert worker.do(job)
+        assert stage_of(node) == stage
+
+
+def stage_of(node: Node) -> str:
+    manifest = node.root / "cache" / "manifests" / f"{node.result(1).data_manifest}.json"
+    return str(json.loads(manifest.read_bytes())["cards"][0]["stage"])

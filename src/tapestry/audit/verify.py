@@ -32,6 +32,7 @@ from tapestry.protocol import canonical
 from tapestry.protocol.clock import parse_time
 from tapestry.protocol.message import Part
 from tapestry.protocol.messages import Attestation, Contribution, Enrolment, Score
+from tapestry.protocol.plan import Plan
 from tapestry.rounds import events as ev
 from tapestry.rounds import machine
 from tapestry.rounds.inputs import Attest, Contribute, Input
@@ -81,6 +82,8 @@ class Verifier:
         """By run: position of its newest entry."""
         self._committed: dict[str, int] = {}
         """By run: position of the entry that commits its newest merge."""
+        self._opened: set[tuple[str, int, str, str]] | None = set()
+        """Run, round, state and plan of every round; None where the first entries were taken another time."""
         self.roots = bytearray()
         """Roots of the trees of 1, 2, ... entries."""
         self._signer = ""
@@ -167,6 +170,7 @@ class Verifier:
         if len(roots) != expected:
             raise FormatError("there is not one root for each entry")
         self.roots = bytearray(roots)
+        self._opened = None
 
     def committed(self, run: str) -> int | None:
         """Position of the entry that commits a run's newest merge."""
@@ -258,10 +262,23 @@ class Verifier:
         expected = due.pop(0)
         if not _says(entry, expected) or entry.at != self._due_at[entry.scope]:
             raise IntegrityError(f"by the rules comes {expected.type}, the ledger has another {entry.type}")
+        if isinstance(expected, ev.RoundOpened) and self._opened is not None:
+            self._opened.add((entry.scope, expected.round, expected.state, expected.plan))
         if isinstance(expected, ev.RoundCommitted):
             self._committed[entry.scope] = entry.sequence
             self.found.merges += 1
             self.found.runs[entry.scope] = expected.state
+
+    def _check_origin(self, plan: Plan) -> None:
+        """What a run repeats is in this ledger. Where the verification was taken up again in the middle,
+        whoever keeps the entries looks there."""
+        origin = plan.origin
+        if origin is None or self._opened is None:
+            return
+        if (origin.run, origin.round + 1, plan.initial_state, origin.plan) not in self._opened:
+            raise IntegrityError(
+                f"run {plan.run} repeats run {origin.run} from a round {origin.round + 1} that is not there"
+            )
 
     def _no_more_due(self, scope: str) -> None:
         """What one input led to stands together."""
@@ -276,6 +293,7 @@ class Verifier:
         if isinstance(event, ev.RunPlanned):
             if state is not None or event.plan.run != entry.scope:
                 raise IntegrityError(f"run {event.plan.run} cannot be planned here")
+            self._check_origin(event.plan)
             self.found.runs[entry.scope] = event.plan.initial_state
             step = machine.plan_run(event.plan)
         elif state is None:

@@ -22,6 +22,10 @@ RULES: Final = """\
 @id("permit")
 permit (principal is Node, action, resource is Dataset);
 
+@id("withdrawn")
+forbid (principal, action, resource)
+when { resource.withdrawn };
+
 @id("stage")
 forbid (principal, action, resource)
 unless { resource.stages.contains(context.stage) };
@@ -62,7 +66,8 @@ entity Node = { "member": String, "residency"?: String };
 entity Dataset = {
   "name": String, "owner": String, "domain": String, "languages": Set<String>, "licence": String,
   "spdx": String, "consent": Bool, "consent_until"?: Long, "retain_until"?: Long, "category": String,
-  "residency": Set<String>, "stages": Set<String>, "bytes": Long, "documents": Long
+  "residency": Set<String>, "stages": Set<String>, "bytes": Long, "documents": Long,
+  "withdrawn": Bool
 };
 action "shared";
 action "base", "contributed-cpt" in [Action::"shared"]
@@ -74,6 +79,7 @@ SHARED: Final[tuple[Stage, ...]] = ("base", "contributed-cpt")
 MAX_RULES_BYTES: Final = 1 << 16
 
 _NEEDED: Final[dict[str, str]] = {
+    "withdrawn": "its owner has withdrawn it, for good; train on other text, under another name",
     "stage": "its owner would have to permit the stage: tapestry catalog add ... --stage {stage} --replace",
     "licence": "a licence that lets anybody use and pass on what is made of it; or a build of your own",
     "own-terms": "state on what ground those terms allow it: --consent-basis",
@@ -159,7 +165,15 @@ class Policy:
             raise _not_rules("; ".join(str(error.error) for error in checked.errors)[:500])
 
     def decide(
-        self, card: Card, stage: Stage, *, node: str, member: str, residency: str | None, today: str
+        self,
+        card: Card,
+        stage: Stage,
+        *,
+        node: str,
+        member: str,
+        residency: str | None,
+        today: str,
+        withdrawn: bool = False,
     ) -> Decision:
         """May a dataset enter a stage?
 
@@ -170,6 +184,7 @@ class Policy:
             member: whose it is.
             residency: country the node stands in, where it says so.
             today: YYYY-MM-DD.
+            withdrawn: its owner has taken it back.
         """
         if stage not in STAGES:
             raise ValueError(stage)
@@ -181,7 +196,7 @@ class Policy:
                 "context": {"today": _number(today), "stage": stage},
             },
             self._rules,
-            json.dumps([*_ACTIONS, _node(node, member, residency), _dataset(card)]),
+            json.dumps([*_ACTIONS, _node(node, member, residency), _dataset(card, withdrawn)]),
         )
         given: Any = answer.diagnostics
         if given.errors:
@@ -231,7 +246,7 @@ def _node(name: str, member: str, residency: str | None) -> dict[str, Any]:
     return {"uid": {"type": "Node", "id": name}, "attrs": attrs, "parents": []}
 
 
-def _dataset(card: Card) -> dict[str, Any]:
+def _dataset(card: Card, withdrawn: bool) -> dict[str, Any]:
     attrs: dict[str, Any] = {
         "name": card.name,
         "owner": card.owner,
@@ -245,6 +260,7 @@ def _dataset(card: Card) -> dict[str, Any]:
         "stages": list(card.stages),
         "bytes": card.content.bytes,
         "documents": card.content.documents,
+        "withdrawn": withdrawn,
     }
     if card.consent_until is not None:
         attrs["consent_until"] = _number(card.consent_until)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tapestry.cli.catalog_revoke import revoke
 from tapestry.cli.catalog_tables import facts, print_rows, tell_rights, text
 from tapestry.cli.options import Json
 from tapestry.cli.output import (
@@ -345,6 +346,9 @@ def publish(
     for entry in made:
         emit_line(entry.dataset)
     note(f"{len(made)} datasets {'taken back' if take_back else 'published'}; text and files stay here")
+
+
+app.command()(revoke)
 
 
 def _member(home: Path | None) -> str:

@@ -90,9 +90,10 @@ def decisions(card: Card, home: Path) -> list[Decision]:
     """What the rules of a node say today of each stage that a card permits."""
     from tapestry.training.rights import rules, today
     from tapestry.training.settings import TrainerSettings
+    from tapestry.training.withdrawals import Withdrawals
 
     settings = TrainerSettings.load(home)
-    policy = rules(home)
+    policy, withdrawn = rules(home), Withdrawals(home).covers(card)
     return [
         policy.decide(
             card,
@@ -101,6 +102,7 @@ def decisions(card: Card, home: Path) -> list[Decision]:
             member=settings.member,
             residency=settings.residency,
             today=today(),
+            withdrawn=withdrawn,
         )
         for stage in card.stages
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapestry.cli.output import emit_line, emit_pairs, emit_table, short
+from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RunView
 
 
@@ -46,13 +47,19 @@ def print_core(value: dict[str, Any]) -> None:
     )
 
 
-def print_run(view: RunView, total: int, scores: dict[str, dict[int, float]]) -> None:
+def print_run(view: RunView, plan: Plan, scores: dict[str, dict[int, float]]) -> None:
     """One run: where it stands, the open round, the scores of each base."""
     emit_pairs(
         [
             ("run", view.run),
             ("status", view.status),
-            ("merges", f"{view.head.merges} of {total}"),
+            ("stage", plan.stage or "base"),
+            *(
+                [("repeats", f"run {plan.origin.run} from round {plan.origin.round + 1} on")]
+                if plan.origin
+                else []
+            ),
+            ("merges", f"{view.head.merges} of {plan.rounds.total}"),
             ("state", view.head.state),
             ("witnesses", ", ".join(view.head.witnesses) or None),
             ("plan", view.plan),

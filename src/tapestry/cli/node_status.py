@@ -24,6 +24,7 @@ def print_node(value: dict[str, Any]) -> None:
             *([("ranks", _job(value["job"]))] if value["job"]["launcher"] else []),
             ("gate", _gate(gate)),
             *([("refused", _refused(gate["last_refused"]))] if gate["last_refused"] else []),
+            *([("withdrawn", ", ".join(value["withdrawn"]))] if value["withdrawn"] else []),
             ("sent", _bytes(traffic, "sent_bytes")),
             ("received", _bytes(traffic, "received_bytes")),
             *([("trouble", value["trouble"])] if value["trouble"] else []),

@@ -7,6 +7,7 @@
     [run]         name, title, algorithm
     [model]       tokenizer, seed, shard_bytes, and [model.config] in the words of Hugging Face's config.json;
                   or adopt, the folder of a trained model, and licence; add_tokens, a file of tokens to add
+    [origin]      instead of [model]: the run, round and state that the run begins with, which repeats another
     [rounds] [inner] [codec] [merge] [streaming] [witness] [evaluation] [retention]     as in the plan itself
 
 The tables of the plan are those of `tapestry.protocol.plan`, so a field is described in one place.
@@ -24,7 +25,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 
 from tapestry.errors import PlanError
 from tapestry.protocol.algorithms import ALGORITHMS, AlgorithmName, with_algorithm
-from tapestry.protocol.canonical import Name, is_name
+from tapestry.protocol.canonical import Name, Sha256, is_name
 from tapestry.protocol.encoding import PLAIN, Codec
 from tapestry.protocol.layout import DEFAULT_SHARD_BYTES, MAX_SHARD_BYTES, MIN_SHARD_BYTES
 from tapestry.protocol.message import Part
@@ -32,10 +33,12 @@ from tapestry.protocol.plan import (
     Evaluation,
     Inner,
     Merge,
+    Origin,
     Plan,
     Retention,
     Rounds,
     Streaming,
+    TrainingStage,
     Witness,
     check_feedback,
     check_overlap,
@@ -58,6 +61,8 @@ class RunTable(Part):
 
     name: Name
     title: Annotated[str, StringConstraints(max_length=200)] = ""
+    stage: TrainingStage = "base"
+    """What the run is to a dataset, whose card says for which of them it may be used."""
     algorithm: AlgorithmName | None = None
     """Fields of [inner], [codec] and [merge] that are not given are this algorithm's."""
 
@@ -97,6 +102,16 @@ class ModelTable(Part):
         return config
 
 
+class OriginTable(Part):
+    """[origin]: where a run begins that repeats another from the middle."""
+
+    run: Name
+    round: Annotated[int, Field(ge=0, le=1 << 40)]
+    """The last one that stays as it was."""
+    state: Sha256
+    """That the one after it began with."""
+
+
 class PlanFile(Part):
     """A whole plan file."""
 
@@ -104,7 +119,8 @@ class PlanFile(Part):
     version: Literal[1]
     sync: Literal["replay", "fetch"] = "replay"
     run: RunTable
-    model: ModelTable
+    model: ModelTable | None = None
+    origin: OriginTable | None = None
     rounds: Rounds
     inner: Inner
     codec: Codec = PLAIN
@@ -116,6 +132,10 @@ class PlanFile(Part):
 
     @model_validator(mode="after")
     def _feasible(self) -> PlanFile:
+        if (self.model is None) == (self.origin is None):
+            raise ValueError("either [model] or [origin] is needed, and not both")
+        if self.origin is not None and self.origin.run == self.run.name:
+            raise ValueError("a run cannot repeat itself: give it a name other than origin.run")
         if self.rounds.quorum > self.rounds.min_nodes:
             raise ValueError(
                 f"rounds.quorum {self.rounds.quorum} is above rounds.min_nodes {self.rounds.min_nodes}"
@@ -126,7 +146,14 @@ class PlanFile(Part):
         return self
 
     def plan(
-        self, *, model: str, layout: str, initial_state: str, parameters: int, revision: int = 1
+        self,
+        *,
+        model: str,
+        layout: str,
+        initial_state: str,
+        parameters: int,
+        revision: int = 1,
+        origin: Origin | None = None,
     ) -> Plan:
         """The plan, once the initial state exists. Raises `PlanError` where the parts do not agree."""
         try:
@@ -147,6 +174,8 @@ class PlanFile(Part):
                 evaluation=self.evaluation,
                 retention=self.retention,
                 sync=self.sync,
+                stage=None if self.run.stage == "base" else self.run.stage,
+                origin=origin,
             )
         except ValidationError as e:
             raise PlanError(_describe(e, "", "the plan")) from e
@@ -313,11 +342,15 @@ def _reveals(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _overlap(value: dict[str, Any]) -> dict[str, Any]:
-    """With `merge.largest_overlap`, where it is not given, as measured (docs/decisions/0019)."""
+    """With `merge.largest_overlap`, where it is not given, as measured (docs/decisions/0019). 0 is to have
+    none."""
     table = value.get("merge", {})
-    if not isinstance(table, dict) or "largest_overlap" in table:
+    if not isinstance(table, dict):
         return value
-    return {**value, "merge": {**table, "largest_overlap": LARGEST_OVERLAP}}
+    table = {"largest_overlap": LARGEST_OVERLAP, **table}
+    if type(table["largest_overlap"]) in (int, float) and not table["largest_overlap"]:
+        del table["largest_overlap"]
+    return {**value, "merge": table}
 
 
 def _as_tuples(value: Any) -> Any:
@@ -334,6 +367,8 @@ def load(path: Path) -> PlanFile:
     except OSError as e:
         raise PlanError(f"cannot read {path}: {e.strerror}", hint="give the path of a plan file") from e
     file = parse(data, what=str(path))
+    if file.model is None:
+        return file
     table, found = file.model, {}
     if table.adopt is not None:
         found["adopt"] = _beside(path, "adopt", table.adopt)

@@ -14,6 +14,7 @@ from tapestry.cli.output import emit_json, emit_line, emit_table, human_seconds,
 if TYPE_CHECKING:
     from tapestry.cli.planfile import PlanFile
     from tapestry.cli.recompute import Recomputed
+    from tapestry.protocol.plan import Plan
     from tapestry.protocol.views import RoundRecord
     from tapestry.storage.blobs import BlobStore
     from tapestry.training.export import Lineage
@@ -50,6 +51,9 @@ def record_plan(read: PlanFile, core: Path) -> tuple[Any, Any]:
     from tapestry.core import operator
     from tapestry.core.service import Core
 
+    if read.model is None:
+        made = repeating(read, core)
+        return operator.plan(core, made), made
     with Core.open(core) as opened:
         # These load torch, which a wrong HOME need not wait for.
         from tapestry.training.adopt import adopt
@@ -90,6 +94,32 @@ def record_plan(read: PlanFile, core: Path) -> tuple[Any, Any]:
     return operator.plan(core, made), made
 
 
+def repeating(read: PlanFile, core: Path) -> Plan:
+    """The plan of a run that begins where another was in the middle. Raises `PlanError`, `NotFound`."""
+    from tapestry.core.service import Core
+    from tapestry.errors import PlanError
+    from tapestry.protocol.artifact import State
+    from tapestry.protocol.plan import Origin
+
+    assert read.origin is not None  # noqa: S101 - PlanFile has either
+    with Core.open(core) as opened:
+        of, begun = read.origin, opened.runs.opened(read.origin.run, read.origin.round + 1)
+        if begun is None or begun.state != of.state:
+            raise PlanError(
+                f"round {of.round + 1} of run {of.run} did not begin with state {of.state[:12]} at this core",
+                hint="write the file anew: tapestry catalog revoke NAME --home NODE_DIR --plan FILE",
+            )
+        before = opened.runs.standing(of.run).state.plan
+        state = State.from_bytes(opened.store.read(of.state, State.MAX_BYTES))
+        return read.plan(
+            model=before.model,
+            layout=before.layout,
+            initial_state=of.state,
+            parameters=before.parameters,
+            origin=Origin(run=of.run, round=of.round, merges=state.merges, plan=begun.plan),
+        )
+
+
 @app.command()
 def start(core: CoreOption, run: RunName = None, as_json: Json = False) -> None:
     """Start a planned run; harmless for one that runs.
@@ -125,11 +155,14 @@ def status(core: CoreOption, run: RunName = None, as_json: Json = False) -> None
         scores = corehome.scores(opened, name)
         state = opened.runs.standing(name).state
         total, trained_on = state.plan.rounds.total, environments(opened.store, state)
+    stage, origin = state.plan.stage or "base", state.plan.origin
     if as_json:
-        more = {"rounds": total, "scores": scores, "environments": trained_on}
+        more = {"rounds": total, "stage": stage, "scores": scores, "environments": trained_on}
+        if origin is not None:
+            more["origin"] = origin.model_dump(mode="json")
         emit_json({**view.model_dump(mode="json"), **more})
         return
-    core_status.print_run(view, total, scores)
+    core_status.print_run(view, state.plan, scores)
 
 
 @app.command()
@@ -147,7 +180,7 @@ def revise(file: PlanPath, core: CoreOption, as_json: Json = False) -> None:
     read = planfile.load(file)
     before = operator.current_plan(core, _run_of(core, read.run.name))
     fixed = {name: getattr(before, name) for name in ("model", "layout", "initial_state", "parameters")}
-    view = operator.revise(core, read.plan(**fixed, revision=before.revision + 1))
+    view = operator.revise(core, read.plan(**fixed, origin=before.origin, revision=before.revision + 1))
     if as_json:
         emit_json({"run": view.run, "revision": before.revision + 1})
         return

@@ -94,9 +94,9 @@ def _agree(plan: Plan, model: Model, layout: Layout, state: State) -> None:
         ("model.layout", model.layout, plan.layout),
         ("layout.fragments", layout.fragment_count, plan.streaming.fragments),
         ("parameters", layout.elements, plan.parameters),
-        ("state.run", state.run, plan.run),
+        ("state.run", state.run, plan.begins(plan.initial_state)),
         ("state.model", state.model, plan.model),
-        ("state.merges", state.merges, 0),
+        ("state.merges", state.merges, plan.merges_before),
     )
     for name, actual, wanted in said:
         if actual != wanted:

@@ -25,7 +25,7 @@ from tapestry.protocol.layout import Layout
 from tapestry.protocol.messages import Attestation, Contribution, Enrolment, Receipt, Score
 from tapestry.protocol.plan import MAX_STALENESS, Plan
 from tapestry.rounds import machine
-from tapestry.rounds.events import ScorePublished, parse_event
+from tapestry.rounds.events import RoundOpened, ScorePublished, parse_event
 from tapestry.rounds.state import RunState
 from tapestry.storage.blobs import BlobStore
 
@@ -85,6 +85,7 @@ class Runs:
         if plan.run == CONSORTIUM:
             raise PlanError(f"a run may not be named {CONSORTIUM}")
         machine.check_plan(plan)
+        self._check_origin(plan)
         self.store.sync([*check_plan_blobs(self.store, plan), self.store.put(plan.to_bytes())])
 
         def decide(moment: Moment, standing: Standing[RunState] | None) -> Decision[RunState]:
@@ -99,6 +100,24 @@ class Runs:
             )
 
         return self.journal.apply(run_scope(plan.run), decide)
+
+    def _check_origin(self, plan: Plan) -> None:
+        """Raise `PlanError` where the run it repeats has no such round here."""
+        if plan.origin is None:
+            return
+        opened = self.opened(plan.origin.run, plan.origin.round + 1)
+        if opened is None or (opened.state, opened.plan) != (plan.initial_state, plan.origin.plan):
+            raise PlanError(
+                f"plan of run {plan.run}: no round {plan.origin.round + 1} of run {plan.origin.run} began "
+                f"with state {plan.initial_state[:12]} under plan {plan.origin.plan[:12]}",
+                hint="write the plan anew: tapestry catalog revoke NAME --home NODE_DIR --plan FILE",
+            )
+
+    def opened(self, run: str, number: int) -> RoundOpened | None:
+        """How a round began, if there was one."""
+        found = self.journal.of_round(run, number, "round-opened")
+        event = parse_event(found[0].type, found[0].body) if found else None
+        return event if isinstance(event, RoundOpened) else None
 
     def revise(self, plan: Plan) -> Standing[RunState]:
         """Give a run a new revision of its plan. Errors as of the round machine."""
@@ -126,7 +145,7 @@ class Runs:
             if standing is None:
                 raise NotFound(f"there is no run {run}")
             state = standing.state
-            known = {state.merges: state.head, 0: state.plan.initial_state}
+            known = {state.merges: state.head, state.plan.merges_before: state.plan.initial_state}
             if score.merges > state.merges or known.get(score.merges, score.state) != score.state:
                 raise Conflict(f"run {run} has no state {score.state[:12]} after {score.merges} merges")
             for entry in self.journal.of_round(run, score.merges, "score-published"):

@@ -50,6 +50,8 @@ LIST_RUNS_S: Final = 2.0
 LIST_RUNS_BUSY_S: Final = 30.0
 PROGRESS_S: Final = 1.0
 STATUS_S: Final = 0.5
+KEEP_S: Final = 2.0
+"""The ledger on disk is at most about so far behind what the core has told."""
 OLD_KEY_S: Final = 60.0
 """After a change of key, refusals of requests that were signed with the old one may come in this long."""
 OLD_KEY_RETRY_S: Final = 0.2
@@ -91,7 +93,7 @@ class Agent:
         self._progress: tuple[float, tuple[int, int]] = (0.0, (0, 0))
         self._progress_of: Order | None = None
         self._progress_path = str(home.progress)
-        self._next_status = 0.0
+        self._next_status = self._next_keep = 0.0
         self._old_key_until = 0.0
         self._closed = False
         self._prunable: set[str] = set()
@@ -345,6 +347,9 @@ class Agent:
     def _tidy(self) -> None:
         """Work for quiet moments."""
         self._outbox.count()
+        if time.monotonic() >= self._next_keep:
+            self._next_keep = time.monotonic() + KEEP_S
+            self._tools.replica.settle()
         self._look_at_mirrors()
         for run, session in self._sessions.items():
             if run not in self._retry and not self._tools.replica.doubted:

@@ -45,6 +45,7 @@ class Forms:
             "ranks": _pattern(_COUNT),
             "precision": {"fp32", "bf16"}.__contains__,
             "isolation": {"netns", "process"}.__contains__,
+            "inner": {"kept", "reset"}.__contains__,
             **({"accelerator": _pattern(_ACCELERATOR)} if cuda else {}),
             **forms,
         }

@@ -25,6 +25,7 @@ from tapestry.errors import (
     Leak,
     NotFound,
     OwnerRefused,
+    RightsRefused,
     TapestryError,
     TooLarge,
 )
@@ -32,6 +33,7 @@ from tapestry.host import failpoints, files
 from tapestry.node import child, environment, lines, settings
 from tapestry.node.approval import Approvals
 from tapestry.node.examiner import MAX_RESULT_BYTES, RESULT, Examiner, read
+from tapestry.node.held import WITHDRAWN
 from tapestry.node.home import Home, parse_round_name
 from tapestry.node.leaks import Leaks
 from tapestry.node.outgoing import (
@@ -47,6 +49,7 @@ from tapestry.protocol import canonical
 from tapestry.protocol.messages import Progress
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.spool import TrainResult
+from tapestry.training.withdrawals import Withdrawals
 
 POLL_S: Final = 0.01
 MAX_PROGRESS_BYTES: Final = 4 << 10
@@ -95,6 +98,7 @@ class Gate:
     ) -> None:
         self.home = home
         self._leaks = Leaks(home)
+        self._withdrawals = Withdrawals(home.root)
         self._approvals = Approvals(home) if approve else None
         self._waiting: set[str] = set()
         """Folders that may leave when the owner says so."""
@@ -158,7 +162,7 @@ class Gate:
         try:
             passed = self._examiner.examine(folder)
             self._let_pass(folder, passed)
-        except (HashMismatch, ArtifactError, NotFound, OwnerRefused, TooLarge) as error:
+        except (HashMismatch, ArtifactError, NotFound, OwnerRefused, RightsRefused, TooLarge) as error:
             self._refuse(folder, error)
         except TapestryError as error:
             if error.exit_code not in (3, 5):  # integrity, or a blob that is not here
@@ -172,6 +176,8 @@ class Gate:
         target = self.home.passed(result.run, result.round)
         if target.exists() and files.read_limited(target, MAX_RESULT_BYTES) == data:
             return
+        if self._withdrawals.covers_manifest(result.data_manifest):
+            raise RightsRefused(WITHDRAWN)
         if not self._approved(folder.name, published):
             return
         self._examiner.take(folder, passed)

@@ -26,8 +26,9 @@ from tapestry.node.home import Home
 from tapestry.node.setup import Consortium
 from tapestry.protocol.message import Message
 from tapestry.protocol.messages import Merged
+from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RunView
-from tapestry.rounds.events import RoundClosed, parse_event
+from tapestry.rounds.events import RoundClosed, RoundOpened, parse_event
 from tapestry.rounds.state import RunState
 from tapestry.rounds.view import view_of
 from tapestry.transport.client import CoreClient
@@ -138,6 +139,24 @@ class Replica:
                     return event.merged
         return None
 
+    def check_origin(self, plan: Plan) -> None:
+        """Raise `IntegrityError` where the run that a plan repeats did not have that state in that round."""
+        if (origin := plan.origin) is None:
+            return
+        self.keep()
+        for kind, entry in self._lines():
+            if kind == "entry" and (entry.scope, entry.type) == (origin.run, "round-opened"):
+                event = parse_event(entry.type, entry.body)
+                if isinstance(event, RoundOpened) and event.round == origin.round + 1:
+                    if (event.state, event.plan) == (plan.initial_state, origin.plan):
+                        return
+                    break
+        raise IntegrityError(
+            f"the plan of run {plan.run} repeats run {origin.run} from round {origin.round + 1} on, and that "
+            "run had no such round with that state",
+            hint="do not train in it, and show the plan to other members",
+        )
+
     def committed(self, run: str) -> Checkpoint | None:
         """The head that ends with the commit of a run's newest merge; on disk when this returns."""
         size = self._verifier.committed(run)
@@ -187,9 +206,13 @@ class Replica:
     def doubt(self) -> None:
         """The core was away. It may be set up again from what is on disk here, or from an older copy: nothing
         is to be sent to it before `follow` has compared ledgers."""
+        self.settle()
+        self.doubted = True
+
+    def settle(self) -> None:
+        """Have on disk what was taken, where that is whole: others read it there beside the agent."""
         if self._whole:
             self.keep()
-        self.doubted = True
 
     def keep(self) -> None:
         """Have on disk all that was taken: what this node signs, it must remember having seen."""

@@ -16,11 +16,12 @@ from tapestry.host import files
 from tapestry.node import child
 from tapestry.node.account import Account
 from tapestry.node.delivery import Delivery
+from tapestry.node.held import WITHDRAWN
 from tapestry.node.home import Home, identity, parse_round_name, read_json
 from tapestry.node.memory import HeadMemory, Memory
 from tapestry.node.tools import Tools
 from tapestry.protocol.artifact import State
-from tapestry.protocol.plan import Plan
+from tapestry.protocol.plan import Origin, Plan
 from tapestry.protocol.views import OpenRound, RunView
 from tapestry.training.spool import TrainJob, TrainResult
 
@@ -152,6 +153,7 @@ class Session:
             plan = self._tools.library.message(view.plan, Plan)
             if plan.run != self.run:
                 raise FormatError(f"the core gives the plan of run {plan.run} for run {self.run}")
+            self._tools.replica.check_origin(plan)
             self._tools.library.model(plan)
             self.plan = plan
         return self.plan
@@ -227,7 +229,9 @@ class Session:
                 return self.order
         state = self._tools.library.message(head.state, State)
         self._looked = None
-        merged = self._merged_round(round) if train and plan.codec.error_feedback is not None else 0
+        merged = (
+            self._merged_round(round, plan.origin) if train and plan.codec.error_feedback is not None else 0
+        )
         return Order.of(
             self._tools.home,
             TrainJob(
@@ -244,15 +248,22 @@ class Session:
             ),
         )
 
-    def _merged_round(self, before: int) -> int:
+    def _merged_round(self, before: int, origin: Origin | None = None) -> int:
         """The newest round before `before` of which what was sent is in a merge, as far as it matters: what
-        the trainer sent in a later one was merged nowhere, and returns to the residual."""
-        passed = (parse_round_name(p.stem) for p in self._tools.home.egress.glob(f"{self.run}.*.json"))
-        rounds = [named[1] for named in passed if named is not None and named[0] == self.run]
-        newest = max((number for number in rounds if number < before), default=0)
-        if newest and not self._tools.synchronizer.holds(self.run, newest, self._tools.node, before):
-            return newest - 1
-        return newest
+        the trainer sent in a later one was merged nowhere, and returns to the residual. Where this run
+        repeats another and nothing was sent in it yet, a round of that one."""
+        places = [(self.run, before)]
+        if origin is not None:
+            places.append((origin.run, origin.round + 1))
+        for run, end in places:
+            passed = (parse_round_name(p.stem) for p in self._tools.home.egress.glob(f"{run}.*.json"))
+            rounds = [named[1] for named in passed if named is not None and named[0] == run]
+            newest = max((number for number in rounds if number < end), default=0)
+            if newest and not self._tools.synchronizer.holds(run, newest, self._tools.node, end):
+                return newest - 1
+            if newest:
+                return newest
+        return 0
 
     def stirred(self) -> bool:
         """Whether the gate has said something about the awaited round; asked a hundred times a second."""
@@ -324,6 +335,11 @@ class Session:
         fits = (result.plan, result.state) == (order.plan, order.job.state)
         if not fits or (result.delta is not None) != order.job.train:
             self._looked = looked
+            return None
+        if self._tools.submitter.held.covers(result.data_manifest):
+            self._looked = looked
+            self.note = f"round {result.round} is not sent: {WITHDRAWN}"
+            child.log("held-back", run=self.run, round=result.round)
             return None
         return result
 

@@ -13,6 +13,7 @@ from tapestry.node import account, airlock, settings, setup
 from tapestry.node.home import ROLES, Home, parse_round_name, read_json, round_name
 from tapestry.protocol.messages import Contribution
 from tapestry.protocol.views import RoundRecord
+from tapestry.training.withdrawals import Withdrawals
 
 
 def node_status(home: Path) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def node_status(home: Path) -> dict[str, Any]:
             key: gate.get(key)
             for key in ("passed", "refused", "last", "last_refused", "canaries", "unsearched")
         },
+        "withdrawn": [mark.dataset for mark in Withdrawals(at.root).marks()],
     }
 
 

@@ -21,6 +21,7 @@ from tapestry.identity.envelope import Envelope, sign
 from tapestry.identity.keys import KeyPair
 from tapestry.node import child
 from tapestry.node.account import Meter
+from tapestry.node.held import WITHDRAWN, Held
 from tapestry.node.home import Home, round_name
 from tapestry.node.memory import Memory, OwnContribution
 from tapestry.node.outbox import Outbox
@@ -77,6 +78,7 @@ class Submitter:
         self._outbox = outbox
         self._tell = tell
         self._receipted: dict[str, int] = {}
+        self.held = Held(home)
 
     def receipted_at(self, run: str) -> int:
         """As of which position in the event log the core has this node's newest contribution, or its word for
@@ -124,7 +126,7 @@ class Submitter:
             AuthError: the core does not accept this node's key.
         """
         own = self._memory[run].contribution
-        if own is None or own.outcome != "signed":
+        if own is None or own.outcome != "signed" or self._held_back(run, own):
             return
         self._tell(f"handing in round {own.round}")
         own = self._signed_by_present_key(run, own)
@@ -134,9 +136,16 @@ class Submitter:
         """Send the bytes of what was committed. The round must be sealed: from now on others may see them.
         Errors as of `hand_in`."""
         own = self._memory[run].contribution
-        if own is not None and own.outcome == "committed":
+        if own is not None and own.outcome == "committed" and not self._held_back(run, own):
             self._tell(f"revealing round {own.round}")
             self._send(run, own, self._deliver)
+
+    def _held_back(self, run: str, own: OwnContribution) -> bool:
+        """Whether it may not be sent any more, since the text behind it was withdrawn."""
+        if not self.held.manifests() or not self.held.covers(own.said.data_manifest):
+            return False
+        self.refused(run, WITHDRAWN)
+        return True
 
     def refused(self, run: str, reason: str) -> None:
         """The newest contribution is in no merge; the ledger says why."""
@@ -273,7 +282,7 @@ class Submitter:
     def score(self, result: TrainResult) -> None:
         """Publish the score of the base that was trained from, if there is one to publish."""
         before = self._memory[result.run].scored
-        if result.score is None or self._node.publish == "none":
+        if result.score is None or self._node.publish == "none" or self.held.covers(result.data_manifest):
             return
         if before is not None and before >= result.merges:
             return

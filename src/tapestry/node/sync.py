@@ -124,7 +124,7 @@ class Library:
     def state(self, sha: str, plan: Plan, *, outer: bool) -> State:
         """Have a state here with its base, and with its momentum where `outer`."""
         state = self.message(sha, State)
-        if (state.run, state.model) != (plan.run, plan.model):
+        if (state.run, state.model) != (plan.begins(sha), plan.model):
             raise ArtifactError(f"state {sha[:12]} does not belong to run {plan.run} and its model")
         layout = self.layout(plan.layout)
         self.artifacts([state.base], layout, "base")

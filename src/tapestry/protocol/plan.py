@@ -20,6 +20,7 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Cosine = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Pace = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1 << 40)]
+TrainingStage = Literal["base", "contributed-cpt"]
 MAX_STALENESS = 64
 ANY_NORM = 1e9
 KEPT_DIGESTS = 64
@@ -233,6 +234,20 @@ class Retention(Part):
     """Inner trainer state of this many last rounds is kept on its node."""
 
 
+class Origin(Part):
+    """Where a run begins that repeats another from the middle, since something in that is to be left out.
+    Rounds, merges and schedules count on from there, so that what follows is what would have been."""
+
+    run: Name
+    """Of the same consortium."""
+    round: Annotated[int, Field(ge=0, le=1 << 40)]
+    """The last one that stays as it was; `initial_state` is what the one after it began with."""
+    merges: Annotated[int, Field(ge=0, le=1 << 40)]
+    """That led to that state."""
+    plan: Sha256
+    """In force when the one after it began."""
+
+
 class Plan(Message):
     """A run plan as ratified; its digest is what contributions and decisions name."""
 
@@ -261,8 +276,15 @@ class Plan(Message):
     privacy: Literal["visible"] = "visible"
     """Who sees a single contribution; sealed and differentially private runs come later."""
     visibility: Literal["members"] = "members"
+    stage: TrainingStage | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What the run is to a dataset, whose card says for which of them it may be used. None, which stands in
+    no canonical form, is `base`."""
+    origin: Origin | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of a run that repeats another from the middle. None, of all others, stands in no canonical form."""
 
-    FIXED: ClassVar[tuple[str, ...]] = ("run", "task", "model", "layout", "initial_state", "parameters")
+    FIXED: ClassVar[tuple[str, ...]] = (
+        "run", "task", "model", "layout", "initial_state", "parameters", "stage", "origin",
+    )  # fmt: skip
     """Fields that no revision may change."""
 
     @model_validator(mode="after")
@@ -274,7 +296,22 @@ class Plan(Message):
         check_feedback(self.codec, self.merge, self.streaming)
         check_overlap(self.rounds, self.inner, self.streaming)
         check_witness(self.rounds, self.witness, self.sync)
+        check_origin(self.run, self.rounds, self.origin)
         return self
+
+    @property
+    def merges_before(self) -> int:
+        """That led to the initial state, in the run it is of."""
+        return self.origin.merges if self.origin is not None else 0
+
+    @property
+    def rounds_before(self) -> int:
+        """Of the run that this one repeats."""
+        return self.origin.round if self.origin is not None else 0
+
+    def begins(self, state: str) -> str:
+        """Name of the run that a state is of, by its digest."""
+        return self.origin.run if self.origin is not None and state == self.initial_state else self.run
 
     def repeats_merges(self, member: str) -> bool:
         """Whether a member's nodes repeat merges, rather than fetch what came of them."""
@@ -328,6 +365,18 @@ def check_witness(rounds: Rounds, witness: Witness, sync: str) -> None:
             "witness.quorum needs nodes that repeat merges: name them in witness.members, or take "
             'sync = "replay"'
         )
+
+
+def check_origin(run: str, rounds: Rounds, origin: Origin | None) -> None:
+    """Raise `ValueError` where a run would repeat itself, or nothing."""
+    if origin is None:
+        return
+    if origin.run == run:
+        raise ValueError("a run cannot repeat itself: give it a name other than origin.run")
+    if origin.merges > origin.round:
+        raise ValueError(f"origin.round {origin.round} cannot have led to {origin.merges} merges")
+    if rounds.total <= origin.merges:
+        raise ValueError(f"rounds.total {rounds.total} is not above origin.merges {origin.merges}")
 
 
 def check_feedback(codec: Codec, merge: Merge, streaming: Streaming) -> None:

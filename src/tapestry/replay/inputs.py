@@ -82,8 +82,8 @@ def read_source(
 def read_inputs(job: MergeJob, store: BlobStore) -> Inputs:
     """Look up everything a job names. Errors as of `read_source`; `ArtifactError` where parts disagree."""
     state = read_message(store, job.state, State)
-    if state.run != job.run:
-        raise ArtifactError(f"state {job.state[:12]} belongs to run {state.run}, not to {job.run}")
+    if state.run != (wanted := job.origin or job.run):
+        raise ArtifactError(f"state {job.state[:12]} belongs to run {state.run}, not to {wanted}")
     if state.model != job.model:
         raise ArtifactError(f"state {job.state[:12]} is of model {state.model[:12]}, not {job.model[:12]}")
     model = read_message(store, job.model, Model)

@@ -45,6 +45,9 @@ class MergeJob(Message):
     """In (member, node) order; the weights add up to 2^24."""
     durable: bool
     """Whether the new state is on disk for good when the answer comes."""
+    origin: Name | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Run that the state before is of, where that is another: this merge is the first of a run that repeats
+    that one."""
 
     @classmethod
     def of(cls, plan: Plan, *, state: str, contributions: tuple[Merged, ...], durable: bool) -> Self:
@@ -58,6 +61,7 @@ class MergeJob(Message):
             codec=plan.codec,
             contributions=contributions,
             durable=durable,
+            origin=run if (run := plan.begins(state)) != plan.run else None,
         )
 
     @model_validator(mode="after")

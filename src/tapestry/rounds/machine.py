@@ -274,7 +274,8 @@ def _merge_failed(state: RunState, given: MergeFailed) -> tuple[ev.Event, ...]:
 
 def _attest(state: RunState, given: Attest) -> tuple[ev.Event, ...]:
     what = f"attestation of {given.node} for merge {given.merges} of run {state.run}"
-    if not given.merges or (given.merges, given.state, given.round) != (
+    begun = state.head != state.plan.initial_state
+    if not begun or (given.merges, given.state, given.round) != (
         state.merges,
         state.head,
         state.head_round,
@@ -329,7 +330,7 @@ def _settle(state: RunState, now_ms: int) -> tuple[ev.Event, ...]:
 def nodes_needed(state: RunState) -> int:
     """Nodes that must be enrolled for a round to open: for the first `min_nodes`, later a quorum."""
     rounds = (state.next_plan or state.plan).rounds
-    return rounds.quorum if state.last_round else rounds.min_nodes
+    return rounds.quorum if state.last_round > state.plan.rounds_before else rounds.min_nodes
 
 
 def _go_on(state: RunState, at: Round, now_ms: int) -> tuple[ev.Event, ...]:

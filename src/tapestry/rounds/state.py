@@ -111,7 +111,7 @@ class RunState(Message):
     def witnessed(self) -> bool:
         """Whether anybody may train from the head. The initial state needs no witness: the plan names it, and
         with its plan every node has signed for it."""
-        return not self.merges or len(self.witnesses) >= self.plan.witness.quorum
+        return self.head == self.plan.initial_state or len(self.witnesses) >= self.plan.witness.quorum
 
     def submission(self, node: str, trained: Round) -> Submission | None:
         """What a node sent for a round, whichever round it has entered; the newest if one was refused."""
@@ -183,7 +183,14 @@ def _in_round(state: RunState, event: ev.RoundEvent) -> RunState:
 def evolve(state: RunState | None, event: ev.Event) -> RunState:
     """The state after `event`. Pure; `state` is None before the first event of a run."""
     if isinstance(event, ev.RunPlanned):
-        return RunState(plan=event.plan, head=event.plan.initial_state)
+        plan = event.plan
+        return RunState(
+            plan=plan,
+            head=plan.initial_state,
+            merges=plan.merges_before,
+            head_round=plan.rounds_before,
+            last_round=plan.rounds_before,
+        )
     if state is None:
         raise FormatError(f"a run begins with run-planned, not with {event.type}")
     match event:

@@ -35,6 +35,7 @@ STATE: Final = "state.json"
 FILE_BYTES: Final = 64 << 20
 """About so much a rank puts into one file, since a file is held in memory while it is written."""
 
+Began = Literal["kept", "reset"]
 Loss = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
@@ -77,6 +78,8 @@ class InnerState(Message):
     """One a step of this round; only inside a round."""
     score: TextScore | None = None
     """Of the round's base; only inside a round."""
+    began: Began | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of the first round of a run that repeats another; see `inner.Round`."""
     files: tuple[InnerFile, ...] = ()
 
 

@@ -18,6 +18,7 @@ from tapestry.host import files, isolation
 from tapestry.protocol.canonical import is_name
 from tapestry.protocol.messages import Progress
 from tapestry.training.spool import TrainJob, TrainResult
+from tapestry.training.withdrawals import Withdrawals
 
 RESULT = "result.json"
 DELTA = "delta.json"
@@ -97,6 +98,29 @@ class TrainerHome:
             if dot and name == run and is_name(name) and number.isascii() and number.isdigit():
                 found.append(int(number))
         return sorted(found, reverse=True)
+
+    def trained_on(self, run: str, round: int) -> str:
+        """Hash of the data manifest of a finished round; "" where there is none."""
+        try:
+            path = self.result(run, round) / RESULT
+            return TrainResult.from_bytes(files.read_limited(path, MAX_RESULT_BYTES)).data_manifest
+        except (OSError, TapestryError):
+            return ""
+
+    def before(self, job: TrainJob) -> list[tuple[int, Path]]:
+        """Finished rounds that a job may go on from, newest first: of its run; where there is none yet, of
+        the run that it repeats, as far as that stays. Rounds with text that was withdrawn are not among them:
+        what the optimizer or a residual keeps of it goes nowhere."""
+        own, origin = self._usable(job.run, job.round - 1), job.plan.origin
+        return own if own or origin is None else self._usable(origin.run, origin.round)
+
+    def _usable(self, run: str, last: int) -> list[tuple[int, Path]]:
+        withdrawals = Withdrawals(self.root)
+        return [
+            (number, self.result(run, number))
+            for number in self.rounds(run)
+            if number <= last and not withdrawals.covers_manifest(self.trained_on(run, number))
+        ]
 
     def is_done(self, job: TrainJob) -> bool:
         """Whether the finished folder of the job's round holds what the job asks for."""

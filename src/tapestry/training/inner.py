@@ -21,7 +21,7 @@ from tapestry.protocol.artifact import Artifact
 from tapestry.protocol.plan import Plan
 from tapestry.training import checkpoint
 from tapestry.training.blobs import BlobSource
-from tapestry.training.checkpoint import InnerState
+from tapestry.training.checkpoint import Began, InnerState
 from tapestry.training.home import INNER, TrainerHome, log
 from tapestry.training.island import Island
 from tapestry.training.loaded import Loaded
@@ -51,6 +51,9 @@ class Round:
     train_s: float = 0.0
     evaluate_s: float = 0.0
     waited_s: float = 0.0
+    began: Began | None = None
+    """In the first round of a run that repeats another: whether it goes on from the inner state that was kept
+    of that one, or from none."""
 
     def begins(self, job: TrainJob, base: Artifact) -> None:
         """The job of this round is known; steps may have been taken before."""
@@ -81,6 +84,7 @@ class Round:
             parameters=parameters,
             position=self.position,
             optimizer_steps=self.optimizer.steps,
+            began=self.began,
         )
 
     def moments(self) -> dict[str, Tensor]:
@@ -243,6 +247,7 @@ class InnerLoop:
             current.position = header.position
             current.losses = list(header.losses)
             current.score = header.score
+            current.began = header.began
             return True
         return False
 
@@ -250,11 +255,16 @@ class InnerLoop:
         """Moments and position of the last finished round; its parameters too, where the plan has a node go
         on from its own and they may."""
         job, streaming = current.job, current.plan.streaming
-        earlier = [number for number in self.home.rounds(job.run) if number < job.round]
-        for folder in self._shared([self.home.result(job.run, number) / INNER for number in earlier]):
+        origin = job.plan.origin
+        if origin is not None:
+            current.began = "reset"
+        earlier = self.home.before(job) if self.island.lead else []
+        for folder in self._shared([folder / INNER for _, folder in earlier]):
             header = self._header(folder, job)
             if header is None:
                 continue
+            if origin is not None:
+                current.began = "kept" if header.run == origin.run else None
             moments = current.optimizer.begin_at(header.optimizer_steps)
             current.position = header.position
             into = _named("optimizer", moments)
@@ -266,11 +276,12 @@ class InnerLoop:
             except ArtifactError as e:  # another optimizer, by a revision of the plan
                 log("inner optimizer begins anew", run=job.run, round=job.round, reason=e.message)
                 current.optimizer.forget()
+                current.began = "reset" if origin is not None else None
                 loaded.take(source, current.base)
                 return
             if not own:
                 return
-            if header.plan == job.plan.digest:
+            if header.plan == (job.plan.digest if origin is None or header.run == job.run else origin.plan):
                 inner = job.plan.inner
                 current.origin = inner.steps_before(header.merges + 1)
                 current.stride = inner.steps_at(header.merges) / header.of_steps
@@ -291,7 +302,8 @@ class InnerLoop:
         except TapestryError as e:
             log("checkpoint passed over", reason=e.message)
             return None
-        if (header.run, header.layout) != (job.run, job.plan.layout):
+        runs = {job.run, job.plan.origin.run} if job.plan.origin is not None else {job.run}
+        if header.run not in runs or header.layout != job.plan.layout:
             log("checkpoint passed over", reason=f"{folder} belongs to another run or layout")
             return None
         return header

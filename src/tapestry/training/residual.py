@@ -202,9 +202,8 @@ def _newest(home: TrainerHome, job: TrainJob, layout: Layout, source: BlobSource
 
     A damaged one is passed over, and with it older ones that have become part of what was merged since.
     """
-    for number in home.rounds(job.run):
-        folder = home.result(job.run, number)
-        if number >= job.round or not (folder / INNER / RESIDUAL / MANIFEST).exists():
+    for number, folder in home.before(job):
+        if not (folder / INNER / RESIDUAL / MANIFEST).exists():
             continue
         try:
             kept = _whole(folder / INNER / RESIDUAL, layout)

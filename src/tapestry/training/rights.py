@@ -14,22 +14,27 @@ from typing import Any, Final
 
 from tapestry.catalog.card import Card
 from tapestry.catalog.croissant import CardFile
-from tapestry.catalog.policy import MAX_RULES_BYTES, Policy
+from tapestry.catalog.policy import MAX_RULES_BYTES, Decision, Policy
 from tapestry.catalog.words import Stage
 from tapestry.errors import CardError, SettingsError, TapestryError
 from tapestry.host import files
 from tapestry.protocol import canonical
+from tapestry.protocol.plan import Plan
 from tapestry.training.corpus import Corpus, TextFile, find_files
 from tapestry.training.holding import changes, hold, identity, in_words
 from tapestry.training.home import TrainerHome, log
 from tapestry.training.settings import TrainerSettings
 from tapestry.training.shelf import Shelf
+from tapestry.training.withdrawals import Withdrawals
 
 RULES: Final = "rights.cedar"
 """Of a node's home: rules that its owner adds."""
-STAGE: Final[Stage] = "base"
-"""What a run of the consortium is to a dataset. Plans do not yet tell a base from continued pre-training."""
 _ADD: Final = "tapestry catalog add DIR --name NAME --license SPDX ... --home"
+
+
+def stage_of(plan: Plan) -> Stage:
+    """What a run is to a dataset."""
+    return plan.stage or "base"
 
 
 def today() -> str:
@@ -97,6 +102,7 @@ class Rights:
         self._policy: tuple[str, Policy] | None = None
         self._held: str | None = None
         """Digest of the card that was held against the files."""
+        self.withdrawals = Withdrawals(home.root)
 
     def admit(self, stage: Stage, day: str) -> Admitted:
         """The card of the corpus, if it holds and lets the text into a stage on a day.
@@ -108,22 +114,32 @@ class Rights:
         """
         try:
             found = self._card()
-            if self._held != found.digest:
+            withdrawn = self.withdrawals.covers(found.card)
+            if self._held != found.digest and not withdrawn:  # its files may be gone by now
                 self._hold(found)
                 self._held = found.digest
-            decision = self._rules().decide(
-                found.card,
-                stage,
-                node=self._settings.node,
-                member=self._settings.member,
-                residency=self._settings.residency,
-                today=day,
-            )
-            decision.enforce()
+            self._decide(found, stage, day, withdrawn).enforce()
         except TapestryError as e:
             log("dataset refused", stage=stage, reason=e.message)
             raise
         return Admitted(found, stage)
+
+    def stop(self, admitted: Admitted) -> None:
+        """Raise `RightsRefused` where a dataset was withdrawn since it was admitted. Asked at every step."""
+        if self.withdrawals.covers(admitted.file.card):
+            log("dataset withdrawn", dataset=admitted.file.card.name)
+            self._decide(admitted.file, admitted.stage, today(), withdrawn=True).enforce()
+
+    def _decide(self, found: CardFile, stage: Stage, day: str, withdrawn: bool) -> Decision:
+        return self._rules().decide(
+            found.card,
+            stage,
+            node=self._settings.node,
+            member=self._settings.member,
+            residency=self._settings.residency,
+            today=day,
+            withdrawn=withdrawn,
+        )
 
     def _cards(self) -> list[CardFile]:
         shelf = Shelf.of_node(self._home.root)

@@ -29,7 +29,7 @@ from tapestry.training.island import ISLAND_OF_ONE, Island
 from tapestry.training.loaded import Loaded
 from tapestry.training.machine import environment
 from tapestry.training.publish import publish
-from tapestry.training.rights import STAGE, Admitted, Rights, today
+from tapestry.training.rights import Admitted, Rights, stage_of, today
 from tapestry.training.settings import TrainerSettings
 from tapestry.training.spool import TextScore, TrainJob
 from tapestry.training.task import make_task
@@ -66,8 +66,8 @@ class Trainer:
         self.loaded: Loaded | None = None
         self.corpus: Corpus | None = None
         self._rights = Rights(home, settings)
-        self._manifests: dict[str, str] = {}
-        """Of the corpus as it is, by digest of its card."""
+        self._manifests: dict[tuple[str, str], str] = {}
+        """Of the corpus as it is, by digest of its card and stage."""
         self._job_seen: tuple[int, int, int] | None = None
         self._ahead: tuple[TrainJob, Round] | None = None
         """A finished job, and the round after it as far as it is trained."""
@@ -76,6 +76,8 @@ class Trainer:
         self._stopping = False
         self._in_steps = False
         self._environment = environment(settings, island, status.level)
+        self._admitted: Admitted | None = None
+        """What is trained on, at the rank that leads."""
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Signal handler: in the middle of a round a checkpoint is written first."""
@@ -91,17 +93,19 @@ class Trainer:
 
     def do(self, job: TrainJob) -> bool:
         """Do one job; False where a newer one took its place. Harmless for a job that is done."""
-        if self.island.any(self.island.lead and self.home.is_done(job)):
+        if self.island.any(self.island.lead and self._is_done(job)):
             return True
         self.status.update(phase="loading", run=job.run, round=job.round)
         if self.island.lead:
             self.home.forget(job)
         if self._ahead is not None and not _follows(self._ahead[0], job):
             self._ahead = None  # its memory goes before another model's comes
-        admitted = self._rights.admit(STAGE, today()) if self.island.lead else None
+        admitted = self._admitted = (
+            self._rights.admit(stage_of(job.plan), today()) if self.island.lead else None
+        )
         loaded = self._load(job.plan)
         corpus = self._corpus(loaded, admitted)
-        if admitted is not None and admitted.file.digest not in self._manifests:
+        if admitted is not None and _key(admitted) not in self._manifests:
             admitted.require(corpus)
         task = make_task(job.plan, corpus, self.settings.node)
         base = loaded.base(self.blobs, job.base)
@@ -116,6 +120,8 @@ class Trainer:
             return False
         self.status.update(phase="publishing")
         manifest = self._manifest(admitted, corpus, loaded) if admitted is not None else ""
+        self._stop_withdrawn(job)  # after the manifest was written: whoever withdraws looks for it after that
+        stated = self._environment | ({"inner": current.began} if current.began is not None else {})
 
         def finish() -> None:
             publish(
@@ -125,7 +131,7 @@ class Trainer:
                 loaded,
                 island=self.island,
                 manifest=manifest,
-                environment=self._environment,
+                environment=stated,
             )
             if self.island.lead:
                 log(
@@ -168,9 +174,13 @@ class Trainer:
         self._in_steps = True
         try:
             going = self.inner.step_ahead(
-                current, loaded, stopping=lambda: self._stopping, before_update=before_update
+                current,
+                loaded,
+                stopping=lambda: self._stopping or self._is_withdrawn(),
+                before_update=before_update,
             )
             if not going:
+                self._stop_withdrawn(finished.job)
                 raise Stopped
         finally:
             self._in_steps = False
@@ -211,7 +221,26 @@ class Trainer:
         except FileNotFoundError:
             return None
         self._job_seen = seen
-        return None if self.home.is_done(job) else job
+        return None if self._is_done(job) else job
+
+    def _is_done(self, job: TrainJob) -> bool:
+        """Whether a finished folder holds what the job asks for, and not of text that was withdrawn since."""
+        if not self.home.is_done(job):
+            return False
+        return not self._rights.withdrawals.covers_manifest(self.home.trained_on(job.run, job.round))
+
+    def _is_withdrawn(self) -> bool:
+        """Whether the text that is trained on just now was withdrawn; False at ranks that do not lead."""
+        return self._admitted is not None and self._rights.withdrawals.covers(self._admitted.file.card)
+
+    def _stop_withdrawn(self, job: TrainJob) -> None:
+        """Throw away what there is of a round whose text was withdrawn, and raise `RightsRefused`."""
+        if self._admitted is None or not self._is_withdrawn():
+            return
+        self._ahead = None
+        for number in (job.round, job.round + 1):
+            self.home.set_aside(self.home.partial(job.run, number))
+        self._rights.stop(self._admitted)
 
     def _job_identity(self) -> tuple[int, int, int] | None:
         try:
@@ -265,12 +294,12 @@ class Trainer:
 
     def _manifest(self, admitted: Admitted, corpus: Corpus, loaded: Loaded) -> str:
         """Digest of the data manifest, which is kept at the node."""
-        card, tokenizer = admitted.file.digest, loaded.tokenizer.digest
-        if self._manifests.get(card) is None:
-            manifest = admitted.data_manifest(corpus, tokenizer)
+        key = _key(admitted)
+        if key not in self._manifests:
+            manifest = admitted.data_manifest(corpus, loaded.tokenizer.digest)
             store_manifest(self.home.cache, manifest)
-            self._manifests = {card: sha256(manifest)}
-        return self._manifests[card]
+            self._manifests = {key: sha256(manifest)}
+        return self._manifests[key]
 
     def _score(self, current: Round, loaded: Loaded) -> None:
         """Of the shared base, which is not what a node trains that goes on from its own parameters."""
@@ -309,11 +338,15 @@ class Trainer:
                 due = self.island.lead and time.monotonic() - saved >= self.settings.checkpoint_s
                 spent = current.train_s + time.monotonic() - started
                 over = limit is not None and self.island.lead and spent >= limit
-                flags = self.inner.step(current, loaded, self._stopping, overtaken, due, over)
-                stopping, overtaken, due, over = flags
+                ended = self._is_withdrawn()
+                flags = self.inner.step(current, loaded, self._stopping, overtaken, due, over, ended)
+                stopping, overtaken, due, over, ended = flags
                 failpoints.reach("trainer.step")
                 if self.island.lead:
                     pace.tell(current.losses, current.plan.inner.accumulation)
+                if ended:
+                    self._stop_withdrawn(current.job)
+                    return False  # at ranks that do not lead
                 if overtaken:
                     log("a newer job came", round=current.job.round, step=current.step)
                     return False
@@ -332,6 +365,10 @@ def _goes_ahead(job: TrainJob) -> bool:
     """Whether steps of the next round follow before its base is there."""
     more = job.merges + 1 < job.plan.rounds.total
     return job.train and more and job.plan.streaming.overlap_steps > 0
+
+
+def _key(admitted: Admitted) -> tuple[str, str]:
+    return admitted.file.digest, admitted.stage
 
 
 def _follows(finished: TrainJob, job: TrainJob) -> bool:

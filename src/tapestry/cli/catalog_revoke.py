@@ -1,0 +1,155 @@
+"""`tapestry catalog revoke`: a dataset is withdrawn, and what it has touched is listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from tapestry.cli.options import Json
+from tapestry.cli.output import emit_json, emit_line, emit_pairs, emit_table, note, short
+
+if TYPE_CHECKING:
+    from tapestry.node.revoke import Revoked
+    from tapestry.node.touched import Touched
+
+SHOWN: Final = 12
+"""Rounds of a run that the table names; --json names all."""
+REMAINS: Final = (
+    "The other members and the core hold the updates that were merged, and the bases made of them; what a "
+    "base has learned of a text cannot be taken out of it, and nobody can show that it was.",
+    "Whoever exported or adopted one of these bases, released it, or built on it, has a copy that nothing "
+    "here reaches: no register of releases and derivatives is kept yet, so none is known to this node.",
+    "Other nodes that hold the same text go on with it until it is withdrawn there too.",
+    "The text, its tokens in cache/ and its card stay on this machine until somebody erases them.",
+)
+"""What a withdrawal does not undo."""
+
+
+def revoke(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the dataset.")],
+    home: Annotated[Path, typer.Option("--home", metavar="NODE_DIR", help="Node that has its card.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for people; it stays at this node.")] = "",
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="FILE", help="Write the plan of a run that repeats without it."),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Run that --plan repeats; needed where several merged it.")
+    ] = None,
+    core: Annotated[
+        str | None,
+        typer.Option("--core", metavar="URL", help="Where the core listens, if elsewhere than joined."),
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Tell the core nothing now.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Withdraw a dataset for good: no batch more is trained on it, nothing made of it is sent, and all that
+    it touched is listed. The same again has no other effect.
+
+    Example: tapestry catalog revoke letters --home ./node --reason "the archive asks" --plan without.toml
+    """
+    from tapestry.node import revoke as at_node
+    from tapestry.node.home import Home
+
+    done = at_node.revoke(Home(home), name, reason=reason, tell=not offline, core_url=core)
+    written: dict[str, Any] | None = None
+    if plan is not None:
+        from tapestry.cli import replayplan
+
+        written = replayplan.write(plan, done.touched, replayplan.choose(done.touched, run), name)
+    if as_json:
+        emit_json(_json(done, written))
+        return
+    _print(done, written)
+
+
+def _json(done: Revoked, written: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "dataset": done.mark.dataset,
+        "withdrawn_at": done.mark.at,
+        "reason": done.mark.reason,
+        "manifests": list(done.manifests),
+        **done.touched.to_json(),
+        "ledger": done.ledger,
+        "kept_here": list(done.kept),
+        "releases": [],
+        "derivatives": [],
+        "listing": done.listing,
+        "not_undone": list(REMAINS),
+        "plan": written,
+    }
+
+
+def _print(done: Revoked, written: dict[str, Any] | None) -> None:
+    found = done.touched
+    emit_pairs(
+        [
+            ("dataset", done.mark.dataset),
+            ("withdrawn", done.mark.at + ("" if done.anew else " (before this call)")),
+            ("reason", done.mark.reason or None),
+            (
+                "ledger",
+                f"{found.entries:,} entries, as this node has them on disk" if found.entries else None,
+            ),
+            ("contributions", len(found.contributions)),
+            ("merged", sum(each.merged_in is not None for each in found.contributions)),
+            ("bases", sum(len(each.bases) for each in found.runs)),
+            ("releases, derivatives", "none known to this node: no register of them is kept yet"),
+            ("listing", done.listing),
+            ("kept here", ", ".join(done.kept[:SHOWN]) + (" ..." if done.kept[SHOWN:] else "") or None),
+        ]
+    )
+    if done.ledger is not None:
+        note(f"what it touched is not known: {done.ledger}")
+    _tables(found)
+    emit_line("What this does not undo:")
+    for each in REMAINS:
+        emit_line(f"- {each}")
+    if done.listing.startswith("still published"):
+        note(f"when the core is there: tapestry catalog publish {done.mark.dataset} --home ... --take-back")
+    if written is not None:
+        note(
+            f"{written['file']}: run {written['run']} keeps {written['merges_kept']} merges of run "
+            f"{written['repeats']} and repeats {written['merges_to_repeat']} with "
+            f"{', '.join(written['nodes'])}; the operator starts it: "
+            f"tapestry run plan {written['file']} --core HOME"
+        )
+    elif found.runs:
+        note("a plan to repeat a run without it: the same command with --plan FILE")
+
+
+def _tables(found: Touched) -> None:
+    if found.runs:
+        emit_table(
+            ("run", "first use", "last base without it", "bases since", "newest", "why"),
+            [
+                (
+                    each.run,
+                    f"round {each.first.round}",
+                    f"{short(each.first.state)} after merge {each.first.merges}",
+                    len(each.bases),
+                    short(each.bases[-1].base) if each.bases else None,
+                    "merged it" if each.first.since == "contribution" else f"repeats {each.first.since}",
+                )
+                for each in found.runs
+                if each.first is not None
+            ],
+            right=("bases since",),
+        )
+    if found.contributions:
+        shown = found.contributions[-SHOWN:]
+        emit_table(
+            ("run", "round", "node", "status", "merged in", "contribution", "delta"),
+            [
+                (
+                    each.run, each.round, each.node, each.status, each.merged_in,
+                    short(each.contribution), short(each.delta),
+                )
+                for each in shown
+            ],
+            right=("round", "merged in"),
+        )  # fmt: skip
+        if len(found.contributions) > len(shown):
+            note(f"the last {len(shown)} of {len(found.contributions)}; --json names all, and each base")
