@@ -30,6 +30,7 @@ PROGRAMS = {
     "copies": "how much honest updates overlap, and which copies are found",
     "catalog": "hashing and counting text for a card, and decisions of the policy",
     "withdrawal": "what a withdrawn dataset touched, listed for a run of 1,000 rounds",
+    "curation": "all steps of curation, what they leave out and what they find",
     "transfer": "updates to the core and to other nodes, against plain HTTP",
     "large": "a whole round of a model of a billion parameters (44 GB of disk, 20 GB of memory)",
     "replay": "a merge of a large model from a cold disk, against a plain loop (44 GB of disk)",
@@ -53,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="small sizes; prints and writes no file")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
     made.add_argument("--note", default="", help="a remark for the result file, e.g. what else was running")
-    made.add_argument("--repeat", type=_count, help="repetitions of transfer, replay, overlap and verify")
+    made.add_argument(
+        "--repeat", type=_count, help="repetitions of transfer, replay, overlap, verify, curation"
+    )
     made.add_argument("--mib", type=_count, help="transfer: size of an update (1024)")
     made.add_argument("--nodes", type=_count, default=2, help="transfer: how many (2)")
     made.add_argument("--parameters", type=_count, help="replay: of the model (10^9)")
@@ -62,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--momentum", action="store_true", help="replay: read the momentum too, 4 GB more")
     made.add_argument("--database", choices=["postgresql"], help="round: compare it with SQLite")
     made.add_argument("--blobs", choices=["s3"], help="round: compare it with a folder")
-    made.add_argument("--corpora", type=Path, help="copies: a folder a language; text is made up without")
+    made.add_argument("--corpora", type=Path, help="copies, curation: a folder a language; made up without")
     return made
 
 

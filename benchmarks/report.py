@@ -30,7 +30,7 @@ class Settings:
     quick: bool = False
     """Small sizes and few repetitions, to see that it runs."""
     repeat: int | None = None
-    """Repetitions of `transfer`, `replay`, `overlap` and `verify`."""
+    """Repetitions of `transfer`, `replay`, `overlap`, `verify` and `curation`."""
     mib: int | None = None
     """Of an update in `transfer`."""
     nodes: int = 2
@@ -48,7 +48,7 @@ class Settings:
     blobs: BlobEngine | None = None
     """In `round`: compare this place with a folder."""
     corpora: Path | None = None
-    """In `copies`: text of three languages, a folder each; made up where none is given."""
+    """In `copies` and `curation`: text of several languages, a folder each; made up where none is given."""
 
 
 def seconds(

@@ -13,6 +13,7 @@ from typing import Any
 
 from tapestry.catalog.croissant import render
 from tests.catalog.made import card
+from tests.catalog.test_lineage import GIVEN
 
 Json = dict[str, Any]
 
@@ -24,6 +25,7 @@ VALID: dict[str, Json] = {
     "an expression": {"licence": "MIT OR CC-BY-4.0"},
     "all stages": {"stages": ["base", "contributed-cpt", "private-cpt", "sft", "preference", "evaluation"]},
     "fields of others": {},
+    "a lineage": {"lineage": GIVEN},
 }  # fmt: skip
 BROKEN: dict[str, Callable[[Json], object]] = {
     "a file without a hash": lambda found: found["distribution"][0].pop("sha256"),

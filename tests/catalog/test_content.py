@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapestry.catalog.content import Tally
+from tapestry.catalog.content import CHUNK, Tally
 from tapestry.ledger import tree
 
 TEXTS = st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40), max_size=40)
@@ -48,6 +49,20 @@ def test_pieces_make_no_difference(text: str, cut: int) -> None:
     whole.take([text])
     parts.take([text[:cut], text[cut:]])
     assert whole.content() == parts.content()
+
+
+@pytest.mark.parametrize("documents", [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 5 * CHUNK + 171])
+def test_it_is_the_root_beyond_the_leaves_that_are_folded_at_once(documents: int) -> None:
+    texts = [str(n) for n in range(documents)]
+    assert tally(texts).content().root == by_definition([text.encode() for text in texts]).hex()
+
+
+def test_asking_between_documents_changes_nothing() -> None:
+    found = Tally()
+    for n in range(CHUNK + 5):
+        found.take([str(n)])
+        found.content()
+    assert found.content() == tally([str(n) for n in range(CHUNK + 5)]).content()
 
 
 def test_a_document_can_be_shown_to_be_in_it() -> None:

@@ -46,7 +46,9 @@ def cards(draw: st.DrawFn) -> Card:
 
 UNKNOWN = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 53) + 1, (1 << 53) - 1) | PLAIN,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PLAIN, inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(PLAIN.map(lambda text: f"x:{text}"), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 ADDED = st.dictionaries(PLAIN.map(lambda text: f"x:{text}"), UNKNOWN, max_size=3)

@@ -44,7 +44,7 @@ def test_every_field_may_be_kept_private_but_the_name() -> None:
 
 def test_every_field_of_a_card_is_shown_or_private_always() -> None:
     of_card = set(Card.model_fields) | set(Content.model_fields)
-    never = {"name", "content", "files", "folder", "visibility", "tokenizer"}
+    never = {"name", "content", "files", "folder", "visibility", "tokenizer", "lineage"}
     assert of_card - never == set(SHOWN) == set(Shown.model_fields)
     assert set(File.model_fields) & set(Shown.model_fields) <= {"bytes", "documents"}
 

@@ -126,7 +126,7 @@ def test_the_commands_are_those_of_the_design() -> None:
             "run withdraw",
             "catalog add", "catalog list", "catalog search", "catalog show", "catalog check",
             "charter check", "charter explain",
-            "catalog coverage", "catalog publish", "catalog revoke",
+            "catalog coverage", "catalog publish", "catalog revoke", "catalog curate",
         )
     }  # fmt: skip
 

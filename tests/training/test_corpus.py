@@ -143,6 +143,8 @@ def test_long_text_is_read_in_pieces_that_lose_nothing(folder: Path, monkeypatch
         ({"train_jsonl": '{"text": 3}', "valid_txt": "a"}, "line 1: no field `text`"),
         ({"train_jsonl": '["text"]', "valid_txt": "a"}, "line 1: no field `text`"),
         ({"train_jsonl": '{"text": "\\ud800"}', "valid_txt": "a"}, "line 1: .*surrogate"),
+        ({"train_jsonl": '{"text": }', "valid_txt": "a"}, "line 1: not JSON"),
+        ({"train_jsonl": '{"text": "a"} x', "valid_txt": "a"}, "line 1: not JSON"),
         ({"train_jsonl": "[" * 100_000, "valid_txt": "a"}, "line 1: not JSON"),
     ],
 )

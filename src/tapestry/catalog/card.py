@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from tapestry.catalog import licences
+from tapestry.catalog.lineage import Lineage
 from tapestry.catalog.words import (
     Basis,
     Category,
@@ -106,6 +107,8 @@ class Card(Part):
     files: Annotated[tuple[File, ...], Field(max_length=MAX_FILES)]
     folder: Annotated[str, StringConstraints(max_length=4096)] = ""
     visibility: dict[str, Level] = Field(default_factory=dict)
+    lineage: Annotated[Lineage | None, Field(exclude_if=lambda value: value is None)] = None
+    """How it came to be out of other text; None where nobody says."""
 
     @field_validator("licence")
     @classmethod
@@ -125,6 +128,8 @@ class Card(Part):
             raise ValueError("files: names a path twice")
         if sum(file.documents for file in self.files) != self.content.documents:
             raise ValueError("documents: not the sum of those of the files")
+        if self.lineage is not None and self.lineage.result.root != self.content.root:
+            raise ValueError("lineage: ends in other text than this")
         return self
 
     def level(self, field: str) -> Level:

@@ -16,52 +16,17 @@ from tapestry.catalog import card as cards
 from tapestry.catalog import document
 from tapestry.catalog.card import Card, File
 from tapestry.catalog.document import Json
-from tapestry.errors import CardError
+from tapestry.catalog.lineage import Lineage
+from tapestry.errors import CardError, FormatError
 from tapestry.protocol import canonical
 
 VERSIONS: Final = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
-_OF_CROISSANT: Final = (
-    *(
-        "annotation",
-        "arrayShape",
-        "citeAs",
-        "column",
-        "containedIn",
-        "equivalentProperty",
-        "excludes",
-        "extract",
-        "field",
-        "fileProperty",
-        "fileObject",
-        "fileSet",
-    ),
-    *(
-        "format",
-        "includes",
-        "isArray",
-        "isLiveDataset",
-        "jsonPath",
-        "key",
-        "md5",
-        "parentField",
-        "recordSet",
-        "references",
-        "path",
-        "regex",
-    ),
-    *(
-        "readLines",
-        "repeated",
-        "replace",
-        "samplingRate",
-        "sdVersion",
-        "separator",
-        "source",
-        "subField",
-        "transform",
-        "unArchive",
-        "value",
-    ),
+_OF_CROISSANT: Final = re.findall(
+    r"\w+",
+    "annotation arrayShape citeAs column containedIn equivalentProperty excludes extract field "
+    "fileProperty fileObject fileSet format includes isArray isLiveDataset jsonPath key md5 "
+    "parentField recordSet references path regex readLines repeated replace samplingRate sdVersion "
+    "separator source subField transform unArchive value",
 )
 CONTEXT: Final[Json] = {
     "@language": "en",
@@ -84,8 +49,11 @@ _PLAIN: Final = frozenset(
 """Words of schema.org that ours are, which no context may give another meaning."""
 SPDX: Final = "https://spdx.org/licenses/"
 _SIMPLE: Final = re.compile(r"[A-Za-z0-9.+-]+")
+LINEAGE: Final = "tapestry:lineage"
+PROV: Final = {"prov": "http://www.w3.org/ns/prov#"}
+"""In the context of cards that have a lineage."""
 _WHOLE: Final = {"tapestry:visibility"}
-_MAY_LACK: Final = {"tapestry:consentBasis", "tapestry:retainUntil"}
+_MAY_LACK: Final = {"tapestry:consentBasis", "tapestry:retainUntil", LINEAGE}
 """Fields of ours that go where the card no longer has them."""
 
 
@@ -123,9 +91,9 @@ class CardFile:
 
 def render(card: Card) -> Json:
     """The fields of a card as JSON-LD."""
-    content = card.content
+    content, lineage = card.content, card.lineage
     return {
-        "@context": CONTEXT,
+        "@context": CONTEXT if lineage is None else CONTEXT | PROV,
         "@type": "sc:Dataset",
         "conformsTo": VERSIONS,
         "name": card.name,
@@ -149,6 +117,7 @@ def render(card: Card) -> Json:
         "tapestry:visibility": dict(card.visibility),
         "tapestry:folder": card.folder,
         "distribution": [_file(file) for file in card.files],
+        **({LINEAGE: lineage.render()} if lineage is not None else {}),
     }
 
 
@@ -249,12 +218,22 @@ class _Reader:
             "folder": self._text(found, "tapestry:folder", "folder"),
             "visibility": self._object(found, "tapestry:visibility", "visibility"),
         }
+        if LINEAGE in found:
+            values["lineage"] = self._lineage(found)
         card = cards.make(values, self._where)
         self._says_the_same(card)
         return card
 
     def _fail(self, field: str, what: str) -> CardError:
         return CardError(f"{self._where}: {field}: {what}", hint="see docs/formats/cards.md")
+
+    def _lineage(self, found: Json) -> Json:
+        if self._object(found, "@context", "@context").get("prov") != PROV["prov"]:
+            raise self._fail("@context", f"prov is not {json.dumps(PROV['prov'])}")
+        try:
+            return Lineage.values(self._object(found, LINEAGE, "lineage"))
+        except FormatError as e:
+            raise self._fail("lineage", e.message) from e
 
     def _is_croissant(self, found: Json) -> None:
         context = self._object(found, "@context", "@context")

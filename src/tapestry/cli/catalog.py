@@ -126,7 +126,7 @@ def add(
     Example:
     tapestry catalog add ./t --name t --license MIT --language de --residency CH --category open --stage base
     """
-    from tapestry.training.holding import hold
+    from tapestry.training.holding import hold, lineage_of
     from tapestry.training.rights import today
 
     place = shelf(home, catalog)
@@ -139,6 +139,7 @@ def add(
     place.check(described, replace=replace, day=today())
     with counted(f"hashing {folder}") as tell:
         holding = hold(folder, tell)
+    described["lineage"] = lineage_of(folder, holding)
     made = place.put(holding.values(folder, **described), replace=replace)
     if as_json:
         emit_json({"card": str(place.path(name)), "digest": made.digest, **facts(made.card)})

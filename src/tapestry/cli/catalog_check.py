@@ -22,6 +22,8 @@ class Checked:
     Args:
         error: why the text could not be read.
         root: whether the documents hash to the card's root.
+        withheld: documents that the node's protected.toml keeps from training, by topic or holding; None
+            where there is no such file.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Checked:
     root: bool
     error: str | None = None
     decisions: list[Decision]
+    withheld: dict[str, int] | None = None
 
     @property
     def whole(self) -> bool:
@@ -42,6 +45,7 @@ class Checked:
             "whole": self.whole,
             "error": self.error,
             "changes": [{"path": each.path, "what": each.what} for each in self.changes],
+            "withheld": self.withheld,
             "stages": [
                 {
                     "stage": each.stage,
@@ -67,12 +71,16 @@ def check_all(shelf: Shelf, names: list[str], folder: Path | None, home: Path | 
 def _check(card: Card, folder: Path | None, home: Path | None) -> Checked:
     from tapestry.errors import CorpusError
     from tapestry.training.holding import changes, hold
+    from tapestry.training.rights import protected_of
+    from tapestry.training.withheld import withheld
 
+    protected = protected_of(home) if home is not None else None
     where = folder or Path(card.folder)
     permitted = decisions(card, home) if home is not None else []
     try:
         with counted(f"hashing {card.name}") as tell:
             found = hold(where, tell)
+        kept_out = withheld(where, protected) if protected is not None else None
     except CorpusError as e:
         return Checked(
             name=card.name, folder=str(where), changes=[], root=False, error=e.message, decisions=permitted
@@ -83,6 +91,7 @@ def _check(card: Card, folder: Path | None, home: Path | None) -> Checked:
         changes=changes(card, found.files),
         root=found.content == card.content,
         decisions=permitted,
+        withheld=kept_out,
     )
 
 
@@ -119,4 +128,6 @@ def print_checked(checked: list[Checked]) -> None:
         ]
         lines.append((each.name, verdict, ", ".join(stages) or None))
         lines += [("", f"{change.path}: {change.what}", None) for change in each.changes]
+        withheld = (each.withheld or {}).items()
+        lines += [("", f"withheld, {name}: {count} documents", None) for name, count in withheld]
     emit_table(("name", "text", "may enter"), lines)

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 def facts(card: Card) -> dict[str, Any]:
     """A card without its list of files."""
-    found = card.model_dump(mode="json", exclude={"files", "content"})
+    found = card.model_dump(mode="json", exclude={"files", "content", "lineage"})
+    if card.lineage is not None:
+        found["derived_from"] = card.lineage.source.root
+        found["curated"] = [
+            f"{step.name} ({step.library} {step.version}): {step.before.documents - step.after.documents} of "
+            f"{step.before.documents} documents left out"
+            for step in card.lineage.steps
+        ]
     return {**found, **card.content.model_dump(mode="json"), "files": len(card.files)}
 
 

@@ -28,6 +28,8 @@ EXTRAS = {
     "matplotlib": "demo",
     "numpy": "arithmetic",
     "obstore": "core,node",
+    "py3langid": "curation",
+    "rensa": "curation",
     "safetensors": "arithmetic",
     "sqlalchemy": "core",
     "structlog": "core,node",

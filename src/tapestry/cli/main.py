@@ -13,7 +13,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from tapestry import __version__
-from tapestry.cli import catalog, charter, core, demo_command, doctor, failures, ledger, member, node, run
+from tapestry.cli import (
+    catalog,
+    charter,
+    core,
+    curate,
+    demo_command,
+    doctor,
+    failures,
+    ledger,
+    member,
+    node,
+    run,
+)
 
 INTERRUPTED = 130
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -36,6 +48,7 @@ app.add_typer(run.app, name="run")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(charter.app, name="charter")
+catalog.app.command("curate")(curate.curate)
 app.command("doctor")(doctor.doctor)
 
 

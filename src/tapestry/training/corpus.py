@@ -9,6 +9,7 @@ A split's tokens are its documents in order of file path, each closed by the end
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tapestry.catalog.protected import MATCHING, Protected, Watch
 from tapestry.errors import CorpusError
 from tapestry.host import files
 from tapestry.protocol import canonical
@@ -52,18 +54,33 @@ class SplitTokens:
 
 
 @dataclass(frozen=True)
+class Withheld:
+    """Documents of each split that are in the files and not in the tokens.
+
+    Args:
+        protected: digest of the file that says which.
+    """
+
+    protected: str
+    train: int
+    valid: int
+
+
+@dataclass(frozen=True)
 class Corpus:
     """A tokenized corpus.
 
     Args:
         manifest: canonical JSON list of the files with bytes and SHA-256. Stays at the node.
         digest: its hash, which is all that leaves.
+        withheld: what the node's protected.toml keeps out; None where it has none.
     """
 
     folder: Path
     train: SplitTokens
     valid: SplitTokens
     manifest: bytes
+    withheld: Withheld | None = None
 
     @property
     def digest(self) -> str:
@@ -132,7 +149,14 @@ def manifest_of(found: list[TextFile]) -> bytes:
     return canonical.encode({"files": entries, "format": "tapestry.data-manifest", "version": 1})
 
 
-def open_corpus(folder: Path, tokenizer: Tokenizer, cache: Path, *, manifest: bytes = b"") -> Corpus:
+def open_corpus(
+    folder: Path,
+    tokenizer: Tokenizer,
+    cache: Path,
+    *,
+    manifest: bytes = b"",
+    protected: Protected | None = None,
+) -> Corpus:
     """The tokenized corpus, from the cache where these very files were tokenized before.
 
     Args:
@@ -140,6 +164,7 @@ def open_corpus(folder: Path, tokenizer: Tokenizer, cache: Path, *, manifest: by
         tokenizer: whose ids are wanted.
         cache: the node's cache; what is missing there is written, whole or not at all.
         manifest: of these files where somebody knows it; else they are read.
+        protected: what is not to be among the tokens.
 
     Raises:
         CorpusError: see `find_files` and `documents`; also no text in a split, or a file that changes
@@ -148,10 +173,11 @@ def open_corpus(folder: Path, tokenizer: Tokenizer, cache: Path, *, manifest: by
     """
     found = [] if manifest else find_files(folder)
     manifest = manifest or manifest_of(found)
-    key = canonical.sha256(manifest + tokenizer.digest.encode())
+    without = f"{protected.digest} {MATCHING}" if protected is not None else ""
+    key = canonical.sha256(manifest + tokenizer.digest.encode() + without.encode())
     place = cache / f"tokens-{key[:32]}"
     if not (place / "corpus.json").is_file():
-        _tokenize_once(folder, found or find_files(folder), manifest, tokenizer, place)
+        _tokenize_once(_Reading(folder, found or find_files(folder), manifest, tokenizer, protected), place)
     dtype = _dtype(tokenizer)
     return Corpus(
         folder=folder,
@@ -160,61 +186,91 @@ def open_corpus(folder: Path, tokenizer: Tokenizer, cache: Path, *, manifest: by
             np.memmap(place / "valid.tokens", dtype, "r"), np.memmap(place / "valid.bytes", np.uint16, "r")
         ),
         manifest=manifest,
+        withheld=_withheld(place, protected),
     )
+
+
+def _withheld(place: Path, protected: Protected | None) -> Withheld | None:
+    if protected is None:
+        return None
+    found = json.loads((place / "withheld.json").read_bytes())
+    return Withheld(protected.digest, train=found["train"], valid=found["valid"])
 
 
 def _dtype(tokenizer: Tokenizer) -> type[np.uint16] | type[np.uint32]:
     return np.uint16 if tokenizer.size <= 1 << 16 else np.uint32
 
 
-def _tokenize_once(
-    folder: Path, found: list[TextFile], manifest: bytes, tokenizer: Tokenizer, place: Path
-) -> None:
+@dataclass(frozen=True)
+class _Reading:
+    """What is to be tokenized, and how."""
+
+    folder: Path
+    found: list[TextFile]
+    manifest: bytes
+    tokenizer: Tokenizer
+    protected: Protected | None
+
+
+def _tokenize_once(reading: _Reading, place: Path) -> None:
     """As `_tokenize`, while no other process does the same."""
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = files.Lock(place.parent)
     lock.wait()
     try:
         if not (place / "corpus.json").is_file():
-            _tokenize(folder, found, manifest, tokenizer, place)
+            _tokenize(reading, place)
     finally:
         lock.release()
 
 
-def _tokenize(
-    folder: Path, found: list[TextFile], manifest: bytes, tokenizer: Tokenizer, place: Path
-) -> None:
+def _tokenize(reading: _Reading, place: Path) -> None:
     temporary = place.with_name(place.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
+    withheld = {}
     with files.full_disk(place):
         temporary.mkdir()
         for split in SPLITS:
-            written = _write_split(temporary, split, [f for f in found if f.split == split], tokenizer)
+            written, withheld[split] = _write_split(temporary, split, reading)
             if written == 0:
-                raise CorpusError(f"the {split} files in {folder} hold no text", hint="they are all empty")
-        (temporary / "corpus.json").write_bytes(manifest)
-    if manifest_of(found) != manifest:
+                what = f"{withheld[split]} documents are withheld, the rest is empty"
+                raise CorpusError(
+                    f"the {split} files in {reading.folder} hold no text",
+                    hint=what if withheld[split] else "they are all empty",
+                )
+        if reading.protected is not None:
+            (temporary / "withheld.json").write_text(json.dumps(withheld))
+        (temporary / "corpus.json").write_bytes(reading.manifest)
+    if manifest_of(reading.found) != reading.manifest:
         raise CorpusError(
-            f"a file in {folder} changed while it was read", hint="start again when nothing writes there"
+            f"a file in {reading.folder} changed while it was read",
+            hint="start again when nothing writes there",
         )
     files.publish_dir(temporary, place)
 
 
-def _write_split(place: Path, split: Split, found: list[TextFile], tokenizer: Tokenizer) -> int:
-    """Tokens of text (ends of documents not counted) that were written."""
-    dtype, total = _dtype(tokenizer), 0
+def _write_split(place: Path, split: Split, reading: _Reading) -> tuple[int, int]:
+    """Tokens of text (ends of documents not counted) that were written, and documents that were withheld."""
+    dtype, tokenizer, total, withheld = _dtype(reading.tokenizer), reading.tokenizer, 0, 0
     lengths_path = place / "valid.bytes" if split == "valid" else Path("/dev/null")
     with (place / f"{split}.tokens").open("wb") as out, lengths_path.open("wb") as lengths:
-        for file in found:
+        written_to = (out, lengths) if split == "valid" else (out,)
+        for file in (file for file in reading.found if file.split == split):
             for document in documents(file.path):
-                written = 0
-                for text in document:
+                watch = Watch(reading.protected, file.name) if reading.protected is not None else None
+                start, written = [stream.tell() for stream in written_to], 0
+                for text in document if watch is None else watch.through(document):
                     ids, text_bytes = tokenizer.encode(text)
                     out.write(ids.astype(dtype).tobytes())
                     lengths.write(text_bytes.astype(np.uint16).tobytes())
                     written += len(ids)
-                if written:
+                if watch is not None and watch.found() is not None:
+                    withheld += watch.any
+                    for stream, position in zip(written_to if written else (), start, strict=False):
+                        stream.seek(position)
+                        stream.truncate()
+                elif written:
                     out.write(dtype(tokenizer.end_id).tobytes())
                     lengths.write(np.uint16(0).tobytes())
                     total += written
-    return total
+    return total, withheld

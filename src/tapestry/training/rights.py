@@ -15,6 +15,8 @@ from typing import Any, Final
 from tapestry.catalog.card import Card
 from tapestry.catalog.croissant import CardFile
 from tapestry.catalog.policy import MAX_RULES_BYTES, Decision, Policy
+from tapestry.catalog.protected import FILE as PROTECTED
+from tapestry.catalog.protected import MAX_FILE_BYTES, Protected
 from tapestry.catalog.words import Stage
 from tapestry.errors import CardError, SettingsError, TapestryError
 from tapestry.host import files
@@ -80,10 +82,16 @@ class Admitted:
             "tokens": {"train": len(corpus.train.tokens), "valid": len(corpus.valid.tokens)},
             "stage": self.stage,
         }
-        listed = json.loads(corpus.manifest)["files"]
-        return canonical.encode(
-            {"cards": [of_card], "files": listed, "format": "tapestry.data-manifest", "version": 2}
-        )
+        values: dict[str, Any] = {
+            "cards": [of_card],
+            "files": json.loads(corpus.manifest)["files"],
+            "format": "tapestry.data-manifest",
+            "version": 2,
+        }
+        if (without := corpus.withheld) is not None:
+            documents = {"train": without.train, "valid": without.valid}
+            values["protected"] = {"sha256": without.protected, "withheld": documents}
+        return canonical.encode(values)
 
 
 class Rights:
@@ -204,13 +212,50 @@ def rules(home: Path) -> Policy:
     return Policy(_added(home))
 
 
+def protected_data(home: Path) -> bytes:
+    """The node's protected.toml, empty where it has none.
+
+    Raises:
+        SettingsError: it cannot be read; or there was one when this node last trained. What was protected
+            is not trained on because a file is lost.
+    """
+    path, seen = home / PROTECTED, home / "cache" / "protected"
+    data = _owners(path, MAX_FILE_BYTES)
+    if not data and seen.exists():
+        raise SettingsError(
+            f"{path} was there when this node last trained, and is gone or empty",
+            hint="put it back; to protect nothing any more, leave only its lines `format` and `version`",
+        )
+    return data
+
+
+def protected_of(home: Path) -> Protected | None:
+    """What a node's owner protects; None where there is no such file. Raises `SettingsError`."""
+    return parse_protected(home, protected_data(home))
+
+
+def parse_protected(home: Path, data: bytes) -> Protected | None:
+    """As `protected_of`, of bytes that were read."""
+    return Protected.parse(data, str(home / PROTECTED)) if data else None
+
+
 def _added(home: Path) -> str:
     path = home / RULES
     try:
-        return files.read_limited(path, MAX_RULES_BYTES).decode("utf-8")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError, TapestryError) as e:
+        return _owners(path, MAX_RULES_BYTES).decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise SettingsError(f"{path} cannot be read: {e}") from e
+
+
+def _owners(path: Path, max_bytes: int) -> bytes:
+    """A file that the node's owner writes; empty where there is none."""
+    try:
+        return files.read_limited(path, max_bytes)
+    except FileNotFoundError as e:
+        if path.is_symlink():
+            raise SettingsError(f"{path} leads nowhere", hint="mend the link") from e
+        return b""
+    except (OSError, TapestryError) as e:
         raise SettingsError(f"{path} cannot be read: {e}") from e
 
 

@@ -29,7 +29,7 @@ from tapestry.training.island import ISLAND_OF_ONE, Island
 from tapestry.training.loaded import Loaded
 from tapestry.training.machine import environment
 from tapestry.training.publish import publish
-from tapestry.training.rights import Admitted, Rights, stage_of, today
+from tapestry.training.rights import Admitted, Rights, parse_protected, protected_data, stage_of, today
 from tapestry.training.settings import TrainerSettings
 from tapestry.training.spool import TextScore, TrainJob
 from tapestry.training.task import make_task
@@ -68,6 +68,8 @@ class Trainer:
         self._rights = Rights(home, settings)
         self._manifests: dict[tuple[str, str], str] = {}
         """Of the corpus as it is, by digest of its card and stage."""
+        self._protected = b""
+        """The file of what is withheld, as the corpus was read with it."""
         self._job_seen: tuple[int, int, int] | None = None
         self._ahead: tuple[TrainJob, Round] | None = None
         """A finished job, and the round after it as far as it is trained."""
@@ -103,6 +105,7 @@ class Trainer:
         admitted = self._admitted = (
             self._rights.admit(stage_of(job.plan), today()) if self.island.lead else None
         )
+        self._protect()
         loaded = self._load(job.plan)
         corpus = self._corpus(loaded, admitted)
         if admitted is not None and _key(admitted) not in self._manifests:
@@ -263,6 +266,12 @@ class Trainer:
             return False
         return True
 
+    def _protect(self) -> None:
+        """Look at what the owner protects, the same at every rank; text that was read otherwise goes."""
+        data = self.island.share(protected_data(self.home.root) if self.island.lead else b"")
+        if data != self._protected:
+            self._protected, self.corpus, self._manifests, self._ahead = data, None, {}, None
+
     def _load(self, plan: Plan) -> Loaded:
         if self.loaded is None or self.loaded.digest != plan.model:
             self.loaded = None  # its memory goes before the next model's comes
@@ -283,13 +292,23 @@ class Trainer:
         if self.corpus is None:
             self.status.update(phase="reading")
             folder = self.settings.corpus_path(self.home.root)
+            protected = parse_protected(self.home.root, self._protected)
+
+            def opened(manifest: bytes) -> Corpus:
+                return open_corpus(
+                    folder, loaded.tokenizer, self.home.cache, manifest=manifest, protected=protected
+                )
+
             manifest = b""
             if admitted is not None:
                 manifest = admitted.files_manifest
-                self.corpus = open_corpus(folder, loaded.tokenizer, self.home.cache, manifest=manifest)
+                self.corpus = opened(manifest)
+                if (without := self.corpus.withheld) is not None:
+                    self.home.seen_protected()
+                    log("documents withheld", train=without.train, valid=without.valid)
             manifest = self.island.share(manifest)
             if self.corpus is None:
-                self.corpus = open_corpus(folder, loaded.tokenizer, self.home.cache, manifest=manifest)
+                self.corpus = opened(manifest)
         return self.corpus
 
     def _manifest(self, admitted: Admitted, corpus: Corpus, loaded: Loaded) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from random import Random
 
 from tapestry.catalog.croissant import CardFile
+from tapestry.catalog.lineage import Lineage
 from tapestry.catalog.listing import CatalogEntry, shown
 from tapestry.catalog.overview import of_entry
 from tapestry.catalog.policy import RULES, Policy
+from tapestry.catalog.protected import Protected
 from tapestry.protocol import canonical
 from tests.catalog.made import card
+from tests.catalog.test_lineage import GIVEN
 from tests.fuzz.mutate import STRINGS, json_bytes, octets
 from tests.fuzz.target import Mutate, Parser, Target
 
@@ -42,12 +46,42 @@ OF_CEDAR = (
     *(b"principal", b"resource", b"context", b"has", b"like", b"ip(", b"datetime(", b"&&", b"9" * 40, b"//"),
 )
 
+PROTECTED = """format = "tapestry.protected"
+version = 1
+[[topics]]
+name = "songs"
+[topics.terms]
+en = [ "rain song" ]
+zh-Hant = [ "祈雨歌" ]
+[[holdings]]
+name = "loans"
+files = [ "train/[ab]/*" ]
+""".encode()
+OF_TOML = (
+    *(
+        b"[[topics]]",
+        b"[[holdings]]",
+        b"[topics.terms]",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"=",
+        b'"',
+        b"\n",
+        b"[*",
+        b"?",
+    ),
+    *(b"documents", b"name", b"1979-05-27", b"a.b.c", b"9" * 40, b"\\u0000", "́".encode(), "祈".encode()),
+)
+
 
 def _cards() -> Parser:
     file = {"split": "train", "bytes": 5, "sha256": "0" * 64}
     many = card(files=[{**file, "path": f"train/{n}.txt", "documents": 3 * (n == 0)} for n in range(9)])
     few = card(consent_until=None, consent_basis=None, retention=None, stages=["sft"], visibility={})
-    seeds = [canonical.encode(CardFile(card=each).document()) for each in (card(), many, few)]
+    curated = card(lineage=GIVEN)
+    seeds = [canonical.encode(CardFile(card=each).document()) for each in (card(), many, few, curated)]
 
     def call(data: bytes) -> None:
         found = CardFile.from_bytes(data, "card.json")
@@ -122,7 +156,32 @@ def _entries() -> Parser:
     return Parser(seeds=seeds, call=call)
 
 
+def _protected() -> Parser:
+    text = "They sang a rain song, 祈雨歌, in a café."
+
+    def call(data: bytes) -> None:
+        found = Protected.parse(data, "protected.toml")
+        if found.look((text,)) != found.look((text[:15], text[15:])):
+            raise AssertionError("pieces make a difference")
+        found.file_holding("train/a/b.txt")
+
+    return Parser(seeds=[PROTECTED], call=call)
+
+
+def _lineages() -> Parser:
+    whole = Lineage.model_validate_json(json.dumps(GIVEN))
+
+    def call(data: bytes) -> None:
+        found = Lineage.from_bytes(data, "lineage.json")
+        if Lineage.model_validate_json(json.dumps(Lineage.values(found.render()))) != found:
+            raise AssertionError("a lineage that was written into a card is another one")
+
+    return Parser(seeds=[whole.to_bytes(), Lineage.from_bytes(whole.to_bytes(), "").to_bytes()], call=call)
+
+
 TARGETS: Sequence[Target] = (
+    Target(name="protected", open=_protected, mutate=_texts(OF_TOML)),
+    Target(name="lineage", open=_lineages, mutate=json_bytes),
     Target(name="card", open=_cards, mutate=json_bytes),
     Target(name="licence", open=_licences, mutate=_texts(PARTS)),
     Target(name="rights", open=_rules, mutate=_texts(OF_CEDAR)),
