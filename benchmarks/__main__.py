@@ -27,6 +27,7 @@ PROGRAMS = {
     "overlap": "what part of the time nodes train over slow links",
     "trust": "what witnesses, and words before bytes, cost a round",
     "leaks": "how fast what leaves is searched for canaries, and what a run's traffic holds",
+    "leakage": "membership inference and canary exposure, of bases and updates (12 minutes of one thread)",
     "copies": "how much honest updates overlap, and which copies are found",
     "catalog": "hashing and counting text for a card, and decisions of the policy",
     "withdrawal": "what a withdrawn dataset touched, listed for a run of 1,000 rounds",
@@ -65,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--momentum", action="store_true", help="replay: read the momentum too, 4 GB more")
     made.add_argument("--database", choices=["postgresql"], help="round: compare it with SQLite")
     made.add_argument("--blobs", choices=["s3"], help="round: compare it with a folder")
-    made.add_argument("--corpora", type=Path, help="copies, curation: a folder a language; made up without")
+    made.add_argument("--corpora", type=Path, help="copies, curation, leakage: a folder a language")
     return made
 
 

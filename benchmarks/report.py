@@ -48,7 +48,7 @@ class Settings:
     blobs: BlobEngine | None = None
     """In `round`: compare this place with a folder."""
     corpora: Path | None = None
-    """In `copies` and `curation`: text of several languages, a folder each; made up where none is given."""
+    """In `copies`, `curation` and `leakage`: text, a folder a language; made up where none is given."""
 
 
 def seconds(

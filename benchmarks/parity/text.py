@@ -45,9 +45,9 @@ def choose(corpora: Path, languages: str | None, default: int) -> dict[str, Path
     return {name: there[name] for name in names}
 
 
-def make_up(folder: Path, languages: str | None, default: int) -> dict[str, Path]:
+def make_up(folder: Path, languages: str | None, default: int, *, documents: int = 60) -> dict[str, Path]:
     """Made-up text below `folder`, written once: words of a member's own alphabet that follow each other
-    by rules of its own. Raises as `choose` does."""
+    by rules of its own, so many documents to train on. Raises as `choose` does."""
     names = _names(list(ALPHABETS), languages, default)
     if missing := [name for name in names if name not in ALPHABETS]:
         raise CorpusError(
@@ -55,10 +55,10 @@ def make_up(folder: Path, languages: str | None, default: int) -> dict[str, Path
             hint=f"give --corpora, or languages among {', '.join(ALPHABETS)}",
         )
     for name in names:
-        for split, documents in (("train", 60), ("valid", 5)):
+        for split, count in (("train", documents), ("valid", 5)):
             path = folder / name / f"{split}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(_made_up(name, split, documents), encoding="utf-8")
+            path.write_text(_made_up(name, split, count), encoding="utf-8")
     return {name: folder / name for name in names}
 
 

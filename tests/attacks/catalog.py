@@ -61,6 +61,8 @@ OPEN = """
   ([airlock](../concepts/airlock.md)). Text that is encrypted, spread over values, or memorized it does not
   see. What passes is a hard link, so a trainer that keeps the file open can change it afterwards: the core
   refuses the bytes by their hash, but has seen them.
+- **A curious member.** Whoever takes part sees each update, and can ask whether a text was in what it was
+  trained on. How well that goes is [measured](../concepts/leakage.md), not prevented.
 - **Connections without end.** Idle ones are closed after a while; whoever opens new ones faster than that
   keeps others out. That is for what stands before the core.
 """

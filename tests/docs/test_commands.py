@@ -121,7 +121,7 @@ def test_the_commands_are_those_of_the_design() -> None:
             "member init", "member key rotate", "member key revoke", "member key list",
             "node init", "node join", "node run", "node status", "node script", "node endorse",
             "node egress list", "node egress pending", "node egress approve", "node egress refuse",
-            "node canaries plant", "node canaries search",
+            "node canaries plant", "node canaries search", "node leakage",
             "run plan", "run start", "run status", "run revise", "run export", "run recompute",
             "run withdraw",
             "catalog add", "catalog list", "catalog search", "catalog show", "catalog check",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tapestry.cli import canaries, egress
+from tapestry.cli import canaries, egress, leakage
 from tapestry.cli.options import Json, MemberFolder, NodeHome
 from tapestry.cli.output import (
     emit_json,
@@ -22,6 +22,7 @@ app = typer.Typer(
 
 app.add_typer(egress.app, name="egress")
 app.add_typer(canaries.app, name="canaries")
+app.command("leakage")(leakage.leakage)
 
 PUBLISH = ("all", "scores", "none")
 

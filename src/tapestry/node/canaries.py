@@ -26,6 +26,9 @@ LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 MARKER_LETTERS: Final = 20
 """Random lower-case letters, 94 bits: no data has them by chance. In base64 they give no `+`, `/` or padding,
 in JSON and in a URL they stand as they are."""
+WORD_LETTERS: Final = 16
+WORD_ALPHABET: Final = "0123456789abcdef"
+"""Of the word that only one canary has."""
 MAX_CANARIES: Final = 100_000_000
 MIN_IDS: Final = 4
 """Fewer token ids than this could stand anywhere."""
@@ -43,8 +46,12 @@ class Canaries(Message):
 
     def text(self, number: int) -> str:
         """One canary: the marker, which of them it is, and a word that only it has."""
-        own = sha256(f"{self.marker}{number}".encode()).hexdigest()[:16]
-        return f"{self.marker}{number:08d} {own}"
+        return "".join(self.parts(number))
+
+    def parts(self, number: int) -> tuple[str, str]:
+        """What could be guessed of a canary by who knows the marker, and the word that could not."""
+        own = sha256(f"{self.marker}{number}".encode()).hexdigest()[:WORD_LETTERS]
+        return f"{self.marker}{number:08d} ", own
 
 
 def load(home: Home) -> Canaries | None:

@@ -48,6 +48,11 @@ class Repeater:
         self._replayer.close()
         self._folder.cleanup()
 
+    @property
+    def store(self) -> BlobStore:
+        """Where results lie until the next merge of their run; only of use within the context."""
+        return self._scratch
+
     def merge(self, plan: Plan, *, before: str, contributions: tuple[Merged, ...]) -> MergeResult:
         """What these contributions make of a state.
 

@@ -87,15 +87,19 @@ class Order:
 
         `position` counts sequences consumed so far, over all epochs.
         """
+        length = self.sequence_length
+        starts = (self.places(position, size) * length).tolist()
+        return np.stack([self.tokens[start : start + length + 1] for start in starts]).astype(np.int64)
+
+    def places(self, position: int, size: int) -> npt.NDArray[np.int64]:
+        """Which windows of the text those sequences are, counted from its beginning."""
         wanted = np.arange(position, position + size, dtype=np.int64)
         epochs = wanted // self.count
         windows = np.empty(size, np.int64)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
             windows[chosen] = self._permutation(int(epoch))(wanted[chosen] - epoch * self.count)
-        length = self.sequence_length
-        rows = [self.tokens[start : start + length + 1] for start in (windows * length).tolist()]
-        return np.stack(rows).astype(np.int64)
+        return windows
 
     def _permutation(self, epoch: int) -> Permutation:
         if self._epoch is None or self._epoch[0] != epoch:
