@@ -8,7 +8,7 @@ GROUPS := federation node cli core training attacks sim replay
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-rest coverage lint bench parity croissant fuzz sim chaos split test-long lock clean help
+.PHONY: demo test test-rest coverage lint bench parity croissant exits fuzz sim chaos split test-long lock clean help
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ fuzz: $(STAMP)   ## hostile input to every parser: FUZZ_ARGS="--minutes 60"; goe
 
 chaos: $(STAMP)  ## 200 faults of real processes and lines, 8 nodes: CHAOS_ARGS="--batches 2"; goes on where it ended
 	$(BIN)/python -m tests.chaos --report benchmarks/results $(CHAOS_ARGS)
+
+exits: $(STAMP)  ## take leave of 100 random small runs, every bundle checked: EXIT_ARGS="--runs 1000 --real 6"
+	$(BIN)/python -m tests.bundle.campaign $(EXIT_ARGS)
 
 split: $(STAMP)  ## a core that shows two histories, 20 times: SPLIT_ARGS="--calls 3"; goes on where it ended
 	$(BIN)/python -m tests.federation.split $(SPLIT_ARGS)

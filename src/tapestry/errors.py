@@ -16,6 +16,8 @@
     │   │   └── Leak            a canary of the node's text in what was to leave
     │   ├── HashMismatch        content does not match its address
     │   ├── Fork                the core signed two histories that exclude each other
+    │   ├── BundleError         a bundle that was changed, or is not what it says
+    │   │   └── Incomplete      one that holds, and lacks something that belongs in it
     │   └── FormatError         a message that does not parse, or is not canonical
     │       └── VersionError    a format or version this release does not speak
     ├── AuthError               who is asking is not who may
@@ -137,6 +139,14 @@ class Fork(IntegrityError):
     def __init__(self, message: str, *, hint: str | None = None, seen: str = "") -> None:
         super().__init__(message, hint=hint)
         self.seen = seen
+
+
+class BundleError(IntegrityError):
+    code = "bundle"
+
+
+class Incomplete(BundleError):
+    code = "incomplete"
 
 
 class FormatError(IntegrityError):

@@ -122,6 +122,7 @@ def test_the_commands_are_those_of_the_design() -> None:
             "node init", "node join", "node run", "node status", "node script", "node endorse",
             "node egress list", "node egress pending", "node egress approve", "node egress refuse",
             "node canaries plant", "node canaries search", "node leakage",
+            "node export", "node leave", "node evidence", "bundle verify",
             "run plan", "run start", "run status", "run revise", "run export", "run recompute",
             "run withdraw",
             "catalog add", "catalog list", "catalog search", "catalog show", "catalog check",

@@ -14,6 +14,7 @@ import typer
 
 from tapestry import __version__
 from tapestry.cli import (
+    bundle,
     catalog,
     charter,
     core,
@@ -49,6 +50,7 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(charter.app, name="charter")
 catalog.app.command("curate")(curate.curate)
+app.add_typer(bundle.app, name="bundle")
 app.command("doctor")(doctor.doctor)
 
 

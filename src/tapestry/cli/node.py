@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tapestry.cli import canaries, egress, leakage
+from tapestry.cli import bundle, canaries, egress, leakage
 from tapestry.cli.options import Json, MemberFolder, NodeHome
 from tapestry.cli.output import (
     emit_json,
@@ -23,6 +23,9 @@ app = typer.Typer(
 app.add_typer(egress.app, name="egress")
 app.add_typer(canaries.app, name="canaries")
 app.command("leakage")(leakage.leakage)
+app.command("export")(bundle.export)
+app.command("leave")(bundle.leave)
+app.command("evidence")(bundle.evidence)
 
 PUBLISH = ("all", "scores", "none")
 

@@ -130,7 +130,15 @@ class Envelope(Part):
             SignatureError: a signature that does not verify or whose key is not known. All must be good.
             FormatError: another kind of message (or `VersionError`), or one that is not valid.
         """
-        expected = payload_type(message_class)
+        self._verify(payload_type(message_class), keys_known, message_class.format_name())
+        return self.unverified(message_class)
+
+    def open_bytes(self, kind: str, keys_known: str | Resolver) -> bytes:
+        """The payload, of a type that is no message of ours; verified, not parsed. Errors as of `open_as`."""
+        self._verify(kind, keys_known, "the payload")
+        return base64.b64decode(self.payload)
+
+    def _verify(self, expected: str, keys_known: str | Resolver, what: str) -> None:
         if self.payloadType != expected:
             raise FormatError(f"expected {expected}, got an envelope of {self.payloadType}")
         resolve = _only(keys_known) if isinstance(keys_known, str) else keys_known
@@ -139,11 +147,9 @@ class Envelope(Part):
             public_key = resolve(signature.keyid)
             if public_key is None or keys.key_id(public_key) != signature.keyid:
                 raise SignatureError(
-                    f"{message_class.format_name()} is signed by key {signature.keyid[:16]}, "
-                    "which is not known here"
+                    f"{what} is signed by key {signature.keyid[:16]}, which is not known here"
                 )
             keys.verify(public_key, base64.b64decode(signature.sig), pae)
-        return self.unverified(message_class)
 
     def unverified(self, message_class: type[M]) -> M:
         """What is inside, whoever has signed it. Raises `FormatError`."""
@@ -157,8 +163,11 @@ def contents(envelopes: Iterable[str], message_class: type[M]) -> tuple[M, ...]:
 
 def sign(message: Message, keypair: KeyPair) -> Envelope:
     """`message` in an envelope signed by one key; `Envelope.add_signature` adds more."""
-    data = message.to_bytes()
-    kind = payload_type(type(message))
+    return sign_bytes(payload_type(type(message)), message.to_bytes(), keypair)
+
+
+def sign_bytes(kind: str, data: bytes, keypair: KeyPair) -> Envelope:
+    """A payload of any type, in an envelope signed by one key."""
     return Envelope(
         payload=base64.b64encode(data).decode("ascii"),
         payloadType=kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -114,6 +115,11 @@ class Memory:
                 f"{self._path} cannot be read: {e}",
                 hint="move the file away; the node then fetches the shared state anew",
             ) from e
+
+    @property
+    def runs(self) -> Collection[str]:
+        """Names of those that something is remembered of."""
+        return self._value.runs.keys()
 
     def __getitem__(self, run: str) -> RunMemory:
         return self._value.runs.get(run) or _NOTHING

@@ -274,14 +274,14 @@ def revoke(
         if node in (None, given.node.name):
             ended = [keys.load_pair(at, "witness").key_id, pair.key_id]  # the one that asks comes last
         else:
-            ended = _key_ids(client, member.name, str(node))
+            ended = live_keys(client, member.name, str(node))
         for key_id in ended:
             revocation = make_revocation(member.root, member=member.name, revoked=key_id, reason=reason)
             client.post_revocation(revocation.model_dump(mode="json"))
     return ended[-1]
 
 
-def _key_ids(client: CoreClient, member: str, node: str | None) -> list[str]:
+def live_keys(client: CoreClient, member: str, node: str | None) -> list[str]:
     """Keys of a node that are not revoked: witness keys, and then node keys. Two of each in the middle of a
     rotation."""
     answer = client.members()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, repeat
 from math import prod
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import FailFast, Field, StringConstraints, field_validator, model_validator
 
@@ -248,3 +248,21 @@ class Layout(Message):
                 row += take
         end(before)
         return tuple(shards)
+
+    @property
+    def whole_header(self) -> bytes:
+        """The safetensors header of one file with all tensors, behind which the data of all shards follow one
+        another: shards hold all rows in tensor order."""
+        table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        offset = 0
+        for tensor in self.tensors:
+            size = tensor.elements * ELEMENT_BYTES
+            table[tensor.name] = {
+                "dtype": "F32",
+                "shape": list(tensor.shape),
+                "data_offsets": [offset, offset + size],
+            }
+            offset += size
+        text = json.dumps(table, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return struct.pack("<Q", len(text)) + text

@@ -35,6 +35,10 @@ class BlobFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def has(self, sha: str) -> bool:
+        """Whether it lies there, whatever is in it."""
+        return is_sha256(sha) and (self.root / sha[:2] / sha).is_file()
+
     def read(self, sha: str, max_bytes: int, /) -> bytes:
         if not is_sha256(sha):
             raise ArtifactError(f"{sha[:64]!r} is not a blob address")

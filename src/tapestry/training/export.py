@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 from tapestry.errors import Conflict, InputError, ModelError
 from tapestry.host import files
 from tapestry.protocol.artifact import Artifact, Model, State
-from tapestry.protocol.layout import ELEMENT_BYTES, Layout
+from tapestry.protocol.layout import Layout
 from tapestry.training.blobs import BlobSource
 
 WEIGHTS = "model.safetensors"
@@ -78,20 +76,8 @@ def export(state: State, source: BlobSource, folder: Path, lineage: Lineage) -> 
 
 def _write_weights(path: Path, layout: Layout, base: Artifact, source: BlobSource) -> None:
     """One safetensors file. Shards hold all rows in tensor order, so their data follow one another."""
-    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for tensor in layout.tensors:
-        size = tensor.elements * ELEMENT_BYTES
-        table[tensor.name] = {
-            "dtype": "F32",
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
     with path.open("wb") as out:
-        out.write(struct.pack("<Q", len(text)) + text)
+        out.write(layout.whole_header)
         for shard, blob in zip(layout.shards, base.shards, strict=True):
             data = source.read(blob.sha256, blob.bytes)
             if data[: len(shard.header)] != shard.header:

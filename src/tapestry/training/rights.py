@@ -201,7 +201,7 @@ class Rights:
         files.write_atomic(place, known, durable=False)
 
     def _rules(self) -> Policy:
-        added = _added(self._home.root)
+        added = owners_rules(self._home.root)
         if self._policy is None or self._policy[0] != added:
             self._policy = (added, Policy(added))
         return self._policy[1]
@@ -209,7 +209,7 @@ class Rights:
 
 def rules(home: Path) -> Policy:
     """Of a node, with those its owner adds. Raises `SettingsError`."""
-    return Policy(_added(home))
+    return Policy(owners_rules(home))
 
 
 def protected_data(home: Path) -> bytes:
@@ -239,7 +239,8 @@ def parse_protected(home: Path, data: bytes) -> Protected | None:
     return Protected.parse(data, str(home / PROTECTED)) if data else None
 
 
-def _added(home: Path) -> str:
+def owners_rules(home: Path) -> str:
+    """Rules that the owner of a node adds, as they stand in the file. Raises `SettingsError`."""
     path = home / RULES
     try:
         return _owners(path, MAX_RULES_BYTES).decode("utf-8")

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
+from tapestry.catalog.croissant import CardFile
 from tapestry.errors import Diverged, ModelError, PlanError, TapestryError
 from tapestry.host import failpoints, files
 from tapestry.protocol.artifact import Artifact
@@ -317,6 +318,7 @@ class Trainer:
         if key not in self._manifests:
             manifest = admitted.data_manifest(corpus, loaded.tokenizer.digest)
             store_manifest(self.home.cache, manifest)
+            store_card(self.home.cache, admitted.file)
             self._manifests = {key: sha256(manifest)}
         return self._manifests[key]
 
@@ -394,6 +396,16 @@ def _follows(finished: TrainJob, job: TrainJob) -> bool:
     """Whether a job is for what was trained ahead after another."""
     same = (finished.run, finished.plan) == (job.run, job.plan)
     return same and job.train and finished.round < job.round and may_go_on(finished.merges, job)
+
+
+def store_card(cache: Path, card: CardFile) -> None:
+    """Keep a card that a data manifest names: the node's own may be made anew, and the manifest would name
+    what nobody has."""
+    path = cache / "used-cards" / f"{card.digest}.json"
+    if not path.exists():
+        with files.full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(path, card.to_bytes())
 
 
 def store_manifest(cache: Path, manifest: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.fuzz.target import Target
 from tests.fuzz.targets import (
+    bundles,
     catalog,
     charters,
     client,
@@ -18,6 +19,6 @@ from tests.fuzz.targets import (
 
 ALL: dict[str, Target] = {
     target.name: target
-    for room in (messages, codecs, signed, replica, client, core, folders, plans, catalog, charters)
+    for room in (messages, codecs, signed, replica, client, core, folders, plans, catalog, bundles, charters)
     for target in room.TARGETS
 }
