@@ -25,6 +25,7 @@ PROGRAMS = {
     "airlock": "what it costs a trainer to have no network",
     "island": "tokens a second by ranks, precision and memory options",
     "overlap": "what part of the time nodes train over slow links",
+    "estimate": "the planner against measured rounds at 10, 100 and 1,000 Mbit/s (10 minutes)",
     "trust": "what witnesses, and words before bytes, cost a round",
     "leaks": "how fast what leaves is searched for canaries, and what a run's traffic holds",
     "leakage": "membership inference and canary exposure, of bases and updates (12 minutes of one thread)",

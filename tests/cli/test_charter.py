@@ -91,8 +91,8 @@ def test_the_example_of_five_has_every_field() -> None:
         ("[members]", "[members]\nx = 3", 18, "members.x: is a table", None),
         ("[voting]", "[voting", None, "is not TOML", None),
         ('voting = "14 days"', 'voting = "2 fortnights"', 40, "is no period", None),
-        ("version = 1", "version = 2", None, "version 2 is not supported", "version = 1"),
-        ('format = "tapestry.charter-file"', "", None, "no format is stated", "begin the file with"),
+        ("version = 1", "version = 2", None, "version 2 is not supported", "another release"),
+        ('format = "tapestry.charter-file"', "", None, "does not state its format", "begin the file with"),
         ("revision = 1", "revision = 9223372036854775808", None, "64 bits", None),
     ],
 )  # fmt: skip

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from tapestry.cli import planfile
 from tapestry.core import settings as core_settings
+from tapestry.governance.planner.members import MembersFile
 from tapestry.node import settings as node_settings
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ ROW = re.compile(r"^\| `([a-z0-9_]+)` \| (.*?) \| (.*?) \| *(.*?) *\|$", re.MULT
 
 PAGES: dict[str, type[BaseModel]] = {
     "plan-file.md": planfile.PlanFile,
+    "planner.md": MembersFile,
     "run-a-core.md": core_settings.CoreSettings,
     "run-a-node.md": node_settings.NodeSettings,
     "islands.md": node_settings.NodeSettings,
@@ -51,7 +53,7 @@ def default(field: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         return "`{ " + ", ".join(f'{key} = "{each}"' for key, each in value) + " }`"
     if isinstance(value, tuple):
-        return "`[" + ", ".join(f'"{each}"' for each in value) + "]`"
+        return "`[" + ", ".join(f'"{one}"' if isinstance(one, str) else number(one) for one in value) + "]`"
     return number(value)
 
 

@@ -34,12 +34,15 @@ def test_a_line_for_each_round_that_was_trained(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.make_folders()
     meter = Meter()
-    of_run = Account(home, "r", meter)
+    traffic = {"requests": 5, "sent_bytes": 100, "received_bytes": 200, "proof_bytes": 50}
+    of_run = Account(home, "r", meter, lambda: dict(traffic))
     for number in (1, 2, 3):
         of_run.given(number)
         of_run.given(number)  # the same job again
         with meter.span("uploaded"):
             meter.add("uploaded_bytes", 1000 * number)
+        traffic["sent_bytes"] += 1100 * number
+        traffic["requests"] += 2
         if number != 2:
             of_run.trained(result(7))  # of another round
             of_run.trained(result(number))
@@ -50,7 +53,9 @@ def test_a_line_for_each_round_that_was_trained(tmp_path: Path) -> None:
     found = list(lines.read(home.times))
     assert [line["round"] for line in found] == [1, 3], "round 2 was not trained"
     assert [line["uploaded_bytes"] for line in found] == [1000, 5000], "of a round not trained too"
+    assert [line["sent_bytes"] for line in found] == [1100, 3300], "all that was sent while the round lasted"
     for line in found:
+        assert (line["requests"], line["received_bytes"]) == (2, 0)
         assert (line["trained_s"], line["evaluated_s"], line["encoded_s"]) == (0.5, 0.25, 0.125)
         assert 0 <= line["waited_s"] <= line["whole_s"] and line["replayed_s"] >= 0
         assert (line["tokens"], line["steps"]) == (100, 5)

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from tapestry.cli.planfile import _LONG_KEY, _as_tuples, _check_plain, _line_of
-from tapestry.errors import CharterError, PlanError
+from tapestry.cli import tomlfile
+from tapestry.errors import CharterError
 from tapestry.governance.charter import Charter, Member, Rule
 from tapestry.governance.words import KINDS
 
@@ -45,42 +45,19 @@ Where = list[str]
 
 def parse(data: bytes, *, what: str) -> Charter:
     """A charter from the bytes of its file; `what` names it in errors. Raises `CharterError`."""
-    text, value = _toml(data, what)
-    head = {"format": FORMAT, "version": VERSION}
-    for field, wanted in head.items():
-        if type(value.get(field)) is not type(wanted) or value[field] != wanted:
-            said = f"{field} {value[field]!r} is not supported" if field in value else f"no {field} is stated"
-            raise CharterError(
-                f"{what}: {said}", hint=f'begin the file with: format = "{FORMAT}" and version = {VERSION}'
-            )
+    value, text = tomlfile.read(
+        data, what=what, format=FORMAT, version=VERSION, max_bytes=MAX_BYTES, error=CharterError
+    )
     own = value.get("decisions")
     own = own if isinstance(own, dict) else {}
-    fields = {key: each for key, each in value.items() if key not in head}
+    fields = {key: each for key, each in value.items() if key not in _HEAD}
     whole = {"title": "", "revision": 1, **{table: {} for table in _OPTIONAL}, **fields}
     if own:
         whole["decisions"] = _every_kind(own, what, text)
     try:
-        return Charter.model_validate(_as_tuples(whole))
+        return Charter.model_validate(tomlfile.as_tuples(whole))
     except ValidationError as e:
         raise _error(e, text, what, own) from e
-
-
-def _toml(data: bytes, what: str) -> tuple[str, dict[str, Any]]:
-    if len(data) > MAX_BYTES:
-        raise CharterError(f"{what} has {len(data)} bytes; a charter file has at most {MAX_BYTES}")
-    try:
-        text = data.decode("utf-8")
-        if _LONG_KEY.search(text):
-            raise CharterError(f"{what} has a key of more than 64 parts")
-        value = tomllib.loads(text)
-        _check_plain(value, what)
-    except UnicodeDecodeError as e:
-        raise CharterError(f"{what} is not UTF-8 text") from e
-    except PlanError as e:
-        raise CharterError(e.message) from e
-    except (ValueError, RecursionError) as e:
-        raise CharterError(f"{what} is not TOML: {str(e)[:200]}") from e
-    return text, value
 
 
 def _every_kind(own: dict[str, Any], what: str, text: str) -> dict[str, Any]:
@@ -95,7 +72,7 @@ def _every_kind(own: dict[str, Any], what: str, text: str) -> dict[str, Any]:
 
 
 def _place(what: str, text: str, where: Where) -> str:
-    line = _line_of(text, where)
+    line = tomlfile.line_of(text, where)
     return f"{what}, line {line}" if line else what
 
 
@@ -118,8 +95,7 @@ def place_of(path: Path, where: str) -> str:
 def _error(error: ValidationError, text: str, what: str, own: dict[str, Any]) -> CharterError:
     """The first fault in one sentence with the field's name and its line; misspelt fields come first, since
     one also makes another missing."""
-    faults = sorted(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-    first = faults[0]
+    first = tomlfile.faults(error)[0]
     context = first.get("ctx", {})
     where = [str(part) for part in first["loc"] if part != "[key]"]
     if first["type"] == "charter":

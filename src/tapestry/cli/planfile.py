@@ -16,13 +16,13 @@ The tables of the plan are those of `tapestry.protocol.plan`, so a field is desc
 from __future__ import annotations
 
 import datetime
-import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from tapestry.cli import tomlfile
+from tapestry.cli.tomlfile import as_tuples, describe, faults, line_of
 from tapestry.errors import PlanError
 from tapestry.protocol.algorithms import ALGORITHMS, AlgorithmName, with_algorithm
 from tapestry.protocol.canonical import Name, Sha256, is_name
@@ -49,11 +49,8 @@ FORMAT: Final = "tapestry.plan-file"
 VERSION: Final = 1
 MAX_BYTES: Final = 1 << 18
 REVEAL_S: Final = 600.0
-MAX_DEPTH: Final = 16
 LARGEST_OVERLAP: Final = 0.6
 """Honest updates come to 0.32 of it (benchmarks/results, `copies`)."""
-_LONG_KEY: Final = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
-"""A key of so many parts; the time that reading one takes grows with the square of their number."""
 
 
 class RunTable(Part):
@@ -178,54 +175,11 @@ class PlanFile(Part):
                 origin=origin,
             )
         except ValidationError as e:
-            raise PlanError(_describe(e, "", "the plan")) from e
-
-
-def _line_of(text: str, where: list[str]) -> int | None:
-    """The line that gives the field at `where` its value, or opens its table."""
-    table: list[str] = []
-    opened: dict[tuple[str, ...], int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*+\[([A-Za-z0-9_.\s-]++)\]\s*+(#.*)?$", line):
-            table = [part.strip() for part in header[1].split(".")]
-            opened.setdefault(tuple(table), number)
-        elif key := re.match(r"\s*([A-Za-z0-9_.-]+)\s*=", line):
-            opened.setdefault((*table, *key[1].split(".")), number)
-    for length in range(len(where), 0, -1):
-        if line_number := opened.get(tuple(where[:length])):
-            return line_number
-    return None
-
-
-_WORDS: Final = {
-    "extra_forbidden": "there is no such field",
-    "missing": "is needed",
-}
-
-
-def _faults(error: ValidationError) -> list[Any]:
-    """All faults; fields that do not exist first, since a misspelt one also makes another missing."""
-    return sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
-
-
-def _describe(error: ValidationError, text: str, what: str) -> str:
-    """The first fault in one sentence with the field's name and its line."""
-    faults = _faults(error)
-    first = faults[0]
-    where = [str(part) for part in first["loc"]]
-    line = _line_of(text, where)
-    place = f"{what}, line {line}" if line else what
-    name = f"{'.'.join(where)}: " if where else ""
-    said = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
-    given = first.get("input")
-    if first["type"] not in _WORDS and isinstance(given, str | int | float):
-        said += f", not {given!r}"
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{place}: {name}{said[:1].lower()}{said[1:]}{more}"
+            raise PlanError(describe(e, "", "the plan")) from e
 
 
 def _hint(error: ValidationError) -> str:
-    first = _faults(error)[0]
+    first = faults(error)[0]
     where = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
         model: Any = PlanFile
@@ -240,29 +194,9 @@ def _hint(error: ValidationError) -> str:
 
 def parse(data: bytes, *, what: str) -> PlanFile:
     """A plan file from its bytes; `what` names it in errors. Raises `PlanError`."""
-    if len(data) > MAX_BYTES:
-        raise PlanError(f"{what} has {len(data)} bytes; a plan file has at most {MAX_BYTES}")
-    try:
-        text = data.decode("utf-8")
-        if _LONG_KEY.search(text):
-            raise PlanError(f"{what} has a key of more than 64 parts")
-        value = tomllib.loads(text)
-    except UnicodeDecodeError as e:
-        raise PlanError(f"{what} is not UTF-8 text") from e
-    except (ValueError, RecursionError) as e:  # a number of thousands of digits is a plain ValueError
-        raise PlanError(f"{what} is not TOML: {str(e)[:200]}") from e
-    _check_plain(value, what)
-    for field, wanted in (("format", FORMAT), ("version", VERSION)):
-        if field not in value:
-            raise PlanError(
-                f"{what} does not state its {field}",
-                hint=f'begin the file with: format = "{FORMAT}" and version = {VERSION}',
-            )
-        if type(value[field]) is not type(wanted) or value[field] != wanted:
-            raise PlanError(
-                f"{what}: {field} {value[field]!r} is not supported (this release reads {wanted!r})",
-                hint="the file may be for another release of Tapestry",
-            )
+    value, text = tomlfile.read(
+        data, what=what, format=FORMAT, version=VERSION, max_bytes=MAX_BYTES, error=PlanError
+    )
     run = value["run"] if isinstance(value.get("run"), dict) else {}
     algorithm = run.get("algorithm")
     if isinstance(algorithm, str) and algorithm in ALGORITHMS:
@@ -270,30 +204,16 @@ def parse(data: bytes, *, what: str) -> PlanFile:
     value = _overlap(_reveals(_witnesses(_steps_of_tokens(value, what))))
     name = value["run"].get("name") if isinstance(value.get("run"), dict) else None
     if isinstance(name, str) and not is_name(name):
-        line = _line_of(text, ["run", "name"])
+        line = line_of(text, ["run", "name"])
         raise PlanError(
             f"{what}, line {line}: run.name: {name[:80]!r} cannot be a run's name",
             hint="take a-z, 0-9, '.', '_' and '-', at most 64 characters, a letter or digit first and last",
         )
     listed = {table: value[table] for table in ("inner", "codec", "witness") if table in value}
     try:
-        return PlanFile.model_validate({**value, **_as_tuples(listed)})
+        return PlanFile.model_validate({**value, **as_tuples(listed)})
     except ValidationError as e:
-        raise PlanError(_describe(e, text, what), hint=_hint(e)) from e
-
-
-def _check_plain(value: dict[str, Any], what: str) -> None:
-    """Refuse what TOML does not promise, or no plan has, before anything is made of it: it could neither be
-    walked nor shown. Raises `PlanError`."""
-    waiting: list[tuple[Any, int]] = [(value, 0)]
-    while waiting:
-        each, depth = waiting.pop()
-        if depth > MAX_DEPTH:
-            raise PlanError(f"{what}: tables and lists lie more than {MAX_DEPTH} deep in each other")
-        if isinstance(each, int) and not -(1 << 63) <= each < 1 << 63:
-            raise PlanError(f"{what}: a whole number has 64 bits; one here has {each.bit_length()}")
-        inside = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
-        waiting += [(one, depth + 1) for one in inside]
+        raise PlanError(describe(e, text, what), hint=_hint(e)) from e
 
 
 def _steps_of_tokens(value: dict[str, Any], what: str) -> dict[str, Any]:
@@ -351,13 +271,6 @@ def _overlap(value: dict[str, Any]) -> dict[str, Any]:
     if type(table["largest_overlap"]) in (int, float) and not table["largest_overlap"]:
         del table["largest_overlap"]
     return {**value, "merge": table}
-
-
-def _as_tuples(value: Any) -> Any:
-    """TOML's lists as the tuples that a plan has."""
-    if isinstance(value, dict):
-        return {key: _as_tuples(each) for key, each in value.items()}
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def load(path: Path) -> PlanFile:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tapestry.storage.blobs import BlobStore
     from tapestry.training.export import Lineage
 
-app = typer.Typer(help="Runs: plan, start, look, revise, export, recompute.", no_args_is_help=True)
+app = typer.Typer(help="Runs: estimate, plan, start, look, revise, export, recompute.", no_args_is_help=True)
 
 PlanPath = Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The plan file; see examples/plan.toml.")]
 CoreOption = Annotated[Path, typer.Option("--core", metavar="HOME", help="Folder of the core.")]
@@ -118,6 +118,44 @@ def repeating(read: PlanFile, core: Path) -> Plan:
             parameters=before.parameters,
             origin=Origin(run=of.run, round=of.round, merges=state.merges, plan=begun.plan),
         )
+
+
+@app.command()
+def estimate(
+    file: PlanPath,
+    members: Annotated[
+        Path, typer.Option("--members", metavar="MEMBERS.toml", help="Hardware, links, prices, commitments.")
+    ],
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--calibrate", metavar="NODE", help="Folder of a node whose rounds to learn from; again for more."
+        ),
+    ] = None,
+    formulas: Annotated[
+        bool, typer.Option("--formulas/--no-formulas", help="Formulas and constants with their sources.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """What a plan would take before anything is started: time, bytes, disk, money, loss, and what is missing.
+
+    Every figure is a range. Reads two files and nothing else, needs no core.
+
+    Examples: tapestry run estimate examples/plan-70b.toml --members examples/members-70b.toml
+
+    tapestry run estimate plan.toml --members members.toml --calibrate ./node --json
+    """
+    from tapestry.cli import estimate as planner
+    from tapestry.governance.planner.estimate import estimate as work_out
+    from tapestry.governance.planner.lacking import lacking
+
+    scenario = planner.scenario_of(file, members, calibrate or [])
+    found = work_out(scenario)
+    missing = lacking(found, scenario)
+    if as_json:
+        emit_json(planner.as_json(found, missing, scenario))
+        return
+    planner.show(found, missing, scenario, with_formulas=formulas)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Literal
 
@@ -56,12 +56,17 @@ class Account:
         home: of the node.
         run: its name.
         meter: what is moved and repeated.
+        traffic: sums of all that this agent has said and heard, `Traffic.as_json`.
     """
 
-    def __init__(self, home: Home, run: str, meter: Meter) -> None:
+    def __init__(
+        self, home: Home, run: str, meter: Meter, traffic: Callable[[], Mapping[str, int]] = dict
+    ) -> None:
         self._path = home.times
         self._run = run
         self._meter = meter
+        self._traffic = traffic
+        self._said: Mapping[str, int] = {}
         self._round: int | None = None
         self._began = 0.0
         self._trained: TrainResult | None = None
@@ -72,6 +77,7 @@ class Account:
             return
         self.close()
         self._round, self._began, self._trained = round, time.monotonic(), None
+        self._said = self._traffic()
 
     def trained(self, result: TrainResult) -> None:
         """The trainer's result of this round has passed the gate."""
@@ -100,6 +106,10 @@ class Account:
             line[f"{name}_s"] = moved.get(f"{name}_s", 0.0)
         for name in ("uploaded", "downloaded"):
             line[f"{name}_bytes"] = int(moved.get(f"{name}_bytes", 0))
+        said = self._traffic()
+        for name in ("sent_bytes", "received_bytes", "requests"):  # all of HTTP, shards among it
+            if name in said:
+                line[name] = said[name] - self._said.get(name, 0)
         rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()}
         self._round = None
         with suppress(DiskFull, OSError):  # the round itself is safe elsewhere

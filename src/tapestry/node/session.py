@@ -85,7 +85,7 @@ class Session:
         self._scored_last = False
         """The final base is scored; the score may still have to be published."""
         self._delivery = Delivery(run, tools)
-        self._account = Account(tools.home, run, tools.library.meter)
+        self._account = Account(tools.home, run, tools.library.meter, tools.client.traffic.as_json)
         self._barred = False
         """The operator has withdrawn this node from the run."""
 
