@@ -54,7 +54,7 @@ def give_data(home: Home, text: Path) -> str:
 
 
 class ExitWorld(World):
-    """Calls `then` with the folder of all homes when the run is over, before it is removed."""
+    """Cuts the power of all nodes' machines when the run is over, and calls `then` before the homes go."""
 
     def __init__(self, seed: int, then: Callable[[ExitWorld], None], **given: Any) -> None:
         super().__init__(seed, **given)
@@ -76,4 +76,6 @@ class ExitWorld(World):
     def _installed(self) -> Iterator[None]:
         with super()._installed():
             yield
+        for name in self.homes:  # the power of every machine is cut when nobody looks any more
+            self.machines[name].disk.lose(self.rng)
         self._then(self)

@@ -306,6 +306,9 @@ class Session:
         """Nothing more is to be done in this run. From now on this node may be away: what it ends with, a
         core that is lost can still have back from it."""
         self._tools.replica.keep()
+        head = self._tools.memory[self.run].head
+        if head is not None:
+            self._tools.library.keep(head.state, self._plan(self._tools.replica.view(self.run)))
         self._tools.memory.set(self.run, finished=True)
 
     def publish_scores(self, *, now: bool = False) -> None:

@@ -121,6 +121,17 @@ class Library:
                 lacking.append(blob)
         self.client.download_blobs(lacking, self.store)
 
+    def keep(self, sha: str, plan: Plan) -> None:
+        """Have a state on disk for good, with all that it takes to open it and go on from it: nobody looks
+        after it any more, and what was not synced is lost when the power is cut."""
+        self.mend(sha, plan)
+        state, model = self.message(sha, State), self.message(plan.model, Model)
+        needed = [sha, plan.digest, plan.model, plan.layout, *(file.blob.sha256 for file in model.files)]
+        for artifact in (state.base, state.outer):
+            if artifact is not None and self.store.has(artifact):
+                needed += [blob.sha256 for blob in blobs_of(self.store, artifact)]
+        self.store.sync(each for each in needed if self.store.has(each))
+
     def state(self, sha: str, plan: Plan, *, outer: bool) -> State:
         """Have a state here with its base, and with its momentum where `outer`."""
         state = self.message(sha, State)
