@@ -26,6 +26,7 @@ from tapestry.protocol.plan import Merge, Plan
 from tapestry.protocol.views import Hello
 from tapestry.storage.blobs import BlobStore
 from tapestry.transport.client import CoreClient
+from tapestry.transport.connection import Traffic
 from tests.attacks.catalog import attack, attacks, case
 from tests.attacks.scene import Scene
 from tests.attacks.switches import Switches
@@ -73,7 +74,10 @@ def test_another_plan(stub: StubCore, client: CoreClient, tmp_path: Path, switch
 def test_a_plan_of_another_run(scene: Scene, switches: Switches) -> None:
     from tapestry.node.session import Session
 
-    session = Session("another", SimpleNamespace(home=scene.home, library=scene.library))  # type: ignore[arg-type]
+    client = SimpleNamespace(traffic=Traffic())
+    replica = SimpleNamespace(check_origin=lambda plan: None)
+    tools: Any = SimpleNamespace(home=scene.home, library=scene.library, client=client, replica=replica)
+    session = Session("another", tools)
     view = scene.view(scene.plan.initial_state)
     scene.library.store.put(scene.plan.to_bytes())
     with pytest.raises(FormatError, match="gives the plan of run run"):

@@ -37,7 +37,7 @@ def test_a_slow_node(core: CoreUnderTest, tmp_path: Path, staleness: int) -> Non
         total=ROUNDS,
         min_nodes=2,
         quorum=1,
-        deadline_s=2.0,
+        deadline_s=5.0,
         staleness=staleness,
     )
     operator.plan(core.root, plan, tmp_path / "seed")

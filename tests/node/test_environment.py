@@ -81,7 +81,7 @@ def test_who_has_no_accelerator_names_none() -> None:
 
 
 def test_an_unknown_key_is_refused_and_not_repeated() -> None:
-    with pytest.raises(ArtifactError, match="none of cpu, isolation") as caught:
+    with pytest.raises(ArtifactError, match="none of cpu, inner, isolation") as caught:
         Forms.here().check({**HERE, "the-text": "1"})
     assert "the-text" not in caught.value.message
 

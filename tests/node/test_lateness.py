@@ -18,6 +18,7 @@ from tapestry.protocol.artifact import Artifact, State
 from tapestry.protocol.plan import Plan, Rounds
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.spool import TrainJob
+from tapestry.transport.connection import Traffic
 from tests.core.support import artifact, make_plan, shards
 
 RUN, NODE = "run", "n"
@@ -86,6 +87,7 @@ class Scene:
             member="m",
             library=SimpleNamespace(meter=Meter(), message=lambda sha, kind: self.state),
             memory={RUN: SimpleNamespace(head=head, contribution=None)},
+            client=SimpleNamespace(traffic=Traffic()),
             submitter=SimpleNamespace(receipted_at=lambda run: self.receipted),
         )
         self.session = Session(RUN, tools)

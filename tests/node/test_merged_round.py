@@ -11,6 +11,7 @@ import pytest
 from tapestry.node.account import Meter
 from tapestry.node.home import Home
 from tapestry.node.session import Session
+from tapestry.transport.connection import Traffic
 
 
 def session(home: Home, merged: set[int]) -> Session:
@@ -19,7 +20,8 @@ def session(home: Home, merged: set[int]) -> Session:
         holds=lambda run, number, node, before: (run, node) == ("r", "n") and number in merged
     )
     library = SimpleNamespace(meter=Meter())
-    tools: Any = SimpleNamespace(home=home, node="n", synchronizer=asked, library=library)
+    client = SimpleNamespace(traffic=Traffic())
+    tools: Any = SimpleNamespace(home=home, node="n", synchronizer=asked, library=library, client=client)
     return Session("r", tools)
 
 
