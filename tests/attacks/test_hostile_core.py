@@ -325,7 +325,7 @@ def test_another_head(scene: Scene, switches: Switches) -> None:
         "a state names its run",
         {"run": "other"},
         ArtifactError,
-        ("tapestry.node.sync.Library.state", "(state.run, state.model) != (plan.run, plan.model)"),
+        ("tapestry.node.sync.Library.state", "(state.run, state.model) != (plan.begins(sha), plan.model)"),
     ),
     case(
         "state-of-another-model",
@@ -333,7 +333,7 @@ def test_another_head(scene: Scene, switches: Switches) -> None:
         "a state names its model",
         {"model": "0" * 64},
         ArtifactError,
-        ("tapestry.node.sync.Library.state", "(state.run, state.model) != (plan.run, plan.model)"),
+        ("tapestry.node.sync.Library.state", "(state.run, state.model) != (plan.begins(sha), plan.model)"),
     ),
     case(
         "older-state-as-the-head",

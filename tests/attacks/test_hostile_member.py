@@ -221,7 +221,7 @@ def test_another_kind(game: Game, switches: Switches) -> None:
     game.goes_on()
     said = game.signed(game.eve.send_delta(EVE)).unverified(Contribution)
     with (
-        switches.check_off("tapestry.identity.envelope.Envelope.open_as", "self.payloadType != expected"),
+        switches.check_off("tapestry.identity.envelope.Envelope._verify", "self.payloadType != expected"),
         switches.off("tapestry.protocol.messages.Contribution.from_bytes", lambda _: said),
     ):
         assert game.eve.contribute(envelope, game.run).status_code == 200

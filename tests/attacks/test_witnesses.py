@@ -168,7 +168,7 @@ def test_replayed(tmp_path: Path, switches: Switches) -> None:
         ATTESTED,
         (
             "tapestry.rounds.machine._attest",
-            "not given.merges or (given.merges, given.state, given.round) != (\n"
+            "not begun or (given.merges, given.state, given.round) != (\n"
             "        state.merges,\n        state.head,\n        state.head_round,\n    )",
         ),
     ):
