@@ -194,7 +194,7 @@ class Run:
         of, self.start, self.due = plan.get("origin", NOWHERE), plan["initial_state"], None
         self.plan, self.newest, self.status, self.last, self.at = plan, plan, "planned", of["round"], ""
         self.head, self.committed = {k: of[k] for k in ("merges", "round")} | {"state": self.start}, Json()
-        self.repeats = ("round-opened", of["run"], of["round"] + 1, self.start, of["plan"])
+        self.repeats = str([of["run"], of["round"] + 1, self.start, of["plan"], of["merges"]])
         self.enrolled, self.attested = dict[str, str](), dict[str, str]()
         self.barred, self.rounds = set[str](), list[Json]()
 
@@ -209,15 +209,15 @@ class Run:
         at, rules, merges = self.open, self.newest["rounds"], self.head["merges"]
         if at is not None:
             return self.ends(at, now) if at["phase"] != "merging" else None
-        witnessed = len({*self.attested.values()}) >= self.plan["witness"]["quorum"]
-        if self.status != "running" or not (witnessed or self.head["state"] == self.start):
-            return None
-        if merges >= rules["total"]:
-            return "run-finished", {"state": self.head["state"]}
+        of, quorum = self.plan.get("origin", NOWHERE), self.plan["witness"]["quorum"]
+        witnessed = merges == of["merges"] or len({*self.attested.values()}) >= quorum
+        if self.status != "running" or not witnessed or merges >= rules["total"]:
+            ends = self.status == "running" and witnessed
+            return ("run-finished", {"state": self.head["state"]}) if ends else None
         opened = {"plan": sha256(self.newest), "state": self.head["state"], "nodes": sorted(self.enrolled)}
         opened |= {"round": self.last + 1, "fragment": merges % self.newest["streaming"]["fragments"]}
         opened |= {"opened_ms": now, "deadline_ms": now + round(rules["deadline_s"] * 1000)}
-        enough = rules["quorum" if self.last > self.plan.get("origin", NOWHERE)["round"] else "min_nodes"]
+        enough = rules["quorum" if self.last > of["round"] else "min_nodes"]
         return ("round-opened", opened) if len(self.enrolled) >= enough else None
 
     def ends(self, at: Json, now: int) -> tuple[str, Json] | None:
@@ -353,7 +353,7 @@ class Ledger:
         self.consortium, self.spoke, self.heads = "", [(0, "")], set[str]()
         self.here, self.used = {"size": 0, "root": sha256()}, set[str]()
         self.roots, self.keys, self.runs = dict[str, str](), dict[str, Json](), dict[str, Run]()
-        self.blobs, self.peaks, self.began = dict[str, bytes](), list[tuple[int, str]](), set[Any]()
+        self.blobs, self.peaks, self.was = dict[str, bytes](), list[tuple[int, str]](), set[Any]()
 
     def head(self, size: int, root: str) -> str:
         return f"tapestry/{self.consortium}\n{size}\n{base64.b64encode(bytes.fromhex(root)).decode()}\n"
@@ -383,7 +383,6 @@ class Ledger:
             node = sha256(b"\1", peak, node)
         self.here = {"size": size + 1, "root": node}
         self.heads.add(self.head(**self.here))
-        self.began |= {(kind, scope, body.get("round"), body.get("state"), str(body.get("plan")))}
         if kind == "round-committed":
             self.runs[scope].committed = self.here
 
@@ -432,7 +431,7 @@ class Ledger:
         if run is None and kind == "run-planned" and body["plan"]["run"] == entry["scope"]:
             check_plan(body["plan"])
             run = self.runs[entry["scope"]] = Run(body["plan"])
-            need(not run.repeats[1] or run.repeats in self.began, "a run repeats what is not there")
+            need("origin" not in body["plan"] or run.repeats in self.was, "a run repeats what is not there")
             return
         need(run is not None, "a run was not planned, or by another name")
         if run.due is None:
@@ -447,6 +446,7 @@ class Ledger:
         same = canonical(list(run.due)) == canonical([kind, body]) and entry["at"] == run.at
         need(same, f"by the rules comes {run.due[0]}, there is another {kind}")
         run.apply(kind, body)
+        self.was |= {str([entry["scope"], *map(body.get, ("round", "state", "plan")), run.head["merges"]])}
         run.due = run.follows(now)
 
     def envelope(self, run: Run, entry: Json, now: int) -> tuple[str, Json]:

@@ -20,10 +20,12 @@ from securesystemslib.signer import SSlibKey
 from tapestry.bundle import check, statement, summary
 from tapestry.bundle import page as page_module
 from tapestry.bundle.statement import Statement
+from tapestry.catalog.withdrawal import Withdrawn
 from tapestry.errors import BundleError, FormatError
 from tapestry.node import evidence as telling
 from tapestry.protocol import canonical
 from tapestry.training.shelf import Shelf
+from tapestry.training.withdrawals import Withdrawals
 from tests.bundle.support import NODE, refused, sign_anew
 from tests.sim.setting import key_of
 
@@ -212,6 +214,19 @@ def test_a_changed_page_is_refused(folder: Path) -> None:
     page.write_text(page.read_text().replace("permitted", "permitteD"))
     with pytest.raises(BundleError, match=r"index\.html was changed"):
         check.check(folder)
+
+
+def test_withdrawn_text_would_be_refused_now(made: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(made.with_name("home"), tmp_path / "home"))
+    toml = home / "node.toml"
+    toml.write_text(toml.read_text().replace('# residency = "CH"', 'residency = "CH"'))
+    Withdrawals(home).put(Withdrawn(dataset="text", at="2026-11-22T06:00:00.000Z"))
+    found = telling.evidence(home, tmp_path / "out")
+    assert "2 contributions whose data the rules would refuse now" in dict(found.rows)["statements"]
+    said = [each["predicate"] for each in payloads(tmp_path / "out").values()]
+    assert {tuple(each["datasets"][0]["decision"]["rules"]) for each in said if "steps" in each} == {
+        ("withdrawn",)
+    }
 
 
 def test_what_is_lost_is_said(made: Path, tmp_path: Path) -> None:

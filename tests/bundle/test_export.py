@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from tapestry.bundle import base, check
-from tapestry.errors import InputError
+from tapestry.errors import Conflict, InputError
 from tapestry.identity.keys import KeyPair
+from tapestry.node import evidence as telling
 from tapestry.node import exit as exits
+from tapestry.node import leave as leaving
+from tapestry.node.home import Home
 from tapestry.node.memory import AgentMemory
 from tapestry.protocol.artifact import Artifact, State
 from tests.bundle.support import refused, said, sign_anew
@@ -122,3 +125,33 @@ def test_what_a_kill_left_is_in_nobodys_way(made: Path, tmp_path: Path) -> None:
     assert not left.exists()
     with pytest.raises(Exception, match="not empty"):
         exits.export(made.with_name("home"), tmp_path / "out")
+
+
+def test_what_is_no_whole_bundle_is_not_left_with(made: Path, tmp_path: Path) -> None:
+    """Keys end after it: so it must be what leaving would write, not just something that holds."""
+    home, own = made.with_name("home"), tmp_path / "own"
+    own.mkdir()
+    (own / "model.gguf").write_bytes(b"weights")
+
+    def taken(out: Path, wanted: exits.Wanted) -> check.Checked:
+        return leaving._bundle(Home(home), out, wanted, lambda *_: None, lambda _: None)
+
+    telling.evidence(home, tmp_path / "evidence")
+    exits.export(home, tmp_path / "one", exits.Wanted(run="toy"))
+    for out in (tmp_path / "evidence", tmp_path / "one"):
+        check.check(out)
+        with pytest.raises(Conflict, match="newest"):
+            taken(out, exits.Wanted())
+    with pytest.raises(Conflict, match="newest"):
+        taken(made, exits.Wanted(derivatives=[own]))
+    assert taken(made, exits.Wanted()).own
+
+
+def test_a_bundle_of_other_runs_is_no_key_error(made: Path, tmp_path: Path) -> None:
+    """One of another consortium, whose runs this node has never heard of."""
+    home = Path(shutil.copytree(made.with_name("home"), tmp_path / "home"))
+    path = home / "state" / "agent.json"
+    memory = AgentMemory.from_bytes(path.read_bytes())
+    path.write_bytes(memory.model_copy(update={"runs": {}}).to_bytes())
+    with pytest.raises(Conflict, match="newest"):
+        leaving._bundle(Home(home), made, exits.Wanted(), lambda *_: None, lambda _: None)

@@ -12,6 +12,7 @@ import pytest
 
 from tapestry.audit import file
 from tapestry.audit.verify import Verifier
+from tapestry.bundle.record import Record
 from tapestry.core import operator
 from tapestry.core.proofs import Proofs
 from tapestry.core.service import Core
@@ -77,6 +78,9 @@ def test_a_run_begins_in_the_middle_of_another(core: CoreUnderTest, plan: Plan, 
         round_(plan, number, members, (number, number + 0.5))
     again = repeating(plan, core)
     operator.plan(core.root, again)
+    of_it = Record("ada-1").read(ledger(core)).runs[AGAIN]  # as a bundle has it whose node has no more of it
+    assert (of_it.newest, of_it.plan_of(of_it.newest)) == (again.initial_state, again.digest)
+    assert (of_it.heads[of_it.newest].merges, of_it.heads[of_it.newest].round) == (1, 1)
     operator.start(core.root, AGAIN)
     for member in members:
         assert member.enrol(again).status_code == 200
@@ -107,7 +111,7 @@ def _both_refuse_what_was_not_there(lines: list[file.Line]) -> None:
         if kind == "entry" and (e.scope, e.type) == (AGAIN, "run-planned")
     )
     entry: Entry = lines[place][1]
-    for field, value in (("round", 2), ("run", "nowhere"), ("plan", "0" * 64)):
+    for field, value in (("round", 2), ("run", "nowhere"), ("plan", "0" * 64), ("merges", 0)):
         plan = {**entry.body["plan"], "origin": {**entry.body["plan"]["origin"], field: value}}
         wrong = [*lines[:place], ("entry", entry.model_copy(update={"body": {"plan": plan}}))]
         verifier = Verifier()

@@ -56,6 +56,22 @@ def test_the_initial_state_needs_no_witness() -> None:
         run.give(attestation(run, "a"))
 
 
+def test_a_merge_that_leads_back_to_the_initial_state_needs_witnesses() -> None:
+    """As a core would say that would undo a run without asking anybody."""
+    run = Run(planned(2))
+    run.begin("a", "b")
+    for node in ("a", "b"):
+        run.give(contribution(run.state, node))
+    run.screen_all()
+    (at,) = m.work(run.state).merge
+    run.give(m.MergeDone(round=1, fragment=at.fragment, state=run.state.head, base="0" * 64, outer=None))
+    assert (run.state.merges, run.state.head) == (1, run.state.plan.initial_state)
+    assert not run.state.witnessed and run.state.current is None
+    run.give(attestation(run, "a"))
+    run.give(attestation(run, "b"))
+    assert run.state.witnessed and run.state.current is not None
+
+
 def test_a_round_opens_with_the_quorum_and_not_before() -> None:
     run = merged(planned(2), "a", "b")
     assert run.state.merges == 1 and run.state.current is None

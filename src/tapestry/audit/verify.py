@@ -82,8 +82,9 @@ class Verifier:
         """By run: position of its newest entry."""
         self._committed: dict[str, int] = {}
         """By run: position of the entry that commits its newest merge."""
-        self._opened: set[tuple[str, int, str, str]] | None = set()
-        """Run, round, state and plan of every round; None where the first entries were taken another time."""
+        self._opened: set[tuple[str, int, str, str, int]] | None = set()
+        """Run, round, state, plan and merges of every round; None where the first entries were taken another
+        time."""
         self.roots = bytearray()
         """Roots of the trees of 1, 2, ... entries."""
         self._signer = ""
@@ -263,7 +264,8 @@ class Verifier:
         if not _says(entry, expected) or entry.at != self._due_at[entry.scope]:
             raise IntegrityError(f"by the rules comes {expected.type}, the ledger has another {entry.type}")
         if isinstance(expected, ev.RoundOpened) and self._opened is not None:
-            self._opened.add((entry.scope, expected.round, expected.state, expected.plan))
+            merges = self._states[entry.scope].merges
+            self._opened.add((entry.scope, expected.round, expected.state, expected.plan, merges))
         if isinstance(expected, ev.RoundCommitted):
             self._committed[entry.scope] = entry.sequence
             self.found.merges += 1
@@ -275,7 +277,8 @@ class Verifier:
         origin = plan.origin
         if origin is None or self._opened is None:
             return
-        if (origin.run, origin.round + 1, plan.initial_state, origin.plan) not in self._opened:
+        repeated = origin.run, origin.round + 1, plan.initial_state, origin.plan, origin.merges
+        if repeated not in self._opened:
             raise IntegrityError(
                 f"run {plan.run} repeats run {origin.run} from a round {origin.round + 1} that is not there"
             )

@@ -68,7 +68,7 @@ def check_base(folder: Folder, record: Record, taken: Taken) -> Base:
         raise BundleError(f"plan {taken.plan[:12]} is not the one in force for that base of run {name}")
     plan = message(folder, taken.plan, Plan)
     state = message(folder, taken.state, State)
-    if (state.run, state.merges, state.model) != (name, taken.merges, plan.model):
+    if (state.run, state.merges, state.model) != (plan.begins(taken.state), taken.merges, plan.model):
         raise BundleError(f"{blob_path(taken.state)} is no state of run {name} after {taken.merges} merges")
     if head.base not in (None, state.base):
         raise BundleError(f"the ledger names another base for state {taken.state[:12]} of run {name}")

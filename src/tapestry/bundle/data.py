@@ -45,6 +45,18 @@ class ManifestFile(Part):
     split: Literal["train", "valid"]
 
 
+class WithheldDocuments(Part):
+    train: Count
+    valid: Count
+
+
+class WithheldBy(Part):
+    """What a node's protected.toml, by its hash, kept out."""
+
+    sha256: Sha256
+    withheld: WithheldDocuments
+
+
 class DataManifest(Message):
     """What a contribution was trained on; see docs/formats/cards.md."""
 
@@ -54,6 +66,7 @@ class DataManifest(Message):
 
     cards: Annotated[tuple[ManifestCard, ...], Field(min_length=1, max_length=1000)]
     files: Annotated[tuple[ManifestFile, ...], Field(max_length=MAX_FILES)]
+    protected: WithheldBy | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 def manifest_path(sha: str) -> str:

@@ -175,7 +175,8 @@ class Record:
             case ev.RunPlanned():
                 run.plans[event.plan.digest] = event.plan
                 run.newest = event.plan.initial_state
-                run.heads[run.newest] = Head(0, 0, None, entry.sequence)
+                before = event.plan.merges_before, event.plan.rounds_before
+                run.heads[run.newest] = Head(*before, None, entry.sequence)
             case ev.PlanRevised():
                 run.plans[event.plan.digest] = event.plan
             case ev.RoundOpened():

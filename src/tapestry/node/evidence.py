@@ -28,6 +28,7 @@ from tapestry.node.settings import NodeSettings
 from tapestry.protocol.canonical import sha256
 from tapestry.training import rights
 from tapestry.training.shelf import Shelf
+from tapestry.training.withdrawals import Withdrawals
 
 
 def evidence(
@@ -114,6 +115,7 @@ class _Teller:
         self._given = given
         self._policy: Policy = rights.rules(home.root)
         self._added = rights.owners_rules(home.root)
+        self._withdrawals = Withdrawals(home.root)
         self._shelf = {each.digest: each for each in Shelf.of_node(home.root).all()}
         self.cards: dict[str, Card] = {}
         """By digest: those of datasets that were used."""
@@ -161,6 +163,7 @@ class _Teller:
             member=self._given.node.member,
             residency=self._given.training.residency,
             today=day,
+            withdrawn=self._withdrawals.covers(held.card),
         )
         decided = Decided(
             permitted=decision.permitted,

@@ -132,12 +132,15 @@ def _bundle(home: Home, out: Path, wanted: Wanted, progress: Progress, told: Tol
     """The one that an earlier call has made, if nothing is newer; else a new one."""
     if not out.exists() or not any(out.iterdir()):
         return exits.export(home.root, out, wanted, progress=progress, told=told)
-    found = check(out, progress=progress, told=told)
-    standing = Standing.of(home)
-    record, name = standing.record, standing.given.node.name
-    same = (found.said.consortium, found.said.node) == (standing.joined.consortium, name)
-    newest = all(record.runs[each.taken.run].newest == each.taken.state for each in found.bases)
-    if not same or not newest or found.own.keys() != record.of(wanted.run).keys():
+    found, standing = check(out, progress=progress, told=told), Standing.of(home)
+    said, own = found.said, standing.record.of(wanted.run)
+    derivatives = tuple(sorted(folder.resolve().name for folder in wanted.derivatives))
+    whose = (standing.joined.consortium, standing.given.node.name)
+    if (
+        (said.kind, said.consortium, said.node, said.only) != ("exit", *whose, wanted.run)
+        or (said.runs, said.derivatives) != (standing.runs(wanted.run), derivatives)
+        or found.own.keys() != own.keys()
+    ):
         raise Conflict(
             f"{out} holds a bundle that is not this node's newest",
             hint="name another folder, or move it away",

@@ -274,8 +274,7 @@ def _merge_failed(state: RunState, given: MergeFailed) -> tuple[ev.Event, ...]:
 
 def _attest(state: RunState, given: Attest) -> tuple[ev.Event, ...]:
     what = f"attestation of {given.node} for merge {given.merges} of run {state.run}"
-    begun = state.head != state.plan.initial_state
-    if not begun or (given.merges, given.state, given.round) != (
+    if not state.merged or (given.merges, given.state, given.round) != (
         state.merges,
         state.head,
         state.head_round,

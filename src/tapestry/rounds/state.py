@@ -108,10 +108,15 @@ class RunState(Message):
         return frozenset(filter(self.plan.witness.counts, self.attested.values()))
 
     @property
+    def merged(self) -> bool:
+        """Whether there was a merge in this run."""
+        return self.merges > self.plan.merges_before
+
+    @property
     def witnessed(self) -> bool:
         """Whether anybody may train from the head. The initial state needs no witness: the plan names it, and
-        with its plan every node has signed for it."""
-        return self.head == self.plan.initial_state or len(self.witnesses) >= self.plan.witness.quorum
+        with its plan every node has signed for it. What a merge made needs some, whatever state that is."""
+        return not self.merged or len(self.witnesses) >= self.plan.witness.quorum
 
     def submission(self, node: str, trained: Round) -> Submission | None:
         """What a node sent for a round, whichever round it has entered; the newest if one was refused."""

@@ -80,6 +80,8 @@ class InnerState(Message):
     """Of the round's base; only inside a round."""
     began: Began | None = Field(default=None, exclude_if=lambda value: value is None)
     """Of the first round of a run that repeats another; see `inner.Round`."""
+    text: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Stands for the data manifests of which there is something in it; only inside a round."""
     files: tuple[InnerFile, ...] = ()
 
 

@@ -24,7 +24,10 @@ RESULT = "result.json"
 DELTA = "delta.json"
 INNER = "inner"
 """Folder with the inner state that a round ended with."""
+MANIFESTS = "manifests.json"
+"""In that folder: hashes of the data manifests of rounds that it goes on from."""
 MAX_RESULT_BYTES = 1 << 16
+MAX_MANIFESTS_BYTES = 1 << 20
 PROGRESS_S = 0.25
 ANOTHER_S = 1.0
 
@@ -111,6 +114,23 @@ class TrainerHome:
         except (OSError, TapestryError):
             return ""
 
+    def holds_of(self, run: str, round: int) -> frozenset[str]:
+        """Hashes of the data manifests of which a finished round has something: its own, and those of rounds
+        whose moments, parameters or residual it went on from. "" is among them where that is not known."""
+        path = self.result(run, round) / INNER / MANIFESTS
+        try:
+            earlier = json.loads(files.read_limited(path, MAX_MANIFESTS_BYTES))
+            return frozenset((self.trained_on(run, round), *map(str, earlier)))
+        except FileNotFoundError:  # it began anew
+            return frozenset((self.trained_on(run, round),))
+        except (OSError, TapestryError, ValueError, TypeError):
+            return frozenset(("",))
+
+    def earlier(self, job: TrainJob) -> list[str]:
+        """The same of all that a job may go on from, in ascending order."""
+        every = [self.holds_of(*_named(folder)) for _, folder in self.before(job)]
+        return sorted(frozenset().union(*every))
+
     def before(self, job: TrainJob) -> list[tuple[int, Path]]:
         """Finished rounds that a job may go on from, newest first: of its run; where there is none yet, of
         the run that it repeats, as far as that stays. Rounds with text that was withdrawn are not among them:
@@ -123,7 +143,7 @@ class TrainerHome:
         return [
             (number, self.result(run, number))
             for number in self.rounds(run)
-            if number <= last and not withdrawals.covers_manifest(self.trained_on(run, number))
+            if number <= last and not any(map(withdrawals.covers_manifest, self.holds_of(run, number)))
         ]
 
     def is_done(self, job: TrainJob) -> bool:
@@ -160,6 +180,12 @@ class TrainerHome:
             text = folder.name.removeprefix(f"{job.run}.").removesuffix(".partial")
             if text.isdigit() and int(text) != job.round:
                 self.set_aside(folder)
+
+
+def _named(folder: Path) -> tuple[str, int]:
+    """Run and round of a finished folder."""
+    run, _, number = folder.name.rpartition(".")
+    return run, int(number)
 
 
 class Status:

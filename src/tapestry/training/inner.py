@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tapestry.errors import ArtifactError, Diverged, TapestryError
 from tapestry.host import failpoints, files
+from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact
 from tapestry.protocol.plan import Plan
 from tapestry.training import checkpoint
@@ -51,6 +52,8 @@ class Round:
     train_s: float = 0.0
     evaluate_s: float = 0.0
     waited_s: float = 0.0
+    manifests: tuple[str, ...] = ()
+    """Hashes of the data manifests of which it has something: the node's, then those that it goes on from."""
     began: Began | None = None
     """In the first round of a run that repeats another: whether it goes on from the inner state that was kept
     of that one, or from none."""
@@ -69,6 +72,11 @@ class Round:
     @property
     def plan(self) -> Plan:
         return self.job.plan
+
+    @property
+    def text(self) -> str:
+        """Stands for all text of which there is something in it."""
+        return canonical.sha256(canonical.encode(list(self.manifests)))
 
     def header(self, *, parameters: bool) -> InnerState:
         """`parameters`: whether they are saved too."""
@@ -99,12 +107,21 @@ class InnerLoop:
         self.settings = settings
         self.island = island
 
-    def begin(self, job: TrainJob, loaded: Loaded, task: Task, source: BlobSource, base: Artifact) -> Round:
+    def begin(
+        self,
+        job: TrainJob,
+        loaded: Loaded,
+        task: Task,
+        source: BlobSource,
+        base: Artifact,
+        *,
+        manifests: tuple[str, ...] = (),
+    ) -> Round:
         """The round as the last durable state has it; the model's parameters are those of its place."""
         optimizer = InnerOptimizer(loaded.parameters, job.plan.inner, job.plan.codec.is_embedding)
         inner = job.plan.inner
         before = inner.steps_before(job.round - 1) * inner.accumulation * inner.batch_sequences
-        current = Round(job, optimizer, task, base, position=before)
+        current = Round(job, optimizer, task, base, position=before, manifests=manifests)
         current.begins(job, base)
         loaded.take(source, base)
         if job.train and not self._resume(current, loaded):
@@ -121,6 +138,7 @@ class InnerLoop:
             position=finished.position,
             origin=finished.plan.inner.steps_before(finished.job.merges + 1),
             stride=finished.stride,
+            manifests=finished.manifests,
         )
 
     def step_ahead(
@@ -195,7 +213,7 @@ class InnerLoop:
             shutil.rmtree(unfinished, ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
         tensors = current.moments() | named_parameters(loaded)
-        inside = {"losses": tuple(current.losses), "score": current.score}
+        inside = {"losses": tuple(current.losses), "score": current.score, "text": current.text}
         try:
             checkpoint.save(
                 unfinished, current.header(parameters=True).model_copy(update=inside), tensors, self.island
@@ -238,6 +256,9 @@ class InnerLoop:
                 job.round,
                 job.state,
             ):
+                continue
+            if header.text != current.text:
+                log("checkpoint passed over", reason=f"{folder} is of other text")
                 continue
             if job.evaluate and header.score is None:
                 continue

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from tapestry.errors import ArtifactError, Diverged
 from tapestry.host import failpoints, files
+from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact, Blob
 from tapestry.protocol.canonical import sha256
 from tapestry.protocol.layout import Fragment, Layout
 from tapestry.protocol.messages import Environment
 from tapestry.training import checkpoint
 from tapestry.training.blobs import BlobSource
-from tapestry.training.home import DELTA, INNER, RESULT, TrainerHome
+from tapestry.training.home import DELTA, INNER, MANIFESTS, RESULT, TrainerHome
 from tapestry.training.inner import Round, named_parameters
 from tapestry.training.island import Island
 from tapestry.training.loaded import Loaded
@@ -54,6 +55,8 @@ def publish(
             if own:
                 kept |= named_parameters(loaded)
             checkpoint.save(unfinished / INNER, current.header(parameters=own), kept, island)
+            if island.lead and (earlier := sorted({*current.manifests[1:], *home.earlier(job)})):
+                files.write_new(unfinished / INNER / MANIFESTS, canonical.encode(earlier))
             began = time.monotonic()
             delta = _write_delta(home, source, current, loaded, island)
         if island.lead:

@@ -111,11 +111,14 @@ class Trainer:
         corpus = self._corpus(loaded, admitted)
         if admitted is not None and _key(admitted) not in self._manifests:
             admitted.require(corpus)
+        manifest = self._manifest(admitted, corpus, loaded) if admitted is not None else ""
         task = make_task(job.plan, corpus, self.settings.node)
         base = loaded.base(self.blobs, job.base)
+        manifests = self._manifests_of(job, manifest)
         current = self._joined(job, loaded, base)
         if current is None:
-            current = self.inner.begin(job, loaded, task, self.blobs, base)
+            current = self.inner.begin(job, loaded, task, self.blobs, base, manifests=manifests)
+        current.manifests = manifests
         current.waited_s, self._waited_s = self._waited_s, 0.0
         if job.evaluate and current.score is None:
             self._score(current, loaded)
@@ -123,7 +126,6 @@ class Trainer:
             self._ended = time.monotonic()
             return False
         self.status.update(phase="publishing")
-        manifest = self._manifest(admitted, corpus, loaded) if admitted is not None else ""
         self._stop_withdrawn(job)  # after the manifest was written: whoever withdraws looks for it after that
         stated = self._environment | ({"inner": current.began} if current.began is not None else {})
 
@@ -158,6 +160,12 @@ class Trainer:
                 self._train_ahead(current, loaded, before_update=pool.submit(finish).result)
         self._ended = time.monotonic()
         return True
+
+    def _manifests_of(self, job: TrainJob, manifest: str) -> tuple[str, ...]:
+        """As a round has them, the same at every rank."""
+        ahead = self._ahead[1].manifests if self._ahead is not None else ()
+        every = [manifest, *sorted({*self.home.earlier(job), *ahead})] if self.island.lead else []
+        return tuple(self.island.share(" ".join(every).encode()).decode().split(" "))
 
     def _joined(self, job: TrainJob, loaded: Loaded, base: Artifact) -> Round | None:
         """The round as far as it was trained ahead of its job; None where that was for another."""
