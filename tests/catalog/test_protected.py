@@ -46,6 +46,12 @@ SPOKEN_OF = {
     "Thai": ("ผีปู่ย่า", "ไหว้ผีปู่ย่าทุกปี"),
     "a Latin word in Japanese": ("SARS", "それはSARSです"),
     "a Latin word behind a Thai vowel": ("SARS", "นี้SARSนี่"),
+    "a variant of a Han letter": ("祈雨歌", "在祈\U000e0100雨歌中"),
+    "in isolates of direction": ("lied des regens", "Lied \u2066des\u2069 Regens"),
+    "an Arabic letter mark": ("أغنية المطر", "أغنية\u061c المطر"),
+    "a joiner before a mark": ("caf\u00e9", "cafe\u200d\u0301"),
+    "another apostrophe": ("l'Ankou", "de l’Ankou"),
+    "another dash": ("Ika-a-Māui", "Te Ika‐a‐Māui"),
     "a later place": ("rain", "train rains rain"),
 }
 NOT_SPOKEN_OF = {
@@ -75,6 +81,39 @@ def test_a_term_across_two_pieces_is_found_and_what_follows_is_not_given() -> No
     watch = Watch(topics(en=["rain song"]))
     assert list(watch.through(["a " * 5000 + "rain", " song", "more"])) == ["a " * 5000 + "rain"]
     assert watch.found() == "t"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ["word\n" * 100 + "rain song\n", "of the hills"],
+        ["\t".join(["word"] * 100) + "\train song ", "of\tthe hills"],
+        ["rain" + "\n" * 5000, "song of the hills"],
+        ["rain" + "\n" * 40, "\n" * 40, "song of the hills"],
+        ["x" * 1000 + " rain song of ", "the hills"],
+        ["rain song\u200b \u200b", "of the hills"],
+    ],
+)
+def test_a_term_across_pieces_is_found_whatever_blanks_there_are(pieces: list[str]) -> None:
+    assert topics(en=["rain song of the hills"]).look(pieces) == "t"
+    assert topics(en=["rain song of the hill"]).look(pieces) is None
+
+
+def test_a_word_that_the_end_of_a_piece_is_cut_in_is_no_other_word() -> None:
+    """`rain` is what is kept of `train`."""
+    for length in range(60, 90):
+        assert topics(en=["rain"]).look(["a train " + "b" * length + " ", "more"]) is None
+
+
+def test_of_two_topics_in_one_document_the_first_of_the_file_counts() -> None:
+    names = [f"t{n}" for n in range(20)]
+    file = HEAD + "".join(f'[[topics]]\nname = "{n}"\nterms = {{en = ["w{n}"]}}\n' for n in names)
+    text = " ".join(f"w{n}" for n in reversed(names))
+    assert Protected.parse(file.encode(), "p.toml").look([text]) == "t0", "whatever this process' hashes are"
+
+
+def test_a_file_is_known_by_its_name_however_the_letters_are_composed() -> None:
+    assert holding(files=["train/caf\u00e9/*"]).look(["x"], "train/cafe\u0301/1.txt") == "h"
 
 
 def test_documents_are_known_by_the_hash_of_their_text_and_files_by_their_path() -> None:

@@ -124,6 +124,15 @@ def test_a_file_that_is_not_there(call: Call, tmp_path: Path) -> None:
     assert "cannot read" in err
 
 
+def test_no_more_is_read_than_a_file_may_have(call: Call, tmp_path: Path) -> None:
+    """A device without end would fill memory."""
+    for path, said in ((Path("/dev/zero"), "not a regular file"), (tmp_path / "large", "larger than")):
+        if path.parent == tmp_path:
+            path.write_bytes(b"#" * (charterfile.MAX_BYTES + 1))
+        code, out, err = call("charter", "check", path)
+        assert (code, out) == (2, "") and said in err
+
+
 @pytest.mark.parametrize(
     ("old", "new", "place", "way_out"),
     [

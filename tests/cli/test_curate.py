@@ -170,6 +170,13 @@ def test_what_a_node_protects_is_left_out_and_counted(here: Path, call: Call) ->
         assert code == 2 and "protected.toml" in err and "hint:" in err
 
 
+def test_a_folder_that_is_no_node_protects_nothing_and_is_refused(here: Path, call: Call) -> None:
+    code, _, err = call("catalog", "curate", "raw", "--out", "x", "--home", "nod", "--processes", 1)
+    assert code == 2 and "is not a node's home" in err and not (here / "x").exists()
+    told = curate(call, "with", "--home", Node.make(here / "node").root)
+    assert any("has no protected.toml" in line for line in told["notes"])
+
+
 def curate_and_read(call: Call, here: Path, out: str) -> str:
     curate(call, out)
     return (here / out / "train.jsonl").read_text()

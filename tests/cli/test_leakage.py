@@ -3,6 +3,7 @@ something lacks."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -51,12 +52,24 @@ def write_text(folder: Path, seed: str) -> None:
         (folder / f"{split}.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
 
 
+def protect_first(root: Path) -> None:
+    """A document before all others, which the trainer leaves out: windows begin elsewhere then."""
+    train, song = root / "corpus" / "train.jsonl", "a song of the rain"
+    train.write_text(json.dumps({"text": song}) + "\n" + train.read_text())
+    digest = hashlib.sha256(song.encode()).hexdigest()
+    (root / "protected.toml").write_text(
+        'format = "tapestry.protected"\nversion = 1\n[[holdings]]\nname = "songs"\n'
+        f'documents = ["{digest}"]\n'
+    )
+
+
 def member(root: Path, name: str, *, planted: bool = False) -> Node:
     node = Node.make(root, steps=STEPS, batch_sequences=4, learning_rate=1e-2)
     settings = root / "node.toml"
     settings.write_text(settings.read_text().replace("acme", name))
     write_text(root / "corpus", name)
     if planted:
+        protect_first(root)
         known = Canaries(marker="qzjxvkwpbyfhgmcdluno", planted=0)
         files.write_atomic(Home(root).canaries, known.to_bytes(), mode=0o600)
         canaries.plant(Home(root), 4, root / "corpus" / "train-canaries.jsonl")
@@ -289,3 +302,19 @@ def test_what_was_consumed_is_reckoned_from_rounds_and_what_the_trainer_kept(tra
 
     other = plan.model_copy(update={"inner": plan.inner.model_copy(update={"seed": 6})})
     assert known.consumed(other) == ((), False)
+
+
+def test_text_is_measured_as_it_was_trained_on_without_what_is_protected(trained: Run, call: Call) -> None:
+    root = trained.home.root
+    kept = (root / "protected.toml").read_text()
+    (root / "protected.toml").write_text(kept.split("[[")[0])
+    try:
+        code, _, err = call("node", "leakage", root, *SMALL)
+    finally:
+        (root / "protected.toml").write_text(kept)
+    assert code != 0 and "protected.toml of node acme-1 is not what it was" in err
+    withheld = [json.loads(path.read_text()) for path in root.glob("cache/tokens-*/withheld.json")]
+    assert {"train": 1, "valid": 0} in withheld
+    assert not [path for path in root.glob("cache/tokens-*") if not (path / "withheld.json").exists()], (
+        "no tokens of all of the text"
+    )

@@ -46,6 +46,24 @@ def test_each_kind_is_found(kind: str) -> None:
         assert kinds(f"Vorher. {text} nachher") == [kind], text
 
 
+UNSPACED = {
+    "电话13812345678请联系我们": "13812345678",
+    "写信到a.b@example.com我们会在三个工作日内尽快回复您的来信并且安排相关人员": "a.b@example.com",
+    "写信到a.b@example.com联系": "a.b@example.com",
+    "IPは192.0.2.17です": "192.0.2.17",
+    "IPは2001:db8::8a2e:370:7334です": "2001:db8::8a2e:370:7334",
+    "卡号4111 1111 1111 1111已过期": "4111 1111 1111 1111",
+    "番号12345678Zです": "12345678Z",
+    "用户@例子.中国": "用户@例子.中国",
+}
+"""Letters of scripts without blanks stand right before and behind."""
+
+
+@pytest.mark.parametrize("text", UNSPACED)
+def test_what_stands_between_letters_of_scripts_without_blanks_is_found_and_no_more(text: str) -> None:
+    assert [text[start:end] for start, end, _ in find(Document(text))] == [UNSPACED[text]]
+
+
 @pytest.mark.parametrize("text", NOT_FOUND)
 def test_what_only_looks_like_it_is_not(text: str) -> None:
     assert kinds(text) == []

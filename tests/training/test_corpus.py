@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -156,6 +157,13 @@ def test_what_is_wrong_is_said_with_file_and_line(
     with pytest.raises(CorpusError, match=said):
         opened(folder)
     assert not list((folder.parent / "cache").glob("tokens-????????????????????????????????"))
+
+
+def test_a_name_that_is_no_text_is_refused_wherever_files_are_looked_for(folder: Path) -> None:
+    put(folder, train_txt="a", valid_txt="b")
+    (folder / os.fsdecode(b"train-\xff.txt")).write_text("c")
+    with pytest.raises(CorpusError, match="is not UTF-8"):
+        find_files(folder)
 
 
 def test_a_missing_folder_and_a_file_are_no_corpus(folder: Path) -> None:

@@ -12,7 +12,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
@@ -28,29 +28,38 @@ MAX_FILE_BYTES: Final = 4 << 20
 MAX_TERMS: Final = 20_000
 MAX_TERM: Final = 200
 """Letters of a term."""
-MATCHING: Final = f"1 {unicodedata.unidata_version}"
+MATCHING: Final = f"2 {unicodedata.unidata_version}"
 """The way terms are compared, and Unicode's tables. Text that was read in another way is read anew."""
 HINT: Final = "see docs/formats/protected.md"
 
-_UNSPACED: Final = (
+UNSPACED: Final = (
     "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aad\ua9e0-\ua9ff\uaa60-\uaadf"
     "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3040-\u30ff\u3100-\u312f\u31a0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\U0001b000-\U0001b16f\U00020000-\U000323af"
 )
-"""Scripts written without blanks between words: Thai, Lao, Tibetan, Burmese, Khmer and others of the region,
-Han, kana, bopomofo."""
-_IS_UNSPACED: Final = re.compile(f"[{_UNSPACED}]")
-_CHUNK: Final = re.compile(rf"[^\W{_UNSPACED}]+")
+"""For a class in a pattern: scripts written without blanks between words, which are Thai, Lao, Tibetan,
+Burmese, Khmer and others of the region, Han, kana, bopomofo."""
+_IS_UNSPACED: Final = re.compile(f"[{UNSPACED}]")
+_CHUNK: Final = re.compile(rf"[^\W{UNSPACED}]+")
 _INVISIBLE: Final = re.compile(
-    "[\u00ad\u034f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]"
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-"""Soft hyphens, joiners, directions, variants of shape: two words that differ in these look the same."""
+"""Soft hyphens, joiners, directions, variants of shape (Unicode's Default_Ignorable_Code_Point): two words
+that differ in these look the same."""
+_APOSTROPHE: Final = re.compile("[\u02bb\u02bc\u2018\u2019]")
+_DASH: Final = re.compile("[\u2010-\u2015\u2212]")
+_SLACK: Final = 64
 
 
 def fold(text: str) -> str:
-    """Text as terms are compared: NFKC and case folding, without what is invisible, blanks made one."""
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(_INVISIBLE.sub("", plain).split())
+    """Text as terms are compared: NFKC and case folding, without what is invisible, blanks made one, one
+    apostrophe and one dash."""
+    if text.isascii():
+        return " ".join(text.lower().split())
+    plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold()
+    plain = _DASH.sub("-", _APOSTROPHE.sub("'", unicodedata.normalize("NFKC", plain)))
+    return " ".join(plain.split())
 
 
 def is_unspaced(letter: str) -> bool:
@@ -121,6 +130,8 @@ class _Wanted:
 
     text: str
     topic: str
+    number: int
+    """In the file: of several that stand in a text, the first counts."""
 
 
 class Protected:
@@ -138,18 +149,19 @@ class Protected:
         self._by_chunk: dict[str, list[_Wanted]] = {}
         """Terms by the first run of letters of a script with blanks in them."""
         self._unspaced: list[_Wanted] = []
-        self._longest = 0
+        self._longest = number = 0
         for topic in file.topics:
             for term in (term for terms in topic.terms.values() for term in terms):
-                wanted = _Wanted(fold(term), topic.name)
+                number += 1
+                wanted = _Wanted(fold(term), topic.name, number)
                 self._longest = max(self._longest, len(wanted.text))
                 if _IS_UNSPACED.search(wanted.text):
-                    self._unspaced.append(_Wanted(wanted.text.replace(" ", ""), topic.name))
+                    self._unspaced.append(replace(wanted, text=wanted.text.replace(" ", "")))
                 else:
                     found = _CHUNK.search(wanted.text)
                     self._by_chunk.setdefault(found[0] if found else wanted.text, []).append(wanted)
         self._documents = {digest: each.name for each in file.holdings for digest in each.documents}
-        self._globs = [(glob, each.name) for each in file.holdings for glob in each.files]
+        self._globs = [(_composed(glob), each.name) for each in file.holdings for glob in each.files]
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> Protected:
@@ -165,24 +177,24 @@ class Protected:
 
     def file_holding(self, path: str) -> str | None:
         """The holding that a file belongs to, by its path below the corpus folder."""
+        path = _composed(path)
         return next((name for glob, name in self._globs if fnmatch.fnmatchcase(path, glob)), None)
 
-    def topic(self, text: str) -> str | None:
-        """The topic that a text speaks of."""
-        if not self._by_chunk and not self._unspaced:
-            return None
-        folded = fold(text)
+    def topic(self, folded: str) -> str | None:
+        """The topic that a text, folded, speaks of."""
         if self._unspaced:
             joined = folded.replace(" ", "")  # a line may end in the middle of a word
             letters = set(joined)
             for each in self._unspaced:
                 if each.text[0] in letters and each.text in joined:
                     return each.topic
-        for chunk in self._by_chunk.keys() & set(_CHUNK.findall(folded)):
-            for each in self._by_chunk[chunk]:
-                if _stands_alone(each.text, folded):
-                    return each.topic
-        return None
+        if not self._by_chunk:
+            return None
+        chunks = self._by_chunk.keys() & set(_CHUNK.findall(folded))
+        likely = sorted(
+            (each for chunk in chunks for each in self._by_chunk[chunk]), key=lambda it: it.number
+        )
+        return next((each.topic for each in likely if _stands_alone(each.text, folded)), None)
 
     def look(self, pieces: Iterable[str], path: str = "") -> str | None:
         """The topic or holding that a document belongs to, in a file at that path below the corpus folder."""
@@ -196,9 +208,15 @@ class Protected:
         return self._documents.get(digest)
 
     @property
-    def reach(self) -> int:
-        """Letters at the end of a piece of text in which a term may begin that ends in the next."""
-        return 4 * self._longest + 64
+    def by_topic(self) -> bool:
+        """Whether text has to be looked at."""
+        return self._longest > 0
+
+    def end(self, folded: str) -> str:
+        """What of the end of a folded text a term may begin in that ends in what follows: as far as the
+        longest goes with a blank between all letters; from the beginning of a word on, where one is near."""
+        found = folded[-2 * self._longest - _SLACK :]
+        return found[found.find(" ", 0, _SLACK) + 1 :] if len(found) < len(folded) else found
 
     @property
     def by_document(self) -> bool:
@@ -227,19 +245,29 @@ class Watch:
         for piece in pieces:
             self.any = self.any or piece != ""
             if self._found is None:
-                self._found = self._protected.topic(self._end + piece)
-                end = (self._end + piece)[-self._protected.reach :]
-                self._end = end.partition(" ")[2] or end  # from the beginning of a word on
+                if self._protected.by_topic:
+                    self._look(self._end + piece)
                 if self._protected.by_document:
                     self._hash.update(piece.encode())
             if self._found is None:
                 yield piece
+
+    def _look(self, text: str) -> None:
+        folded = fold(text)
+        self._found = self._protected.topic(folded)
+        blank = " " if _INVISIBLE.sub("", text[-_SLACK:])[-1:].isspace() else ""  # which folding took away
+        self._end = self._protected.end(folded) + blank
 
     def found(self) -> str | None:
         """The topic or holding, once all pieces went through."""
         if self._found is None and self._protected.by_document:
             return self._protected.held(self._hash.hexdigest())
         return self._found
+
+
+def _composed(path: str) -> str:
+    """Of a path: some systems write é as one letter, others as two."""
+    return unicodedata.normalize("NFC", path)
 
 
 def _stands_alone(term: str, text: str) -> bool:

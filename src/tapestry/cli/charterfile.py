@@ -131,8 +131,5 @@ _HEAD: Final = ("format", "version")
 
 def load(path: Path) -> Charter:
     """Read and validate a charter file. Raises `CharterError`."""
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise CharterError(f"cannot read {path}: {e.strerror}", hint="give the path of a charter file") from e
+    data = tomlfile.bytes_of(path, kind="a charter file", max_bytes=MAX_BYTES, error=CharterError)
     return parse(data, what=str(path))

@@ -58,7 +58,8 @@ def curate(
         raise InputError("give either --out or --report-only", hint="for example: --out ./curated")
     if name is not None and home is None:
         raise InputError("--name needs --home", hint="name the node whose card it is")
-    stated = language or (list(shelf(home, DEFAULT).read(name).card.languages) if name is not None else [])
+    cards = shelf(home, DEFAULT)  # a folder that is no node's would protect nothing
+    stated = language or (list(cards.read(name).card.languages) if name is not None else [])
     told = curating.curate(
         curating.Asked(
             folder=folder,

@@ -234,6 +234,8 @@ def _notes(asked: Asked, pipeline: Pipeline, evaluation: Evaluation | None) -> l
         found.append("nothing was held against evaluation sets: give them with --evaluation")
     if asked.home is None:
         found.append("no protected.toml was applied: name the node with --home")
+    elif not any(told.stage.step.name == "protected" for told in pipeline.told):
+        found.append(f"nothing was protected: {asked.home} has no protected.toml")
     return found
 
 

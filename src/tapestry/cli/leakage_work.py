@@ -34,6 +34,7 @@ from tapestry.training.leakage.survey import Asked, Survey, Update
 from tapestry.training.leakage.windows import Span
 from tapestry.training.loaded import Loaded
 from tapestry.training.machine import configure
+from tapestry.training.rights import protected_of
 from tapestry.training.settings import TrainerSettings
 
 Tell = Callable[[int, int], None]
@@ -85,8 +86,9 @@ def measure(
     plan = measured.plan(newest.plan)
     configure(threads)
     loaded = Loaded.read(measured.store, plan.model)
-    corpus = open_corpus(TrainerSettings.load(root).corpus_path(root), loaded.tokenizer, home.cache)
-    measured.require_text(corpus.manifest)
+    folder, protected = TrainerSettings.load(root).corpus_path(root), protected_of(root)
+    corpus = open_corpus(folder, loaded.tokenizer, home.cache, protected=protected)
+    measured.require_text(corpus.manifest, protected.digest if protected is not None else None)
     given = None if reference is None else Reference.read(reference, loaded.tokenizer)
     work = _Work(measured, plan, loaded, corpus, asked, given, canaries, others, tell)
     work.run(rounds, threads)

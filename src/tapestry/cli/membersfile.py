@@ -30,10 +30,7 @@ def parse(data: bytes, *, what: str) -> MembersFile:
 
 def load(path: Path) -> MembersFile:
     """Read and validate a members file. Raises `PlanError`."""
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise PlanError(f"cannot read {path}: {e.strerror}", hint="give the path of a members file") from e
+    data = tomlfile.bytes_of(path, kind="a members file", max_bytes=MAX_BYTES, error=PlanError)
     return parse(data, what=str(path))
 
 

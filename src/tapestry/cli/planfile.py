@@ -275,10 +275,7 @@ def _overlap(value: dict[str, Any]) -> dict[str, Any]:
 
 def load(path: Path) -> PlanFile:
     """Read and validate a plan file; paths of tokenizer, model and tokens to add become absolute."""
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise PlanError(f"cannot read {path}: {e.strerror}", hint="give the path of a plan file") from e
+    data = tomlfile.bytes_of(path, kind="a plan file", max_bytes=MAX_BYTES, error=PlanError)
     file = parse(data, what=str(path))
     if file.model is None:
         return file

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from tapestry.errors import InputError
+from tapestry.errors import InputError, TapestryError
+from tapestry.host import files
 
 MAX_DEPTH: Final = 16
 _LONG_KEY: Final = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
 """A key of so many parts; the time that reading one takes grows with the square of their number."""
+
+
+def bytes_of(path: Path, *, kind: str, max_bytes: int, error: type[InputError]) -> bytes:
+    """The bytes of such a file, no more than it may have. `kind` names it: `a plan file`."""
+    hint = f"give the path of {kind}"
+    try:
+        return files.read_limited(path, max_bytes)
+    except OSError as e:
+        raise error(f"cannot read {path}: {e.strerror}", hint=hint) from e
+    except TapestryError as e:
+        raise error(f"cannot read {path}: {e.message}", hint=hint) from e
 
 
 def read(

@@ -12,23 +12,30 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from tapestry.catalog.protected import is_unspaced
+from tapestry.catalog.protected import UNSPACED, is_unspaced
 from tapestry.curation import checksums, settings
 from tapestry.curation.letters import DIGIT, Document
 from tapestry.curation.step import Look, Step
 
 # None begins with a look behind, which would keep `re` from skipping to where one can begin; what stands
-# before a match is looked at afterwards.
-_MAILBOX: Final = re.compile(r"(?:^|[^\w.+%-])([\w.+%-]{1,64})$")
-_HOST: Final = re.compile(r"@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}\.[^\W\d_]{2,24}(?!\w)")
-_IPV4: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\.?\w)")
-_IPV6: Final = re.compile(r"[0-9A-Fa-f:][0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
+# before a match is looked at afterwards. Letters of Han, kana or Thai may stand right behind one.
+_WORD: Final = rf"[^\W{UNSPACED}]"
+_MAILBOXES: Final = (
+    re.compile(rf"(?:^|[^\w.+%-]|[{UNSPACED}])((?:{_WORD}|[.+%-]){{1,64}})$"),
+    re.compile(r"(?:^|[^\w.+%-])([\w.+%-]{1,64})$"),
+)
+_HOST: Final = re.compile(
+    r"@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}"
+    rf"\.(?:[^\W\d_{UNSPACED}]{{2,24}}(?!{_WORD})|[{UNSPACED}]{{2,24}}(?!\w))"
+)
+_IPV4: Final = re.compile(rf"[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}}(?!\.?{_WORD})")
+_IPV6: Final = re.compile(rf"[0-9A-Fa-f:][0-9A-Fa-f]{{0,4}}(?::[0-9A-Fa-f]{{0,4}}){{2,7}}(?!:|{_WORD})")
 _IBAN: Final = re.compile(r"[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}")
-_NUMBER: Final = re.compile(r"[0-9](?:[ \u00a0./()-]{0,2}[0-9]){7,18}(?!\w)")
+_NUMBER: Final = re.compile(r"[0-9](?:[ \u00a0./()-]{0,2}[0-9]){7,18}" rf"(?!{_WORD})")
 _LETTERED: Final = {
-    "es-dni": (re.compile(r"[0-9]{8}-?[A-HJ-NP-TV-Z](?!\w)"), checksums.dni),
+    "es-dni": (re.compile(r"[0-9]{8}-?[A-HJ-NP-TV-Z]" rf"(?!{_WORD})"), checksums.dni),
     "it-cf": (
-        re.compile(r"[A-Z]{6}[0-9]{2}[A-EHLMPRST][0-9]{2}[A-Z][0-9]{3}[A-Z](?!\w)"),
+        re.compile(r"[A-Z]{6}[0-9]{2}[A-EHLMPRST][0-9]{2}[A-Z][0-9]{3}[A-Z]" rf"(?!{_WORD})"),
         checksums.codice_fiscale,
     ),
     "cn-id": (re.compile(r"[1-9][0-9]{16}[0-9Xx](?![0-9A-Za-z])"), checksums.resident),
@@ -108,7 +115,8 @@ def _all(document: Document) -> Iterator[Found]:
 def _emails(text: str) -> Iterator[Found]:
     for host in _HOST.finditer(text):
         first = max(0, host.start() - _MAILBOX_LETTERS)
-        if mailbox := _MAILBOX.search(text[first : host.start()]):
+        before = text[first : host.start()]
+        if mailbox := _MAILBOXES[0].search(before) or _MAILBOXES[1].search(before):
             yield first + mailbox.start(1), host.end(), "email"
 
 

@@ -99,8 +99,14 @@ class Measured:
             at += sequences
         return tuple(found), whole
 
-    def require_text(self, manifest: bytes) -> None:
-        """Raise `CorpusError` unless the files of the text are those that were trained on."""
+    def require_text(self, manifest: bytes, protected: str | None) -> None:
+        """Raise `CorpusError` unless the files of the text are those that were trained on, and the same of it
+        was left out.
+
+        Args:
+            manifest: of the files as they are now.
+            protected: hash of the node's protected.toml; None where it has none.
+        """
         now = json.loads(manifest)["files"]
         for digest in dict.fromkeys(said.data_manifest for said in self.own.values()):
             kept = read_json(self.home.cache / "manifests" / f"{digest}.json", MAX_MANIFEST_BYTES)
@@ -108,6 +114,12 @@ class Measured:
                 raise CorpusError(
                     f"the text of node {self.node} is not what run {self.run} was trained on",
                     hint="put the files back as they were: which windows were trained on is known of those",
+                )
+            if kept is not None and (kept.get("protected") or {}).get("sha256") != protected:
+                raise CorpusError(
+                    f"protected.toml of node {self.node} is not what it was when run {self.run} was trained",
+                    hint="what it keeps out moves all windows behind it; put it back as it was, or measure "
+                    "runs that began after the change",
                 )
 
     def has(self, state: str) -> bool:

@@ -103,7 +103,7 @@ def find_files(folder: Path) -> list[TextFile]:
     `valid/` every file does. Files with other endings are ignored.
 
     Raises:
-        CorpusError: no such folder, or a split without a usable file.
+        CorpusError: no such folder, a split without a usable file, or a name that is not UTF-8.
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
@@ -118,6 +118,8 @@ def find_files(folder: Path) -> list[TextFile]:
         if split is None or format_of(path) is None:
             ignored += 1
             continue
+        if any("\ud800" <= letter <= "\udfff" for letter in relative.as_posix()):
+            raise CorpusError(f"the name of {path!r} is not UTF-8", hint="give the file another name")
         found.append(TextFile(split, path, relative.as_posix()))
     for split in SPLITS:
         if not any(file.split == split for file in found):

@@ -65,9 +65,6 @@ def hold(folder: Path, tell: Tell = lambda done, total: None) -> Holding:
             f"{folder} has {len(found)} files; a card has at most {MAX_FILES}",
             hint="put many documents into one .jsonl file",
         )
-    for file in found:
-        if any("\ud800" <= letter <= "\udfff" for letter in file.name):
-            raise CorpusError(f"the name of {file.path!r} is not UTF-8", hint="give the file another name")
     total, done = sum(file.path.stat().st_size for file in found), 0
     tally, held = Tally(), []
     with ThreadPoolExecutor(1, "hash") as pool:

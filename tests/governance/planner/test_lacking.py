@@ -10,7 +10,7 @@ from tapestry.governance.planner.estimate import estimate
 from tapestry.governance.planner.lacking import Lack, lacking
 from tapestry.governance.planner.members import Committed, Core, Goal, Prices
 from tapestry.governance.planner.scenario import Scenario
-from tapestry.protocol.plan import Retention, Rounds, Witness
+from tapestry.protocol.plan import Inner, Retention, Rounds, Witness
 from tests.governance.planner.made import member, members, scenario
 
 PRICES = Prices(accelerator_hour=1.0)
@@ -125,3 +125,16 @@ def test_fewer_kept_rounds_are_a_remedy_for_a_full_disk() -> None:
     who = members(member("a", disk_gb=3e-3), member("b"))
     assert ("disk", "a") in of(scenario(who=who, retention=Retention(blob_rounds=10)))
     assert ("disk", "a") not in of(scenario(who=who, retention=Retention(blob_rounds=1)))
+
+
+def test_as_many_accelerators_as_are_named_hold_the_model_and_one_fewer_do_not() -> None:
+    inner = Inner(steps=10, sequence_length=8, batch_sequences=64, optimizer="muon")
+
+    def lack(accelerators: int) -> Lack | None:
+        who = members(member("a", peak_tflops=1.0, memory_gb=2e-4, accelerators=accelerators), member("b"))
+        return of(scenario(who=who, inner=inner)).get(("memory", "a"))
+
+    first = lack(1)
+    assert first is not None
+    named = int(first.remedy.split()[0])
+    assert named > 2 and lack(named) is None and lack(named - 1) is not None

@@ -55,13 +55,18 @@ def core_disk(plan: Plan, load: Load, parameters: int, nodes: int, rounds: int) 
     return ELEMENT_BYTES * parameters + rounds * state_bytes(plan, parameters) / f + kept
 
 
+def shared_bytes(plan: Plan) -> int:
+    """Of a parameter, in equal parts at the accelerators of a node: fp32 value, gradient and moments, and the
+    base's value where steps go on without it."""
+    moments = 4 if plan.inner.optimizer == "muon" else 8
+    return 2 * ELEMENT_BYTES + moments + (ELEMENT_BYTES if plan.streaming.goes_on else 0)
+
+
 def accelerator_memory(plan: Plan, layout: Layout, work: Work, accelerators: int) -> float:
     """Of one of so many that share the model (FSDP2), with one sequence at a time and activations computed
     again: fp32 values, gradients and moments in equal parts; two blocks in bf16; activations; scores of
     every token."""
-    moments = 4 if plan.inner.optimizer == "muon" else 8
-    copy = ELEMENT_BYTES if plan.streaming.goes_on else 0
-    shared = (2 * ELEMENT_BYTES + moments + copy) * work.parameters / accelerators
+    shared = shared_bytes(plan) * work.parameters / accelerators
     blocks: dict[str, int] = defaultdict(int)
     for tensor in layout.tensors:
         if found := _LAYER.search(tensor.name):

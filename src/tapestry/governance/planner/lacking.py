@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, Literal
 
+from tapestry.governance.planner import keeping
 from tapestry.governance.planner.estimate import HOUR_S, LIMITS, Estimate
 from tapestry.governance.planner.members import Member
 from tapestry.governance.planner.scenario import Scenario
@@ -74,7 +75,7 @@ def _machines(found: Estimate, scenario: Scenario) -> Iterator[Lack]:
                 need=each.memory,
                 have=MEMORY_PART * have,
                 unit="B",
-                remedy=_more_memory(found, member, MEMORY_PART * have),
+                remedy=_more_memory(found, scenario, member, MEMORY_PART * have),
             )
         sequences = scenario.plan.inner.batch_sequences
         if member.accelerators > sequences and member.peak_flops is not None:
@@ -107,12 +108,12 @@ def _machines(found: Estimate, scenario: Scenario) -> Iterator[Lack]:
         )
 
 
-def _more_memory(found: Estimate, member: Member, have: float) -> str:
-    shared = found.parameters * 16 / member.accelerators
-    left = have - ((found.memory_of(member.name) or 0.0) - shared)
+def _more_memory(found: Estimate, scenario: Scenario, member: Member, have: float) -> str:
+    whole = found.parameters * keeping.shared_bytes(scenario.plan)
+    left = have - ((found.memory_of(member.name) or 0.0) - whole / member.accelerators)
     if left <= 0:
         return "shorter sequences: activations alone are too large"
-    return f"{ceil(found.parameters * 16 / left)} accelerators in the node, or larger ones"
+    return f"{ceil(whole / left)} accelerators in the node, or larger ones"
 
 
 def _limits_of_formats(found: Estimate, scenario: Scenario) -> Iterator[Lack]:
