@@ -48,6 +48,8 @@ OPEN = """
 - **A contribution that is never answered.** A core can refuse to talk to a node, or give a receipt and then
   record nothing. A receipt is signed, and says by when the ledger must hold a decision; so its owner can
   show that a decision is missing. No node looks for that by itself.
+- **A ballot that is never taken.** A core can refuse a ballot and say that it came late, by its own clock.
+  What stands in its ledger it cannot take back, and it must count that.
 - **A contribution refused for a made-up reason.** The ledger says that a contribution was refused, and why.
   Whoever has its bytes can look for himself; from the ledger alone nobody can.
 - **A copy under much noise.** With `merge.largest_overlap` copies of older updates are refused. Whoever adds

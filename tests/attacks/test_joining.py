@@ -117,7 +117,7 @@ def _expired_at_once(game: Game) -> tuple[str, Envelope]:
         "a key has one holder",
         _used_key,
         "key",
-        "_refuse_used",
+        "refuse_used",
         "name in self.keys or self._root(name) is not None",
     ),
     case(
@@ -148,18 +148,17 @@ def _ring_kept(core: HereCore) -> ExitStack:
     import sqlalchemy as sa
 
     stack, journal = ExitStack(), core.core.journal
-    from tapestry.core.journal import KEYS
+    from tapestry.core.journal import ASSEMBLY
 
-    before = ring_of(core)
+    before = core.core.consortium.assembly()
 
     def back() -> None:
         from tapestry.storage.database import snapshots
 
         with core.core.database.transaction() as connection:
-            connection.execute(
-                sa.update(snapshots).where(snapshots.c.scope == KEYS.name).values(state=KEYS.encode(before))
-            )
-        journal._cache.pop(KEYS.name, None)
+            kept = sa.update(snapshots).where(snapshots.c.scope == ASSEMBLY.name)
+            connection.execute(kept.values(state=ASSEMBLY.encode(before)))
+        journal._cache.pop(ASSEMBLY.name, None)
 
     stack.callback(back)
     return stack

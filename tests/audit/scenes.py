@@ -11,11 +11,15 @@ from typing import Final
 import pytest
 
 from tapestry.errors import Refused, TapestryError
+from tapestry.governance import proposal as subjects
+from tapestry.governance.charter import Charter
 from tapestry.identity.envelope import Envelope
 from tapestry.identity.keys import KeyPair
+from tapestry.protocol import canonical
 from tapestry.protocol.messages import Attestation
 from tapestry.protocol.plan import Merge, Plan
 from tapestry.rounds import machine
+from tests.audit.council import Council
 from tests.audit.stage import Node, Scene, on_core
 from tests.audit.support import Ledger
 
@@ -381,6 +385,59 @@ def succeeded(root: Path) -> Ledger:
         return scene.ledger()
 
 
+def governed(root: Path) -> Ledger:
+    """A run that starts and goes on by votes; a suspension, an appeal, an expulsion, another charter."""
+    scene = Council(root, "ada", "bob", "cyd", "dan")
+    with scene.core:
+        ada, bob, cyd, _ = scene.nodes.values()
+        charter = scene.adopt()
+        plan = scene.plan(rounds_total=3, rounds_quorum=1)
+        scene.ratified(plan)
+        scene.put(machine.Start())
+        for node in (ada, bob, cyd):
+            scene.enrol(node)
+        scene.send(ada)
+        lost = scene.propose("dan", subjects.OpenPhase(phase="two"))
+        scene.vote(lost, yes=["dan"], no=["ada"])
+        scene.vote(lost, yes=["ada"])
+        scene.end(30)
+        suspended = scene.passed(subjects.Suspend(member="cyd"), "cyd")
+        scene.put(machine.Withdraw(node="cyd-1", reason="suspended"))
+        with pytest.raises(Refused):
+            scene.enrol(cyd)
+        scene.decided("cyd", subjects.HearAppeal(member="cyd", decision=suspended), yes=["ada", "bob", "dan"])
+        scene.enrol(cyd)
+        scene.passed(subjects.Expel(member="dan"), "dan")
+        scene.passed(subjects.Admit(member="eve"), "dan")
+        eve = scene.join("eve")
+        longer = plan.model_copy(
+            update={"revision": 2, "rounds": plan.rounds.model_copy(update={"total": 4})}
+        )
+        scene.passed(subjects.RevisePlan(plan=longer), "dan")
+        scene.put(machine.Revise(plan=longer))
+        named = charter.model_dump(mode="json")
+        named |= {
+            "revision": 2,
+            "members": dict.fromkeys(("ada", "bob", "cyd", "eve"), named["members"]["ada"]),
+        }
+        named["release"] |= {"holders": ["ada", "bob", "cyd"]}
+        changed = Charter.from_bytes(canonical.encode(named))
+        scene.passed(subjects.ChangeCharter(charter=changed), "dan")
+        scene.decided(
+            "eve", subjects.AcceptRelease(release="one", state="1" * 64), yes=["ada", "bob"], no=["eve"]
+        )
+        scene.passed(subjects.RevokeRelease(release="one"), "dan")
+        scene.passed(subjects.AppointOperator(member="bob"), "dan", "bob")
+        new = KeyPair.generate()
+        scene.passed(subjects.ReplaceRootKey(member="eve", root_key=new.public_key), "dan", "eve")
+        eve.root = new
+        scene.core.consortium.certify(eve.certificate(KeyPair.generate()))
+        scene.propose("ada", subjects.OpenPhase(phase="three"))
+        scene.merge()
+        scene.send(bob)
+        return scene.ledger()
+
+
 SCENES: Final[dict[str, Callable[[Path], Ledger]]] = {
     each.__name__: each
     for each in (
@@ -399,6 +456,7 @@ SCENES: Final[dict[str, Callable[[Path], Ledger]]] = {
         waiting,
         seen,
         succeeded,
+        governed,
         anything,
     )
 }

@@ -20,8 +20,12 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+sys.path.append(str(Path(__file__).parents[2]))
+from tests.audit.second_votes import Votes
+from tests.audit.second_weights import UNIT, weights
+
 Json = dict[str, Any]
-UNIT, LINE, ENVELOPE, MESSAGE, NOTE = 1 << 24, 96 << 20, 2 << 20, 1 << 20, 256 << 10  # the last 4: bytes
+LINE, ENVELOPE, MESSAGE, NOTE = 96 << 20, 2 << 20, 1 << 20, 256 << 10  # the last 4: bytes
 Bad = ValueError  # why a ledger does not hold
 
 
@@ -157,36 +161,6 @@ def signed_head(note: str, consortium: str, keys: list[tuple[int, str]]) -> str:
     need(own in found, "the core has not signed")
     Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(found[own], f"{text}\n".encode())
     return f"{text}\n"
-
-
-def weights(plan: Json, accepted: list[Json]) -> list[int] | None:  # None: the cap cannot be met
-    rules, amounts = plan["merge"], dict[str, dict[str, Fraction]]()
-    cap = int(Fraction(canonical(rules["influence_cap"])) * UNIT)
-    for each in accepted:
-        by = {"tokens": each["tokens"], "equal": 1}
-        amount = by.get(rules["weighting"], Fraction(each["tokens"] ** 2, each["steps"]))
-        late = Fraction(canonical(rules["staleness_factor"])) ** each["lag"]
-        amounts.setdefault(each["member"], {})[each["node"]] = amount * late
-    if len(amounts) * cap < UNIT:
-        return None
-    sums = {member: sum(nodes.values(), Fraction(0)) for member, nodes in amounts.items()}
-    rest, room, shares, units = sum(sums.values()), Fraction(UNIT), {}, {}
-    for member in sorted(sums, key=lambda m: -sums[m]):  # whoever is above the cap stands in front
-        shares[member] = min(Fraction(cap), sums[member] * room / rest)
-        rest, room = (rest - sums[member], room - cap) if shares[member] == cap else (rest, room)
-    for member, total in to_units(shares, UNIT, cap).items():
-        parts = {node: amount * total / sums[member] for node, amount in amounts[member].items()}
-        units.update(to_units(parts, total, total))
-    return [units[each["node"]] for each in accepted]
-
-
-def to_units(parts: dict[str, Fraction], total: int, most: int) -> dict[str, int]:  # by largest remainder
-    units = {name: min(int(part), most) for name, part in parts.items()}
-    order = sorted(parts, key=lambda name: (int(parts[name]) - parts[name], name))
-    while sum(units.values()) < total:
-        for name in order:
-            units[name] += int(units[name] < most and sum(units.values()) < total)
-    return units
 
 
 class Run:
@@ -345,6 +319,10 @@ HANDED, NOWHERE = "contribution-committed", {"run": "", "round": 0, "merges": 0,
 FIXED = ("run", "task", "model", "layout", "initial_state", "parameters", "stage", "origin")
 NAMED = dict.fromkeys(("contribution-received", HANDED, "contribution-late"), "contribution")
 NAMED |= {"node-enrolled": "enrolment", "base-attested": "attestation", "score-published": "score"}
+VOTED = ("charter-adopted", "proposal-opened", "ballot-cast", "proposal-decided")
+ROLES = {"attestation": "witness", "succession": "witness"} | dict.fromkeys(
+    ("charter-signature", "proposal", "ballot"), "vote"
+)
 SEALED = {"member-admitted": "join", "key-certified": "key", "key-revoked": "key-revocation"}
 
 
@@ -354,22 +332,26 @@ class Ledger:
         self.here, self.used = {"size": 0, "root": sha256()}, set[str]()
         self.roots, self.keys, self.runs = dict[str, str](), dict[str, Json](), dict[str, Run]()
         self.blobs, self.peaks, self.was = dict[str, bytes](), list[tuple[int, str]](), set[Any]()
+        self.votes = Votes(self, sys.modules[__name__])
 
     def head(self, size: int, root: str) -> str:
         return f"tapestry/{self.consortium}\n{size}\n{base64.b64encode(bytes.fromhex(root)).decode()}\n"
 
     def entry(self, entry: Json) -> None:
         kind, body, scope, now = entry["type"], entry["body"], entry["scope"], milliseconds(entry["at"])
-        shared, size = kind in ("founded", "core-succeeded", *SEALED), self.here["size"]
+        shared, size = kind in ("founded", "core-succeeded", *SEALED, *VOTED), self.here["size"]
         fitting = shared == (scope == "consortium") and kind in SCHEMAS and fits(kind, body)
         need(fitting and (kind == "founded") == (size == 0), f"entry {size + 1} is no {kind}")
         need(entry["sequence"] == size + 1 and now >= 0, f"after entry {size} comes another")
         need(all(r.due is None or name == scope for name, r in self.runs.items()), "a run has more to do")
+        self.votes.in_time(kind, entry["at"])
         if kind == "founded":
             self.consortium, self.spoke = sha256(entry), [(0, body["core_key"])]
             self.heads = {self.head(**self.here)}
         elif kind == "core-succeeded":
             self.succeeded(body, now)
+        elif kind in VOTED:
+            self.votes.entry(entry, now)
         elif shared:
             self.of_consortium(kind, body, now)
         else:
@@ -390,7 +372,7 @@ class Ledger:
         about = {"consortium": self.consortium, "core_key": body["core_key"], **self.here}
         said = [self.valid(text.encode(), "succession", now)[0] for text in body["envelopes"]]
         need(all(each.items() >= about.items() for each in said), "a succession is of another key or ledger")
-        most = 2 * len({each["member"] for each in said}) > len(self.roots)
+        most = 2 * len({each["member"] for each in said}) > len(self.votes.members())
         need(most and body["core_key"] not in self.used, "too few members have signed, or the key was used")
         self.spoke.append((self.here["size"] + 1, body["core_key"]))
 
@@ -402,10 +384,12 @@ class Ledger:
         self.used |= {key} - {None}
         if kind == "member-admitted":
             asked = (said["root_key"], said["consortium"]) == (body["root_key"], self.consortium)
+            self.votes.may_join(body["member"])
             need(asked and body["member"] not in self.roots, "a member asked for other things, or is in")
             self.roots[body["member"]] = body["root_key"]
             return
         named = body["key_id"]
+        need(said["member"] not in self.votes.expelled, "an expelled member's root key")
         need(named == (said.get("key_id") or sha256(str(key))), "an envelope is of another key")
         if kind == "key-revoked":
             held = self.keys.get(named, {"member": None, "revoked": True})
@@ -420,8 +404,8 @@ class Ledger:
 
     def valid(self, data: bytes, kind: str, now: int) -> tuple[Json, str]:  # the message, and the key
         said, name = opened(data, kind, lambda n, _: self.keys.get(n, {}).get("public_key"))
-        key, role = self.keys[name], "witness" if kind in ("attestation", "succession") else "node"
-        own = key["role"] == role and all(key[k] in (None, said[k]) for k in ("member", "node"))
+        key, role = self.keys[name], ROLES.get(kind, "node")
+        own = key["role"] == role and all(key[k] in (None, said.get(k, key[k])) for k in ("member", "node"))
         need(own, "a key is another's, or of another role")
         need(not key["revoked"] and key["start"] <= now < key["end"], "a key is not valid")
         return said, key["public_key"]
@@ -441,6 +425,7 @@ class Ledger:
             elif kind in NAMED:
                 run.due = self.envelope(run, entry, now)
             else:
+                self.votes.permit(run, kind, body, {}, entry["at"])
                 run.due = (kind, body) if run.may_come(kind, body, now) else None
         need(run.due is not None, f"{kind} does not fit here")
         same = canonical(list(run.due)) == canonical([kind, body]) and entry["at"] == run.at
@@ -453,6 +438,7 @@ class Ledger:
         kind, digest = NAMED[entry["type"]], entry["body"][NAMED[entry["type"]]]
         said, key = self.valid(self.blobs.pop(digest, b""), kind, now)
         need((said["consortium"], said["run"]) == (self.consortium, entry["scope"]), "it is for another run")
+        self.votes.permit(run, kind, {}, said, entry["at"])
         if (note := said.get("checkpoint")) is not None:
             need(signed_head(note, self.consortium, self.spoke) in self.heads, "the core signed another tree")
         if kind == "attestation":

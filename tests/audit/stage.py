@@ -48,6 +48,8 @@ class Node:
     root: KeyPair
     key: KeyPair = field(default_factory=KeyPair.generate)
     witness: KeyPair = field(default_factory=KeyPair.generate)
+    vote: KeyPair = field(default_factory=KeyPair.generate)
+    """The member's; the first node's is used."""
 
     def certificate(self, key: KeyPair, role: Role = "node", *, named: bool = True) -> Envelope:
         """`named`: for this node; else for the member as a whole."""

@@ -126,8 +126,9 @@ def test_the_commands_are_those_of_the_design() -> None:
             "run plan", "run start", "run status", "run revise", "run export", "run recompute",
             "run withdraw", "run estimate",
             "catalog add", "catalog list", "catalog search", "catalog show", "catalog check",
-            "charter check", "charter explain",
             "catalog coverage", "catalog publish", "catalog revoke", "catalog curate",
+            "charter check", "charter explain", "charter sign", "charter adopt",
+            "member key vote", "proposal new", "proposal list", "proposal show", "vote",
         )
     }  # fmt: skip
 

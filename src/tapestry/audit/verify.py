@@ -8,23 +8,27 @@ deadlines, weights and caps are checked by that. Keys are judged as of the posit
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
+from tapestry.audit import members
 from tapestry.audit.file import Line
+from tapestry.audit.governance import nothing_overdue, repeated
 from tapestry.audit.heads import signed_checkpoint, tree_of
+from tapestry.audit.members import Here
 from tapestry.errors import Fork, FormatError, IntegrityError, SignatureError, TapestryError
+from tapestry.governance.effects import permit
+from tapestry.governance.machine import may_join
+from tapestry.governance.state import Assembly
 from tapestry.identity.envelope import Envelope
-from tapestry.identity.keyring import NODE_ONLY, WITNESS_ONLY, KeyRing, Role, open_join
+from tapestry.identity.keyring import NODE_ONLY, WITNESS_ONLY, KeyRing, Role
 from tapestry.ledger import tree
 from tapestry.ledger.entries import (
     CONSORTIUM,
-    CoreSucceeded,
     Entry,
     Founded,
-    KeyCertified,
-    KeyRevoked,
+    Governed,
     MemberAdmitted,
     consortium_event,
 )
@@ -71,7 +75,7 @@ class Verifier:
         self.found = Found()
         self._told = told
         self._founding_key = ""
-        self._ring = KeyRing()
+        self._assembly = Assembly()
         self._states: dict[str, RunState] = {}
         self._due: dict[str, list[ev.Event]] = {}
         """By run: events that must come next."""
@@ -124,12 +128,17 @@ class Verifier:
 
     def key_at(self, size: int | None = None) -> str:
         """The core's key: now, or that which signs for a ledger of `size` entries."""
-        return self._ring.core_key(self._founding_key, size)
+        return self._assembly.ring.core_key(self._founding_key, size)
 
     @property
     def ring(self) -> KeyRing:
         """Members and keys."""
-        return self._ring
+        return self._assembly.ring
+
+    @property
+    def assembly(self) -> Assembly:
+        """Members, keys and what they have decided."""
+        return self._assembly
 
     def state(self, run: str) -> RunState | None:
         """A run, as its entries leave it."""
@@ -146,7 +155,7 @@ class Verifier:
         return {
             "found": asdict(self.found),
             "core_key": self._founding_key,
-            "ring": self._ring.to_json(),
+            "ring": self._assembly.to_json(),
             "states": {run: state.model_dump(mode="json") for run, state in self._states.items()},
             "nodes": [[level, index, found.hex()] for (level, index), found in self._nodes.items()],
             "committed": self._committed,
@@ -159,7 +168,7 @@ class Verifier:
         try:
             self.found = Found(**value["found"])
             self._founding_key = value["core_key"]
-            self._ring = KeyRing.from_json(value["ring"])
+            self._assembly = Assembly.from_json(value["ring"])
             self._states = {
                 run: RunState.from_bytes(canonical.encode(state)) for run, state in value["states"].items()
             }
@@ -183,6 +192,7 @@ class Verifier:
         try:
             if parse_time(entry.at) < EPOCH:
                 raise IntegrityError(f"its time {entry.at} is before 1970")
+            nothing_overdue(self._assembly, entry)
             if entry.scope == CONSORTIUM:
                 self._no_more_due(CONSORTIUM)
                 self._of_consortium(entry)
@@ -205,7 +215,7 @@ class Verifier:
         self._nodes = {at: self._nodes[at] for at in tree.peaks(0, self.found.entries)}
         self._told(self.found.entries)
 
-    # -- members and keys -----------------------------------------------------------------------
+    # -- members, keys and decisions --------------------------------------------------------------
 
     def _of_consortium(self, entry: Entry) -> None:
         event = consortium_event(entry)
@@ -213,43 +223,18 @@ class Verifier:
             raise IntegrityError(f"it does not state a {entry.type} as it is written")
         if isinstance(event, Founded) != (entry.sequence == 1):
             raise IntegrityError("a ledger begins with its founding, and is founded once")
-        match event:
-            case Founded():
-                self._founding_key = event.core_key
-                self.found.consortium = entry.digest
-            case MemberAdmitted():
-                join = open_join(Envelope.from_bytes(event.envelope.encode()), self.found.consortium)
-                if (join.member, join.root_key) != (event.member, event.root_key):
-                    raise IntegrityError(f"member {event.member} asked to join as something else")
-                before_it = self._ring
-                self._ring = before_it.admit(event.member, event.root_key, sequence=entry.sequence)
-                if self._ring is before_it:
-                    raise IntegrityError(f"member {event.member} was admitted before")
+        if isinstance(event, Founded):
+            self._founding_key = event.core_key
+            self.found.consortium = entry.digest
+        elif isinstance(event, Governed):
+            self._assembly = repeated(self._assembly, entry, event, self.found.consortium)
+        else:
+            here = Here(consortium=self.found.consortium, root=self.root(self.found.entries).hex())
+            if isinstance(event, MemberAdmitted):
+                may_join(self._assembly, event.member)
                 self.found.members += 1
-            case KeyCertified():
-                envelope = Envelope.from_bytes(event.envelope.encode())
-                before, at = set(self._ring.keys), entry.at
-                self._ring = self._ring.certify(envelope, sequence=entry.sequence, at=at)
-                self._changed(set(self._ring.keys) - before, event.key_id, event.member)
-            case KeyRevoked():
-                envelope = Envelope.from_bytes(event.envelope.encode())
-                old = self._ring
-                self._ring = old.revoke(envelope, sequence=entry.sequence)
-                ended = {name for name, key in self._ring.keys.items() if key != old.keys.get(name)}
-                self._changed(ended, event.key_id, event.member)
-            case CoreSucceeded():
-                self._ring = self._ring.succeed(
-                    event.core_key,
-                    [Envelope.from_bytes(text.encode()) for text in event.envelopes],
-                    consortium=self.found.consortium,
-                    size=self.found.entries,
-                    root=self.root(self.found.entries).hex(),
-                    at=entry.at,
-                )
-
-    def _changed(self, names: set[str], named: str, member: str) -> None:
-        if names != {named} or self._ring.keys[named].certificate.member != member:
-            raise IntegrityError(f"the envelope is not about key {named[:16]} of member {member}")
+            ring = members.changed(self._assembly.ring, entry, event, here)
+            self._assembly = replace(self._assembly, ring=ring)
 
     # -- runs -------------------------------------------------------------------------------------
 
@@ -302,7 +287,9 @@ class Verifier:
         elif state is None:
             raise IntegrityError(f"run {entry.scope} was never planned")
         else:
-            step = machine.step(state, self._input(entry, event), now_ms)
+            given = self._input(entry, event)
+            permit(self._assembly, state, given, entry.at)
+            step = machine.step(state, given, now_ms)
         if not step.events:
             raise IntegrityError(f"by the rules nothing follows here, the ledger has {event.type}")
         self._states[entry.scope] = step.state
@@ -382,7 +369,7 @@ class Verifier:
     def _attestation(self, entry: Entry, event: ev.BaseAttested) -> Attest:
         """Signed by a witness key, and for the very tree that these entries make."""
         said = self._said(entry, event.attestation, Attestation, roles=WITNESS_ONLY)
-        tree_of(said, self._ring.keys[self._signer].certificate.public_key, self.found.consortium)
+        tree_of(said, self._assembly.ring.keys[self._signer].certificate.public_key, self.found.consortium)
         committed = self._committed.get(entry.scope, 0)
         if (said.size, said.root) != (committed, self.root(committed).hex()):
             raise IntegrityError(f"node {said.node} has attested another ledger than this one")
@@ -405,7 +392,9 @@ class Verifier:
             )
         envelope = Envelope.from_bytes(data)
         self._signer = envelope.signatures[0].keyid
-        said, _ = self._ring.verify(envelope, kind, at=entry.at, sequence=entry.sequence, roles=roles)
+        said, _ = self._assembly.ring.verify(
+            envelope, kind, at=entry.at, sequence=entry.sequence, roles=roles
+        )
         if (said.consortium, said.run) != (self.found.consortium, entry.scope):
             raise IntegrityError(f"{kind.format_name()} of {said.node} is for another run or consortium")
         return said

@@ -88,6 +88,64 @@ def explain(file: CharterFile, as_json: Json = False) -> None:
         note(f"refused: {fault.where}: {fault.rule}; {fault.way_out}")
 
 
+@app.command()
+def sign(
+    file: CharterFile,
+    member: Annotated[Path, typer.Option("--member", metavar="FOLDER", help="Folder of the member.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the signature is written.")],
+    as_json: Json = False,
+) -> None:
+    """Sign a consortium's first charter with the member's vote key. Send what is written to the operator.
+
+    Example: tapestry charter sign charter.toml --member ./acme --out acme.json
+    """
+    from tapestry.cli.charterfile import load
+    from tapestry.governance.machine import check_charter
+    from tapestry.host import files
+    from tapestry.node.council import Council
+
+    charter = load(file)
+    check_charter(charter)
+    with Council(member) as council:
+        envelope = council.sign_charter(charter)
+        files.write_atomic(out, envelope.to_bytes() + b"\n")
+        told = {"member": council.name, "charter": charter.digest, "file": str(out)}
+    if as_json:
+        emit_json(told)
+        return
+    emit_line(charter.digest)
+    note(f"{told['member']} signs this charter in {out}; the operator needs it for: tapestry charter adopt")
+
+
+@app.command()
+def adopt(
+    file: CharterFile,
+    core: Annotated[Path, typer.Option("--core", metavar="HOME", help="Folder of the core.")],
+    signature: Annotated[
+        list[Path], typer.Option(metavar="FILE", help="What a member has signed; once for each member.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Give a consortium its first charter, which all its members have signed. From then on they decide.
+
+    Plans need a vote before they start, and new members before they are invited. The charter itself changes
+    by votes alone.
+
+    Example: tapestry charter adopt charter.toml --core ./core --signature acme.json --signature birch.json
+    """
+    from tapestry.cli.charterfile import load
+    from tapestry.core import operator
+    from tapestry.node.council import signatures
+
+    charter = load(file)
+    operator.adopt(core, charter, signatures(signature))
+    if as_json:
+        emit_json({"charter": charter.digest, "members": sorted(charter.members)})
+        return
+    emit_line(charter.digest)
+    note(f"the charter is in force for {len(charter.members)} members; see: tapestry proposal new --help")
+
+
 def _tell(title: str, lines: list[str]) -> None:
     """A heading, and a wrapped bullet for each line."""
     import textwrap

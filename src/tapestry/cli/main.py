@@ -25,6 +25,7 @@ from tapestry.cli import (
     ledger,
     member,
     node,
+    proposal,
     run,
 )
 
@@ -51,6 +52,8 @@ app.add_typer(catalog.app, name="catalog")
 app.add_typer(charter.app, name="charter")
 catalog.app.command("curate")(curate.curate)
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(proposal.app, name="proposal")
+app.command("vote")(proposal.vote)
 app.command("doctor")(doctor.doctor)
 
 

@@ -61,6 +61,38 @@ def rotate(home: NodeHome, member: MemberFolder, as_json: Json = False) -> None:
 
 
 @key_app.command()
+def vote(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of the member, with its root key.")
+    ],
+    core: Annotated[str, typer.Option("--core", metavar="URL", help="Where the core listens.")],
+    invitation: Annotated[
+        str | None, typer.Option(help="Of a member that has not joined with a node: it joins by this.")
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(help="PEM file of the authority of the core's certificate.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Give the member a vote key, which the root key certifies; a second call replaces the first key.
+
+    The key stays in the member's folder and goes on no node. To vote, the root key need not lie there.
+
+    Examples: tapestry member key vote ./acme --core https://core.example.org:8440
+
+    tapestry member key vote ./audit --core https://core.example.org:8440 --invitation TOKEN
+    """
+    from tapestry.node.council import make_vote_key
+
+    key_id = make_vote_key(folder, core, invitation=invitation, ca=ca)
+    if as_json:
+        emit_json({"key_id": key_id})
+        return
+    emit_line(key_id)
+    note(f"the member in {folder} votes with key {short(key_id)}; see: tapestry proposal list")
+
+
+@key_app.command()
 def revoke(
     home: NodeHome,
     member: MemberFolder,

@@ -21,8 +21,11 @@ from tapestry.core.quota import Quota
 from tapestry.core.runs import Committed
 from tapestry.core.service import Core
 from tapestry.core.views import round_record, run_view, trouble_of
+from tapestry.core.votes_api import VotesApi, who_may
 from tapestry.core.watch import Watch
 from tapestry.errors import Conflict, DiskFull, FormatError, NotFound, TooLarge
+from tapestry.governance.charter import Charter
+from tapestry.governance.proposal import Ballot, CharterSignature, Proposal
 from tapestry.host import failpoints
 from tapestry.identity.envelope import Envelope
 from tapestry.identity.keyring import Signer
@@ -67,6 +70,7 @@ SPOKEN: Final[tuple[type[Message], ...]] = (
         Layout,
         Model,
     ),
+    *(Ballot, Charter, CharterSignature, Proposal),
     *(Plan, Progress, Receipt, RequestProof, RoundRecord, RunView, Score, State),
 )
 """Every format that crosses to a node."""
@@ -120,6 +124,7 @@ class Api:
             ("GET", "/v1/events", self.events),
             *LedgerApi(self._core).routes(),
             *CatalogApi(self._core).routes(),
+            *VotesApi(self._core).routes(),
         )
         for method, path, endpoint in routes:
             app.add_api_route(path, endpoint, methods=[method])
@@ -130,7 +135,10 @@ class Api:
 
     def _check(self, header: str, method: str, target: str, body_sha: str) -> Signer:
         consortium = self._core.consortium
-        return check_proof(header, consortium.ring(), consortium.id, method, target, body_sha, self.now())
+        roles = who_may(method, target)
+        return check_proof(
+            header, consortium.ring(), consortium.id, method, target, body_sha, self.now(), roles=roles
+        )
 
     # -- the consortium -----------------------------------------------------------------------
 

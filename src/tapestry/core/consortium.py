@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from tapestry.core.journal import KEYS, Decision, Journal, Moment, Standing
+from tapestry.core.journal import ASSEMBLY, Decision, Journal, Moment, Standing
+from tapestry.core.votes import Votes
 from tapestry.errors import AuthError, Conflict, InvitationError
+from tapestry.governance import machine
+from tapestry.governance.state import Assembly
 from tapestry.identity.envelope import Envelope
 from tapestry.identity.invitations import token_hash
 from tapestry.identity.keyring import KeyRing, open_join
 from tapestry.identity.keys import KeyPair, key_id
 from tapestry.ledger.entries import CoreSucceeded, Founded, KeyCertified, KeyRevoked, MemberAdmitted
-from tapestry.protocol.clock import parse_time
+from tapestry.protocol.clock import parse_time, time_text
 from tapestry.protocol.message import Part
 from tapestry.protocol.messages import KeyCertificate, KeyRevocation
 from tapestry.storage import invitations
@@ -21,13 +25,13 @@ from tapestry.storage import invitations
 def found(journal: Journal, *, title: str, core_key: str, nonce: str) -> None:
     """Write the first entry; nothing happens where there is one."""
 
-    def decide(moment: Moment, standing: Standing[KeyRing] | None) -> Decision[KeyRing]:
+    def decide(moment: Moment, standing: Standing[Assembly] | None) -> Decision[Assembly]:
         if standing is not None:
             return Decision(state=standing.state, events=())
         event = Founded(title=title, core_key=core_key, nonce=nonce)
-        return Decision(state=KeyRing(), events=(event,))
+        return Decision(state=Assembly(), events=(event,))
 
-    journal.apply(KEYS, decide)
+    journal.apply(ASSEMBLY, decide)
 
 
 def succeed(
@@ -36,16 +40,17 @@ def succeed(
     """Record that a key takes the place of the core's. Errors as of `KeyRing.succeed`, and `Conflict` where
     the ledger has other entries by now."""
 
-    def decide(moment: Moment, standing: Standing[KeyRing] | None) -> Decision[KeyRing]:
+    def decide(moment: Moment, standing: Standing[Assembly] | None) -> Decision[Assembly]:
         if moment.sequence != size + 1:
             raise Conflict(f"the ledger has {moment.sequence - 1} entries by now, not {size}")
-        ring = _present(standing).succeed(
+        assembly = _present(standing)
+        ring = assembly.ring.succeed(
             core_key, envelopes, consortium=consortium, size=size, root=root, at=moment.at
         )
         event = CoreSucceeded(core_key=core_key, envelopes=tuple(map(_text, envelopes)))
-        return Decision(state=ring, events=(event,))
+        return Decision(state=replace(assembly, ring=ring), events=(event,))
 
-    journal.apply(KEYS, decide)
+    journal.apply_settling(decide)  # at one size of the ledger, so nothing may come before it
 
 
 class Consortium:
@@ -56,9 +61,9 @@ class Consortium:
 
     def __init__(self, journal: Journal, core_key: KeyPair) -> None:
         genesis = journal.genesis()
-        standing = journal.read(KEYS)
+        standing = journal.read(ASSEMBLY)
         self._founding = str(genesis.body.get("core_key"))
-        if _present(standing).core_key(self._founding) != core_key.public_key:
+        if _present(standing).ring.core_key(self._founding) != core_key.public_key:
             raise AuthError(
                 "this core's key is not the one that speaks for its consortium",
                 hint="restore keys/core.key and the database from the same backup",
@@ -66,6 +71,7 @@ class Consortium:
         self.id = genesis.digest
         self.core_key = core_key
         self._journal = journal
+        journal.settle = Votes(journal, self.id).settle
 
     def core_key_at(self, size: int) -> str:
         """The key that signs for a ledger of so many entries."""
@@ -73,8 +79,19 @@ class Consortium:
 
     def ring(self) -> KeyRing:
         """Members and keys as of now."""
-        standing = self._journal.read(KEYS)
-        return standing.state if standing is not None else KeyRing()
+        return self.assembly().ring
+
+    def assembly(self) -> Assembly:
+        """Members, keys and what was decided, as of now."""
+        return _present(self._journal.read(ASSEMBLY))
+
+    def suspended_nodes(self, enrolled: Mapping[str, str]) -> list[str]:
+        """Those of the nodes (node → member) whose member takes no part now."""
+        governance = self.assembly().governance
+        if not governance.suspended:
+            return []
+        now = time_text(self._journal.now_ms())
+        return sorted(node for node, member in enrolled.items() if governance.suspension(member, now))
 
     def join(self, join_envelope: Envelope, certificates: Sequence[Envelope]) -> tuple[str, list[str]]:
         """Admit a member with its first keys, all or none; again, the same answer.
@@ -89,8 +106,10 @@ class Consortium:
         """
         join = open_join(join_envelope, self.id)
 
-        def decide(moment: Moment, standing: Standing[KeyRing] | None) -> Decision[KeyRing]:
-            ring = _present(standing)
+        def decide(moment: Moment, standing: Standing[Assembly] | None) -> Decision[Assembly]:
+            assembly = _present(standing)
+            ring = assembly.ring
+            machine.may_join(assembly, join.member)
             events: list[Part] = []
             admitted = ring.admit(join.member, join.root_key, sequence=moment.sequence)
             if admitted is not ring:
@@ -103,36 +122,37 @@ class Consortium:
                 before, ring = ring, _certify(ring, certificate, moment, events, member=join.member)
                 if ring is not before:
                     _refuse_twin(before, certificate, at=moment.at)
-            return Decision(state=ring, events=tuple(events))
+            return Decision(state=replace(assembly, ring=ring), events=tuple(events))
 
-        ring = self._journal.apply(KEYS, decide).state
+        ring = self._journal.apply(ASSEMBLY, decide).state.ring
         own = {name for name, key in ring.keys.items() if key.certificate.member == join.member}
         return join.member, sorted(own)
 
     def certify(self, envelope: Envelope) -> tuple[str, str]:
         """Make a key known; again, no effect. Returns its member and name. Errors as of `KeyRing.certify`."""
 
-        def decide(moment: Moment, standing: Standing[KeyRing] | None) -> Decision[KeyRing]:
+        def decide(moment: Moment, standing: Standing[Assembly] | None) -> Decision[Assembly]:
             events: list[Part] = []
-            ring = _certify(_present(standing), envelope, moment, events)
-            return Decision(state=ring, events=tuple(events))
+            assembly = _present(standing)
+            ring = _certify(assembly.ring, envelope, moment, events)
+            return Decision(state=replace(assembly, ring=ring), events=tuple(events))
 
-        self._journal.apply(KEYS, decide)
+        self._journal.apply(ASSEMBLY, decide)
         return _certified(envelope)
 
     def revoke(self, envelope: Envelope) -> tuple[str, str]:
         """End a key; again, no effect. Returns its member and name. Errors as of `KeyRing.revoke`."""
 
-        def decide(moment: Moment, standing: Standing[KeyRing] | None) -> Decision[KeyRing]:
-            before = _present(standing)
-            ring = before.revoke(envelope, sequence=moment.sequence)
-            if ring is before:
-                return Decision(state=before, events=())
+        def decide(moment: Moment, standing: Standing[Assembly] | None) -> Decision[Assembly]:
+            assembly = _present(standing)
+            ring = assembly.ring.revoke(envelope, sequence=moment.sequence)
+            if ring is assembly.ring:
+                return Decision(state=assembly, events=())
             member, name = _revoked(envelope)
             event = KeyRevoked(member=member, key_id=name, envelope=_text(envelope))
-            return Decision(state=ring, events=(event,))
+            return Decision(state=replace(assembly, ring=ring), events=(event,))
 
-        self._journal.apply(KEYS, decide)
+        self._journal.apply(ASSEMBLY, decide)
         return _revoked(envelope)
 
     def members(self) -> list[dict[str, Any]]:
@@ -170,8 +190,8 @@ def lost_nodes(ring: KeyRing, nodes: Sequence[str]) -> list[str]:
     return [node for node in nodes if node not in held]
 
 
-def _present(standing: Standing[KeyRing] | None) -> KeyRing:
-    return standing.state if standing is not None else KeyRing()
+def _present(standing: Standing[Assembly] | None) -> Assembly:
+    return standing.state if standing is not None else Assembly()
 
 
 def _certify(

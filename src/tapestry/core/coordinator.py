@@ -162,6 +162,9 @@ class Coordinator:
         for node in lost_nodes(self._runs.consortium.ring(), sorted(state.enrolled)):
             self._runs.apply(run, machine.Withdraw(node=node, reason="key-revoked"))
             return seen, 0.0
+        for node in self._runs.consortium.suspended_nodes(state.enrolled):
+            self._runs.apply(run, machine.Withdraw(node=node, reason="suspended"))
+            return seen, 0.0
         work = machine.work(state)
         for at, submission in sorted(work.screen, key=lambda each: each[1].received_ms):
             self._screen(state, at, submission)

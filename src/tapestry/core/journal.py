@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 
 from tapestry.core.clock import Clock, now_ms
 from tapestry.errors import NotFound, StoreError, TapestryError
+from tapestry.governance.state import Assembly
 from tapestry.host import failpoints
-from tapestry.identity.keyring import KeyRing
 from tapestry.ledger import tree
 from tapestry.ledger.entries import CONSORTIUM, Entry, consortium_event, make_entry
 from tapestry.protocol import canonical
@@ -42,15 +42,16 @@ class Scope(Generic[S]):
     encode: Callable[[S], bytes]
 
 
-def _decode_ring(data: bytes) -> KeyRing:
-    return KeyRing.from_json(canonical.decode(data, what="key ring", max_bytes=MAX_SNAPSHOT_BYTES))
+def _decode_assembly(data: bytes) -> Assembly:
+    return Assembly.from_json(canonical.decode(data, what="consortium", max_bytes=MAX_SNAPSHOT_BYTES))
 
 
-def _encode_ring(ring: KeyRing) -> bytes:
-    return canonical.encode(ring.to_json())
+def _encode_assembly(assembly: Assembly) -> bytes:
+    return canonical.encode(assembly.to_json())
 
 
-KEYS: Final = Scope[KeyRing](name=CONSORTIUM, decode=_decode_ring, encode=_encode_ring)
+ASSEMBLY: Final = Scope[Assembly](name=CONSORTIUM, decode=_decode_assembly, encode=_encode_assembly)
+"""Members, keys and decisions."""
 
 
 def run_scope(run: str) -> Scope[RunState]:
@@ -88,6 +89,10 @@ class Decision(Generic[S]):
     refusal: TapestryError | None = None
 
 
+class _Overdue(Exception):
+    """A deadline has passed that must be recorded first."""
+
+
 class Journal:
     """Event log and states of one core. Safe to use from several threads."""
 
@@ -100,6 +105,8 @@ class Journal:
         """The head that was asked for last."""
         self.listener: Callable[[str, int], None] | None = None
         """Told of each scope this process changed, after the commit, from the thread that did it."""
+        self.settle: Callable[[], None] | None = None
+        """Records every decision that is overdue; called before anything else is recorded."""
 
     def now_ms(self) -> int:
         return self._clock()
@@ -117,9 +124,36 @@ class Journal:
         Returns:
             the state afterwards; as it was where nothing happened.
         """
+        while True:
+            try:
+                return self._apply(scope, decide, settling=self.settle is None)
+            except _Overdue:
+                if self.settle is not None:
+                    self.settle()
+
+    def assembly(self, moment: Moment) -> Assembly:
+        """Members, keys and decisions, inside the transaction of a decision on another scope."""
+        standing = self._load(moment.connection, ASSEMBLY)
+        return standing.state if standing is not None else Assembly()
+
+    def apply_settling(
+        self, decide: Callable[[Moment, Standing[Assembly] | None], Decision[Assembly]]
+    ) -> None:
+        """`apply` for what is overdue itself."""
+        self._apply(ASSEMBLY, decide, settling=True)
+
+    def _apply(
+        self,
+        scope: Scope[S],
+        decide: Callable[[Moment, Standing[S] | None], Decision[S]],
+        *,
+        settling: bool,
+    ) -> Standing[S]:
         with self._database.transaction() as connection:
             standing = self._load(connection, scope)
             moment = Moment(connection=connection, now_ms=self._clock(), sequence=log.head(connection) + 1)
+            if not settling and self.assembly(moment).governance.overdue(moment.at) is not None:
+                raise _Overdue
             decision = decide(moment, standing)
             if decision.events:
                 records = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +16,13 @@ from tapestry.core.journal import Journal
 from tapestry.core.service import Core, load_key, open_database, open_store
 from tapestry.core.settings import CoreSettings
 from tapestry.core.views import run_view, trouble_of
+from tapestry.core.votes import Votes
 from tapestry.errors import InputError, SettingsError, TapestryError
+from tapestry.governance.charter import Charter
+from tapestry.governance.machine import may_join
 from tapestry.host import files
 from tapestry.host.processes import pid_alive
+from tapestry.identity.envelope import Envelope
 from tapestry.identity.invitations import make_token, token_hash
 from tapestry.identity.keys import KeyPair
 from tapestry.protocol.canonical import is_name
@@ -75,17 +80,27 @@ def make_home(home: Home, settings: CoreSettings) -> None:
 
 
 def invite(root: Path, member: str, *, days: float = 7.0) -> str:
-    """A secret that admits `member`, once, within `days`. Only its hash is kept."""
+    """A secret that admits `member`, once, within `days`. Only its hash is kept.
+
+    Raises `Refused` where there is a charter, and no decision of the members for it.
+    """
     if not is_name(member):
         raise InputError(f"{member[:80]!r} is not a name for a member", hint="a-z, 0-9, '.', '_' and '-'")
     if not 0 < days <= 3650:
         raise InputError(f"an invitation lasts up to 3650 days, not {days:g}")
     token = make_token()
     with Core.open(root) as core:
+        may_join(core.consortium.assembly(), member)
         expires = time_text(core.journal.now_ms() + round(days * DAY_MS))
         with core.database.transaction() as connection:
             invitations.add(connection, token_hash(token), member, expires)
     return token
+
+
+def adopt(root: Path, charter: Charter, signatures: Sequence[Envelope]) -> None:
+    """Give the consortium its first charter. Errors as of `governance.machine.adopt`."""
+    with Core.open(root) as core:
+        Votes(core.journal, core.consortium.id).adopt(charter, signatures)
 
 
 def plan(root: Path, plan: Plan, blobs: Path | None = None) -> RunView:

@@ -23,7 +23,7 @@ from tapestry.core.consortium import succeed
 from tapestry.core.coordinator import Replay
 from tapestry.core.copying import Copy
 from tapestry.core.home import Home
-from tapestry.core.journal import Journal
+from tapestry.core.journal import ASSEMBLY, Journal
 from tapestry.core.operator import make_home
 from tapestry.core.references import References
 from tapestry.core.repeat import Repeater
@@ -45,7 +45,6 @@ from tapestry.identity.envelope import Envelope
 from tapestry.identity.keyring import WITNESS_ONLY, KeyRing
 from tapestry.identity.keys import KeyPair
 from tapestry.ledger.entries import CONSORTIUM, Entry
-from tapestry.protocol import canonical
 from tapestry.protocol.clock import time_text
 from tapestry.protocol.messages import Succession, SuccessionRequest
 from tapestry.storage.blobs import BlobStore
@@ -194,7 +193,7 @@ def _adopt(journal: Journal, best: _Verified) -> int:
 
     def state(scope: str) -> bytes:
         if scope == CONSORTIUM:
-            return canonical.encode(verifier.ring.to_json())
+            return ASSEMBLY.encode(verifier.assembly)
         found = verifier.state(scope)
         if found is None:
             raise IntegrityError(f"the ledger has no run {scope}")
@@ -237,10 +236,10 @@ def _take_over(
             given[each.name] = each.endorse(request.consortium, request.core_key, size, request.root)
     ring, now = best.verifier.ring, time_text(journal.now_ms())
     signed = {_member(ring, name, envelope, request, now) for name, envelope in given.items()}
-    if 2 * len(signed) <= len(ring.members):
+    if 2 * len(signed) <= len(ring.active):
         _ask(home.root / SUCCESSION, request, best)
         raise KeyRefused(
-            f"{len(signed)} of {len(ring.members)} members have signed for the core's new key",
+            f"{len(signed)} of {len(ring.active)} members have signed for the core's new key",
             hint=f"more than half of all members must: send them {home.root / SUCCESSION}, have each run "
             "tapestry node endorse, and give what they sign with --endorsement; or name more of their nodes",
         )

@@ -17,6 +17,7 @@ from tapestry.core.deltas import Lacking, check_plan_blobs, find_artifact, read_
 from tapestry.core.journal import Decision, Journal, Moment, Standing, run_scope
 from tapestry.core.views import received
 from tapestry.errors import Conflict, KeyRefused, NotFound, PlanError, Refused
+from tapestry.governance.effects import permit
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.identity.keyring import NODE_ONLY, WITNESS_ONLY, Role, Signer
 from tapestry.ledger.entries import CONSORTIUM
@@ -156,6 +157,7 @@ class Runs:
                             f"node {score.node} published another score after {score.merges} merges"
                         )
                     return Decision(state=state, events=())
+            permit(self.journal.assembly(moment), state, given, moment.at)
             step = machine.step(state, given, moment.now_ms)
             return Decision(state=step.state, events=step.events, refusal=step.refusal)
 
@@ -235,6 +237,7 @@ class Runs:
         def decide(moment: Moment, standing: Standing[RunState] | None) -> Decision[RunState]:
             if standing is None:
                 raise NotFound(f"there is no run {run}")
+            permit(self.journal.assembly(moment), standing.state, given, moment.at)
             step = machine.step(standing.state, given, moment.now_ms)
             return Decision(state=step.state, events=step.events, refusal=step.refusal)
 

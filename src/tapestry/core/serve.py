@@ -33,6 +33,7 @@ from tapestry.core.quota import Quota
 from tapestry.core.service import Core
 from tapestry.core.settings import CoreSettings
 from tapestry.core.staging import replayer_of, staged
+from tapestry.core.votes import Votes, keep_deadlines
 from tapestry.core.watch import Watch
 from tapestry.errors import DiskFull, PortInUse, ResourceError, SettingsError, TapestryError
 from tapestry.host import files, processes
@@ -186,10 +187,14 @@ class _Serving:
             work = asyncio.create_task(lead(leadership, coordinator, self._log.tell), name="lead")
             http = asyncio.create_task(server.serve(sockets=[self._sock]), name="http")
             mirror = asyncio.create_task(self._mirror(), name="mirror")
+            votes = Votes(self._core.journal, self._core.consortium.id)
+            deadlines = asyncio.create_task(keep_deadlines(votes, self._log.tell), name="deadlines")
             stopped = asyncio.create_task(stop.wait(), name="stop")
             try:
                 await self._announce(server, http, ready)
-                await asyncio.wait({work, follow, http, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {work, follow, http, deadlines, stopped}, return_when=asyncio.FIRST_COMPLETED
+                )
             finally:
                 watch.close()
                 server.should_exit = True
@@ -200,10 +205,11 @@ class _Serving:
                 work.cancel()
                 follow.cancel()
                 mirror.cancel()
-                await asyncio.gather(work, follow, mirror, return_exceptions=True)
+                deadlines.cancel()
+                await asyncio.gather(work, follow, mirror, deadlines, return_exceptions=True)
                 self._core.home.status.unlink(missing_ok=True)
                 self._log.tell("stopped", {})
-        for task in (http, work, follow):
+        for task in (http, work, follow, deadlines):
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 

@@ -46,6 +46,10 @@ class Admitted(Part):
     root_key: PublicKey
     sequence: int
     """Position of its admission."""
+    former: tuple[PublicKey, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Root keys that others have replaced."""
+    expelled: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Position from which on it is out."""
 
 
 class Certified(Part):
@@ -73,6 +77,11 @@ class KeyRing(Part):
     keys: dict[KeyId, Certified] = Field(default_factory=dict)
     successions: tuple[CoreKey, ...] = ()
     """Keys that have taken the place of the core's, oldest first."""
+
+    @property
+    def active(self) -> dict[str, Admitted]:
+        """Members that are not expelled."""
+        return {name: each for name, each in self.members.items() if each.expelled is None}
 
     def core_key(self, founding: str, size: int | None = None) -> str:
         """The core's key: now, or that which signs for a ledger of `size` entries; `founding`: the first."""
@@ -106,7 +115,7 @@ class KeyRing(Part):
                 f"member {member} is admitted with another root key",
                 hint="choose another name, or use the root key the member joined with",
             )
-        self._refuse_used(root_key)
+        self.refuse_used(root_key)
         admitted = Admitted(root_key=root_key, sequence=sequence)
         return self.model_copy(update={"members": {**self.members, member: admitted}})
 
@@ -130,7 +139,7 @@ class KeyRing(Part):
         present = self.keys.get(name)
         if present is not None and present.certificate == certificate:
             return self
-        self._refuse_used(certificate.public_key)
+        self.refuse_used(certificate.public_key)
         if parse_time(certificate.not_before) >= parse_time(certificate.expires):
             raise KeyRefused(
                 f"the certificate of key {name[:16]} expires before it is valid",
@@ -201,7 +210,7 @@ class KeyRing(Part):
             KeyRefused: it has too few signatures, or was used before.
             SignatureError, FormatError, UnknownMember: as `verify`.
         """
-        self._refuse_used(core_key)
+        self.refuse_used(core_key)
         signed = set()
         for envelope in envelopes:
             said, signer = self.verify(envelope, Succession, at=at, roles=WITNESS_ONLY)
@@ -210,9 +219,9 @@ class KeyRing(Part):
                     f"member {signer.member} has signed the core's succession for another key or ledger"
                 )
             signed.add(signer.member)
-        if 2 * len(signed) <= len(self.members):
+        if 2 * len(signed) <= len(self.active):
             raise KeyRefused(
-                f"{len(signed)} of {len(self.members)} members have signed for the core's new key",
+                f"{len(signed)} of {len(self.active)} members have signed for the core's new key",
                 hint="more than half of all members must: name more of their nodes",
             )
         after = CoreKey(key=core_key, sequence=size + 1)
@@ -280,8 +289,11 @@ class KeyRing(Part):
         what = f"key {signer.key_id[:16]} of {_holder(signer)}"
         certificate = entry.certificate
         renew = "give the node a new key: tapestry member key rotate NODE_HOME --member FOLDER"
+        if signer.role == "vote":
+            renew = "give the member a new vote key: tapestry member key vote FOLDER --core URL"
         if sequence is not None and sequence <= entry.sequence:
             raise KeyRefused(f"{what} was not certified yet", hint="register its certificate first")
+        self._refuse_expelled(signer.member)
         if entry.revoked is not None and (sequence is None or sequence > entry.revoked):
             raise KeyRefused(f"{what} is revoked", hint=renew)
         moment = parse_time(at)
@@ -292,6 +304,14 @@ class KeyRing(Part):
             )
         if moment >= parse_time(certificate.expires):
             raise KeyRefused(f"{what} expired at {certificate.expires}", hint=renew)
+
+    def _refuse_expelled(self, member: str) -> None:
+        expelled = self.members[member].expelled
+        if expelled is not None:
+            raise KeyRefused(
+                f"member {member} was expelled, as entry {expelled} of the ledger says",
+                hint="another member can ask for an appeal: tapestry proposal new hear-appeal",
+            )
 
     def _from_root(
         self, envelope: Envelope, message_class: type[KeyCertificate] | type[KeyRevocation]
@@ -306,6 +326,7 @@ class KeyRing(Part):
                 hint="join the consortium first; sign with the root key the member joined with",
             )
         message = envelope.open_as(message_class, self.members[member].root_key)
+        self._refuse_expelled(member)
         if message.member != member:
             raise KeyRefused(
                 f"{what} names member {message.member} and is signed by the root key of {member}",
@@ -319,9 +340,11 @@ class KeyRing(Part):
                 return member
         return None
 
-    def _refuse_used(self, public_key: str) -> None:
+    def refuse_used(self, public_key: str) -> None:
+        """Raise `KeyRefused` for a key that somebody has or had."""
         name = key_id(public_key)
-        if name in self.keys or self._root(name) is not None:
+        former = (key for each in self.members.values() for key in each.former)
+        if name in self.keys or self._root(name) is not None or name in map(key_id, former):
             raise KeyRefused(
                 f"key {name[:16]} was used before",
                 hint="each has one holder and one purpose; make another: tapestry member key rotate",

@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, fie
 
 from tapestry.errors import FormatError
 from tapestry.protocol import canonical
-from tapestry.protocol.canonical import Name
+from tapestry.protocol.canonical import Name, Sha256
 from tapestry.protocol.message import Message, Part, explain
 from tapestry.protocol.messages import KeyId, Nonce, PublicKey, Time
 
@@ -90,8 +90,52 @@ class CoreSucceeded(Part):
     """A `Succession` of each of these members."""
 
 
+class CharterAdopted(Part):
+    """The consortium has its first charter, as every member has signed; what follows is bound by it."""
+
+    type: Literal["charter-adopted"] = "charter-adopted"
+    charter: str
+    """Canonical JSON of a `tapestry.charter`."""
+    envelopes: Annotated[tuple[str, ...], Field(min_length=1, max_length=256)]
+    """A `CharterSignature` of each member, by name."""
+
+
+class ProposalOpened(Part):
+    """A question is put to the vote; `envelope` holds the Proposal."""
+
+    type: Literal["proposal-opened"] = "proposal-opened"
+    member: Name
+    proposal: Sha256
+    closes: Time
+    envelope: str
+
+
+class BallotCast(Part):
+    """A vote came in time; `envelope` holds the Ballot."""
+
+    type: Literal["ballot-cast"] = "ballot-cast"
+    member: Name
+    proposal: Sha256
+    envelope: str
+
+
+class ProposalDecided(Part):
+    """The count of a vote, after its deadline and before anything else."""
+
+    type: Literal["proposal-decided"] = "proposal-decided"
+    proposal: Sha256
+    verdict: Annotated[str, StringConstraints(pattern=r"^[a-z-]{1,32}$")]
+    in_force: bool
+    """It passed, and what it says is done by this entry."""
+    tally: str
+    """Canonical JSON of a `tapestry.tally`."""
+
+
+Governed = CharterAdopted | ProposalOpened | BallotCast | ProposalDecided
+"""Events of `tapestry.governance`."""
 ConsortiumEvent = Annotated[
-    Founded | MemberAdmitted | KeyCertified | KeyRevoked | CoreSucceeded, Field(discriminator="type")
+    Founded | MemberAdmitted | KeyCertified | KeyRevoked | CoreSucceeded | Governed,
+    Field(discriminator="type"),
 ]
 _CONSORTIUM_EVENT: TypeAdapter[ConsortiumEvent] = TypeAdapter(ConsortiumEvent)
 

@@ -3,6 +3,7 @@ it takes to sign.
 
     root.key 0600    Ed25519, PKCS8 PEM
     member.json      name and public half of the root key
+    vote.key 0600, vote.cert.json, consortium.json    where it votes, and with what (see `council`)
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ class Member:
     name: str
     root: KeyPair
 
-    def certify(self, *, node: str, role: Literal["node", "witness"], public_key: str, now: str) -> Envelope:
-        """A certificate for a node's key, valid for a year from `now` on."""
+    def certify(
+        self, *, node: str | None, role: Literal["node", "witness", "vote"], public_key: str, now: str
+    ) -> Envelope:
+        """A certificate for a key of a node, or of the member itself, valid for a year from `now` on."""
         return make_certificate(
             self.root,
             member=self.name,
@@ -87,8 +90,17 @@ def member_init(folder: Path, name: str) -> Member:
 
 def load_member(folder: Path) -> Member:
     """The member of a folder. Raises `SettingsError` naming the file that is wrong."""
+    told = load_name(folder)
+    root = read_key(folder / "root.key")
+    if root.public_key != told.root_key:
+        raise SettingsError(f"{folder / 'root.key'} is not the key that member.json names")
+    return Member(told.name, root)
+
+
+def load_name(folder: Path) -> MemberFile:
+    """Who a folder belongs to; its root key may be elsewhere. Raises `SettingsError`."""
     try:
-        told = MemberFile.from_bytes(files.read_limited(folder / "member.json", MAX_KEY_BYTES))
+        return MemberFile.from_bytes(files.read_limited(folder / "member.json", MAX_KEY_BYTES))
     except FileNotFoundError as e:
         raise SettingsError(
             f"{folder} is not a member's folder: it has no member.json",
@@ -96,10 +108,6 @@ def load_member(folder: Path) -> Member:
         ) from e
     except (OSError, TapestryError) as e:
         raise SettingsError(f"{folder / 'member.json'} cannot be read: {e}") from e
-    root = read_key(folder / "root.key")
-    if root.public_key != told.root_key:
-        raise SettingsError(f"{folder / 'root.key'} is not the key that member.json names")
-    return Member(told.name, root)
 
 
 def read_key(path: Path) -> KeyPair:

@@ -22,6 +22,7 @@ from tapestry.errors import (
     TapestryError,
 )
 from tapestry.host import files
+from tapestry.identity.envelope import Envelope
 from tapestry.identity.invitations import check_token, make_token
 from tapestry.identity.keyring import make_join, make_revocation
 from tapestry.identity.keys import KeyPair
@@ -174,21 +175,24 @@ def join(home: Path, core_url: str, token: str, ca: Path | None = None, *, membe
             _valid(at, member, keys.load(at, role), node=given.node.name, role=role, now=hello.time)
             for role in keys.KEY_ROLES
         ]
-        _admit(client, member, hello.consortium, token, certificates)
+        admit(client, member, hello.consortium, token, [key.certificate for key in certificates])
     joined = Consortium(
         core_url=client.base_url,
         consortium=hello.consortium,
         core_key=hello.core_key,
         root_key=member.root.public_key,
-        ca=_keep_ca(at, ca),
+        ca=keep_ca(at, ca),
     )
     files.write_atomic(at.consortium, joined.to_bytes())
     return joined
 
 
-def _admit(client: CoreClient, member: Member, consortium: str, token: str, made: Sequence[NodeKey]) -> None:
+def admit(
+    client: CoreClient, member: Member, consortium: str, token: str, certificates: Sequence[Envelope]
+) -> None:
+    """Ask for admission; where the member is admitted, the root key alone lets in its keys."""
     request = make_join(member.root, consortium=consortium, invitation=token, member=member.name)
-    client.join(request.model_dump(mode="json"), [key.certificate.model_dump(mode="json") for key in made])
+    client.join(request.model_dump(mode="json"), [each.model_dump(mode="json") for each in certificates])
 
 
 def _valid(home: Home, member: Member, key: NodeKey, *, node: str, role: keys.KeyRole, now: str) -> NodeKey:
@@ -200,7 +204,8 @@ def _valid(home: Home, member: Member, key: NodeKey, *, node: str, role: keys.Ke
     return keys.certify(home, member, key.pair, node=node, role=role, now=now)
 
 
-def _keep_ca(home: Home, ca: Path | None) -> str | None:
+def keep_ca(home: Home, ca: Path | None) -> str | None:
+    """A copy of the authority's file in a home; its name there."""
     if ca is None:
         return None
     try:
@@ -237,7 +242,7 @@ def _rotate(at: Home, member: Member, node: str, role: keys.KeyRole) -> str:
             try:
                 client.post_certificate(new.certificate.model_dump(mode="json"))
             except KeyRefused:  # the old key is; the root key alone lets in keys of a member that is admitted
-                _admit(client, member, load_consortium(at).consortium, make_token(), [new])
+                admit(client, member, load_consortium(at).consortium, make_token(), [new.certificate])
         files.write_atomic(at.keys / f"{role}.cert.json", new.certificate.to_bytes())
         files.private_write(at.keys / f"{role}.key", new.pair.to_pem(), replace=True)
     with connect(at) as client:

@@ -163,6 +163,29 @@ class CoreClient:
             raise FormatError("the core's event log is not one")
         return [Entry.from_json(entry) for entry in entries]
 
+    # -- proposals and votes -----------------------------------------------------------------------
+
+    def charter(self) -> bytes:
+        """The charter in force: canonical JSON, not verified here. Raises `NotFound` where there is none."""
+        return self.connection.ask(Request(method="GET", path="/v1/charter"), cap=wire.MAX_BODY_BYTES)
+
+    def propose(self, envelope: bytes) -> Any:
+        """Put a question to the vote."""
+        return self._json(Request(method="POST", path="/v1/proposals", body=envelope))
+
+    def vote(self, envelope: bytes) -> Any:
+        """Cast a ballot."""
+        return self._json(Request(method="POST", path="/v1/ballots", body=envelope))
+
+    def proposals(self) -> Any:
+        """All proposals, in the order of their opening."""
+        return self._json(Request(method="GET", path="/v1/proposals"), cap=MAX_EVENTS_BYTES)
+
+    def proposal(self, proposal: str) -> Any:
+        """One proposal, with what was signed, and its count."""
+        request = Request(method="GET", path=f"/v1/proposals/{quote(proposal, safe='')}")
+        return self._json(request, cap=MAX_EVENTS_BYTES)
+
     # -- the catalog --------------------------------------------------------------------------------
 
     def publish_listing(self, envelope: bytes) -> Any:
