@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tapestry.core import operator
+from tapestry.core.runs import Runs
+from tapestry.errors import IntegrityError
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.identity.keyring import KeyRing, make_certificate, make_join, make_revocation
 from tapestry.identity.keys import KeyPair
 from tapestry.protocol import canonical
 from tests.attacks.catalog import attack, attacks, case
-from tests.attacks.support import EVE, Game, HereCore, refused
+from tests.attacks.support import BOB, EVE, Game, HereCore, refused
 from tests.attacks.switches import Switches
 from tests.core.support import Member, as_json, time_at
 
@@ -360,3 +363,46 @@ def test_a_root_key_it_has_not(core: HereCore, newcomer: Member, game: Game, swi
     ):
         assert newcomer.http.post(core.url + "/v1/join", content=body).status_code == 200
     assert ring_of(core).members[newcomer.name].root_key == victim.public_key
+
+
+# -- keys that end ------------------------------------------------------------------------------
+
+
+@attack(
+    "key-that-ends-in-between",
+    tries="hands in at the moment its key is revoked, so that the ledger holds what no verifier takes",
+    stopped_by="the key is judged again in the transaction that records the contribution",
+)
+def test_a_key_that_ends_in_between(
+    tmp_path: Path, switches: Switches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = HereCore(tmp_path / "core").start()
+    try:
+        game = Game(small, tmp_path / "made", "run")
+        ended: list[Member] = []
+        look = Runs._opened
+
+        def opened(self: Runs, envelope: Envelope, *given: Any) -> Any:
+            said = look(self, envelope, *given)
+            for member in ended:
+                name = member.key.key_id
+                small.core.consortium.revoke(
+                    make_revocation(member.root, member=member.name, revoked=name, reason="compromised")
+                )
+            ended.clear()
+            return said
+
+        monkeypatch.setattr(Runs, "_opened", opened)
+        # A moment later the node is withdrawn from its runs: here that never comes.
+        monkeypatch.setattr("tapestry.core.coordinator.lost_nodes", lambda *_: [])
+        ended.append(game.eve)
+        answer = game.tried()
+        refused(answer, "key")
+        assert game.ada.ledger().found.entries
+        with switches.off("tapestry.core.runs.Runs._permit"):
+            ended.append(game.bob)
+            game.bob.hand_in(game.plan, BOB)
+        with pytest.raises(IntegrityError, match="revoked"):
+            game.ada.ledger()
+    finally:
+        small.close()

@@ -45,6 +45,15 @@ DECISION_MS: Final = 3_600_000
 M = TypeVar("M", Attestation, Enrolment, Contribution, Score)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """What came from a node, to be looked at again where it is recorded."""
+
+    envelope: Envelope
+    kind: type[Attestation | Enrolment | Contribution | Score]
+    roles: Collection[Role] = NODE_ONLY
+
+
 class Runs:
     """All runs of one core. Safe to use from several threads."""
 
@@ -133,7 +142,7 @@ class Runs:
         given = machine.Enrol(
             node=enrolment.node, member=enrolment.member, plan=enrolment.plan, enrolment=self._kept(envelope)
         )
-        return self.apply(run, given)
+        return self.apply(run, given, Signed(envelope=envelope, kind=Enrolment))
 
     def score(self, run: str, envelope: Envelope, by: Signer) -> Standing[RunState]:
         """Record a score; the same again has no effect. Raises `Conflict` for another of the same base."""
@@ -157,7 +166,7 @@ class Runs:
                             f"node {score.node} published another score after {score.merges} merges"
                         )
                     return Decision(state=state, events=())
-            permit(self.journal.assembly(moment), state, given, moment.at)
+            self._permit(moment, state, given, Signed(envelope=envelope, kind=Score))
             step = machine.step(state, given, moment.now_ms)
             return Decision(state=step.state, events=step.events, refusal=step.refusal)
 
@@ -184,7 +193,7 @@ class Runs:
             state=said.state,
             attestation=self._kept(envelope),
         )
-        return self.apply(run, given)
+        return self.apply(run, given, Signed(envelope=envelope, kind=Attestation, roles=WITNESS_ONLY))
 
     def contribute(self, run: str, envelope: Envelope, by: Signer) -> Envelope | Lacking | Committed:
         """Take in a contribution whose blobs are here, or, in a run that has them revealed later, its word:
@@ -199,9 +208,11 @@ class Runs:
             AuthError: signature, key, member or node are not right.
         """
         digest = envelope.digest
+        signed: Signed | None = None
         if self.standing(run).state.sent(str(by.node), digest) is not None:
             contribution = envelope.unverified(Contribution)  # it was looked at when it was recorded
         else:
+            signed = Signed(envelope=envelope, kind=Contribution)
             contribution = self._opened(envelope, Contribution, run, by)
             self._check_checkpoint(contribution)
         if (receipt := self._receipt(contribution, digest)) is not None:
@@ -214,14 +225,14 @@ class Runs:
         if step.refusal is None:
             if state.plan.rounds.reveal_s is not None and isinstance(given, machine.Contribute):
                 self._kept(envelope)
-                return Committed(self.apply(run, given).sequence)
+                return Committed(self.apply(run, given, signed).sequence)
             fragment = self.layout(state.plan.layout).fragment(contribution.fragment)
             shards = find_artifact(self.store, contribution.delta, fragment, "delta", state.plan.codec)
             if isinstance(shards, Lacking):
                 return shards
             kept = self.store.put(envelope.to_bytes(), durable=False)
             self.store.sync([kept, contribution.delta, *(blob.sha256 for blob in shards)])
-        self.apply(run, given)
+        self.apply(run, given, signed)
         receipt = self._receipt(contribution, digest)
         if receipt is None:
             raise Refused(
@@ -231,17 +242,28 @@ class Runs:
 
     # -- everybody's --------------------------------------------------------------------------
 
-    def apply(self, run: str, given: machine.Input) -> Standing[RunState]:
-        """One input to a run's round machine, recorded. Raises what the machine raises."""
+    def apply(self, run: str, given: machine.Input, signed: Signed | None = None) -> Standing[RunState]:
+        """One input to a run's round machine, recorded; `signed`: in which envelope it came. Raises what the
+        machine raises, and `KeyRefused` where the key has ended by now."""
 
         def decide(moment: Moment, standing: Standing[RunState] | None) -> Decision[RunState]:
             if standing is None:
                 raise NotFound(f"there is no run {run}")
-            permit(self.journal.assembly(moment), standing.state, given, moment.at)
+            self._permit(moment, standing.state, given, signed)
             step = machine.step(standing.state, given, moment.now_ms)
             return Decision(state=step.state, events=step.events, refusal=step.refusal)
 
         return self.journal.apply(run_scope(run), decide)
+
+    def _permit(self, moment: Moment, state: RunState, given: machine.Input, signed: Signed | None) -> None:
+        """What only the transaction tells: a key may have ended, or a decision been taken, since the envelope
+        was looked at, and in the ledger each stands before what comes now."""
+        assembly = self.journal.assembly(moment)
+        if signed is not None:
+            assembly.ring.verify(
+                signed.envelope, signed.kind, at=moment.at, sequence=moment.sequence, roles=signed.roles
+            )
+        permit(assembly, state, given, moment.at)
 
     def _kept(self, envelope: Envelope) -> str:
         """Where an envelope lies for good, before an event names it."""
