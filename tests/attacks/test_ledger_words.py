@@ -122,7 +122,7 @@ def test_admitted_by_the_core(lies: Ledger, switches: Switches) -> None:
     with pytest.raises(IntegrityError, match="asked to join as something else"):
         verify(lie)
     with switches.check_off(
-        f"{VERIFIER}._of_consortium", "(join.member, join.root_key) != (event.member, event.root_key)"
+        "tapestry.audit.members.changed", "(join.member, join.root_key) != (event.member, event.root_key)"
     ):
         assert verify(lie).members == 3
 

@@ -135,7 +135,7 @@ def test_forged(tmp_path: Path, switches: Switches, given: Given) -> None:
         ("tapestry.identity.keyring.KeyRing.verify", None, anybody),
         (
             f"{VERIFIER}._attestation",
-            "self._ring.keys[self._signer].certificate.public_key",
+            "self._assembly.ring.keys[self._signer].certificate.public_key",
             public,
             "self, self._signer",
         ),
@@ -168,7 +168,7 @@ def test_replayed(tmp_path: Path, switches: Switches) -> None:
         ATTESTED,
         (
             "tapestry.rounds.machine._attest",
-            "not begun or (given.merges, given.state, given.round) != (\n"
+            "not state.merged or (given.merges, given.state, given.round) != (\n"
             "        state.merges,\n        state.head,\n        state.head_round,\n    )",
         ),
     ):
@@ -299,7 +299,7 @@ def test_minority(tmp_path: Path, switches: Switches) -> None:
     with pytest.raises(IntegrityError, match="1 of 3 members"):
         verify(lie)
     with switches.check_off(
-        "tapestry.identity.keyring.KeyRing.succeed", "2 * len(signed) <= len(self.members)"
+        "tapestry.identity.keyring.KeyRing.succeed", "2 * len(signed) <= len(self.active)"
     ):
         assert verify(lie).entries == size + 1
 

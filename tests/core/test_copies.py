@@ -18,6 +18,7 @@ from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact
 from tapestry.protocol.plan import Merge, Plan, Retention, Streaming
 from tests.core.support import LAYOUT, CoreUnderTest, Member, artifact, make_plan
+from tests.node.support import wait_until
 
 MERGE = Merge(outer="fedavg", outer_rate=1.0, outer_momentum=0.0, largest_overlap=0.6)
 
@@ -194,7 +195,7 @@ def test_sketches_go_with_their_rounds_and_with_the_run(
     run = Rounds(serving, tmp_path / "made", total=5)
     for number in range(4):
         run.both(drawn(2 * number), drawn(2 * number + 1))
-    assert {number for number, _ in run.sketches()} == {"3", "4"}
+    wait_until(lambda: {number for number, _ in run.sketches()} == {"3", "4"})
     # Ada's first is forgotten; her second, too, since round 5 reaches back to 3.
     assert run.gives(run.bob, drawn(50, of=0, noise=0.3)) == ("accepted", None)
     assert run.gives(run.ada, drawn(51, of=5, noise=0.3)) == COPIED

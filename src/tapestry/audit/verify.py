@@ -248,9 +248,6 @@ class Verifier:
         expected = due.pop(0)
         if not _says(entry, expected) or entry.at != self._due_at[entry.scope]:
             raise IntegrityError(f"by the rules comes {expected.type}, the ledger has another {entry.type}")
-        if isinstance(expected, ev.RoundOpened) and self._opened is not None:
-            merges = self._states[entry.scope].merges
-            self._opened.add((entry.scope, expected.round, expected.state, expected.plan, merges))
         if isinstance(expected, ev.RoundCommitted):
             self._committed[entry.scope] = entry.sequence
             self.found.merges += 1
@@ -292,6 +289,9 @@ class Verifier:
             step = machine.step(state, given, now_ms)
         if not step.events:
             raise IntegrityError(f"by the rules nothing follows here, the ledger has {event.type}")
+        for each in step.events:
+            if isinstance(each, ev.RoundOpened) and self._opened is not None:
+                self._opened.add((entry.scope, each.round, each.state, each.plan, step.state.merges))
         self._states[entry.scope] = step.state
         self._newest[entry.scope] = entry.sequence + len(step.events) - 1
         return list(step.events)
