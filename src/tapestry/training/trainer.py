@@ -13,10 +13,8 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import FrameType
 
-from tapestry.catalog.croissant import CardFile
 from tapestry.errors import Diverged, ModelError, PlanError, TapestryError
 from tapestry.host import failpoints, files
 from tapestry.protocol.artifact import Artifact
@@ -29,6 +27,7 @@ from tapestry.training.inner import MAX_LOSS, InnerLoop, Round, may_go_on
 from tapestry.training.island import ISLAND_OF_ONE, Island
 from tapestry.training.loaded import Loaded
 from tapestry.training.machine import environment
+from tapestry.training.manifests import store_card, store_manifest
 from tapestry.training.publish import publish
 from tapestry.training.rights import Admitted, Rights, parse_protected, protected_data, stage_of, today
 from tapestry.training.settings import TrainerSettings
@@ -404,22 +403,3 @@ def _follows(finished: TrainJob, job: TrainJob) -> bool:
     """Whether a job is for what was trained ahead after another."""
     same = (finished.run, finished.plan) == (job.run, job.plan)
     return same and job.train and finished.round < job.round and may_go_on(finished.merges, job)
-
-
-def store_card(cache: Path, card: CardFile) -> None:
-    """Keep a card that a data manifest names: the node's own may be made anew, and the manifest would name
-    what nobody has."""
-    path = cache / "used-cards" / f"{card.digest}.json"
-    if not path.exists():
-        with files.full_disk(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(path, card.to_bytes())
-
-
-def store_manifest(cache: Path, manifest: bytes) -> None:
-    """Keep the data manifest at the node, under its hash, which is what leaves."""
-    path = cache / "manifests" / f"{sha256(manifest)}.json"
-    if not path.exists():
-        with files.full_disk(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(path, manifest)
