@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import secrets
@@ -158,6 +159,7 @@ class Proxy:
     @contextmanager
     def running(self) -> Iterator[Proxy]:
         outer = self
+        open_now: set[socket.socket] = set()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -165,13 +167,22 @@ class Proxy:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
+            def handle(self) -> None:
+                open_now.add(self.connection)
+                with contextlib.suppress(ConnectionError):  # a client that was killed
+                    super().handle()
+
+            def finish(self) -> None:
+                open_now.discard(self.connection)
+                super().finish()
+
             def handle_any(self) -> None:
                 outer._pass_on(self)
 
             do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any
 
         httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        httpd.daemon_threads = True
+        httpd.daemon_threads = False  # those are waited for, so that none leaves its socket behind
         self.url = f"http://127.0.0.1:{httpd.server_port}"
         thread = threading.Thread(target=httpd.serve_forever, args=(0.05,))
         thread.start()
@@ -180,6 +191,9 @@ class Proxy:
         finally:
             httpd.shutdown()
             thread.join()
+            for connection in list(open_now):
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
             httpd.server_close()
 
     def _pass_on(self, request: BaseHTTPRequestHandler) -> None:

@@ -23,6 +23,7 @@ from benchmarks.machine import children_of, cpu_seconds
 
 from tapestry.core import operator
 from tapestry.node import setup
+from tapestry.node.agent import KEEP_S
 from tapestry.node.home import Home
 from tapestry.protocol.plan import Plan
 from tapestry.training.spool import TrainJob
@@ -207,7 +208,7 @@ class Scene:
     def lose_core(self) -> None:
         """The core's disk is gone in the middle of a round; the command sets it up again from its nodes."""
         self.core.kill()
-        time.sleep(1.0)  # nobody is quicker; by then the nodes have on disk what they know
+        time.sleep(KEEP_S + 1.0)  # nobody is quicker; by then the nodes have on disk what they know
         shutil.rmtree(self.core.root)
         sources = [word for node in self.nodes for word in ("--from", str(node.home.root))]
         command = ["core", "recover", str(self.core.root), *sources, "--port", str(self.port)]

@@ -34,6 +34,7 @@ from tapestry.protocol.messages import Attestation, Contribution, Enrolment, Rec
 from tapestry.protocol.plan import Inner, Merge, Plan, Rounds, Witness
 from tapestry.protocol.views import RunView
 from tapestry.storage.blobs import BlobStore
+from tests import warm
 
 EMPTY = canonical.sha256(b"")
 LAYOUT = Layout(
@@ -56,6 +57,7 @@ def _serve(
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     os.environ.update(environment, TAPESTRY_DIE_WITH_PARENT="1")
+    warm.spawns()
     if prepare is not None:
         prepare()
     serve.serve(root, ready=ready.send)
@@ -302,6 +304,7 @@ class CoreUnderTest:
     def start(self, **environment: str) -> CoreUnderTest:
         self._logged = 0
         self._logged = len(self.log_lines())
+        environment = {warm.ADDRESS: warm.address(), **environment}
         reader, writer = FORKS.Pipe(duplex=False)
         self.process = FORKS.Process(
             target=_serve, args=(self.root, writer, environment, self.prepare), daemon=True

@@ -27,7 +27,11 @@ from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Rounds, Strea
 from tapestry.protocol.views import RunView
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.model import initial_state
+from tests import warm
 from tests.cards import HERE, give_card
+
+warm.PRELOAD += ["tapestry.cli.main", "tapestry.core.serve", "tapestry.training.trainer"]
+warm.PRELOAD += ["transformers.models.llama.modeling_llama"]
 
 CONFIG = {
     "hidden_size": 16,
@@ -64,6 +68,9 @@ History = list[tuple[int, str, tuple[tuple[str, str, int], ...]]]
 class Federation:
     """Core and nodes below one folder; `keep_going` runs them to the end of the run."""
 
+    cold = "TAPESTRY_TEST_COLD" in os.environ
+    """Start them as a person would; otherwise they hold what the tests had loaded before them."""
+
     def __init__(
         self,
         root: Path,
@@ -85,7 +92,7 @@ class Federation:
         self.environment: dict[str, dict[str, str]] = {}
         """Extra variables by process: `core`, or a node's name."""
         self.restarts: dict[str, int] = {}
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, subprocess.Popen[bytes] | warm.Warm] = {}
         self._done: set[str] = set()
         self.url = f"http://127.0.0.1:{self.port}"
         """Where the nodes find the core."""
@@ -160,13 +167,14 @@ class Federation:
             arguments = ["node", "run", str(self.node(name)), "--once"]
         log = self.root / "logs" / f"{name}.log"
         log.parent.mkdir(exist_ok=True)
+        words = [sys.executable, "-P", "-m", "tapestry.cli.main", *arguments]
+        environment = {**os.environ, "NO_COLOR": "1", **self.environment.get(name, {})}
+        if not self.cold:
+            self._processes[name] = warm.start(words, log=log, environment=environment)
+            return
         with log.open("ab") as out:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tapestry.cli.main", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env={**os.environ, "NO_COLOR": "1", **self.environment.get(name, {})},
+                words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
             )
 
     def log(self, name: str) -> str:

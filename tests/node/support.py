@@ -22,7 +22,10 @@ from tapestry.protocol.layout import Layout
 from tapestry.protocol.messages import Progress
 from tapestry.storage.blobs import BlobStore
 from tapestry.training.spool import TextScore, TrainJob, TrainResult
+from tests import warm
 from tests.core.support import EMPTY, CoreUnderTest, artifact, shards
+
+Process = warm.Warm | subprocess.Popen[bytes]
 
 
 def wait_until(predicate: Callable[[], Any], timeout_s: float = 60.0, what: str = "") -> Any:
@@ -115,6 +118,9 @@ class FakeTrainer:
 class NodeUnderTest:
     """A joined node; `start` runs its gate and its agent."""
 
+    cold = False
+    """Start them as an operator would; otherwise they hold what the tests had loaded before them."""
+
     def __init__(self, folder: Path, core: CoreUnderTest, name: str, **settings: Any) -> None:
         self.name = f"{name}-1"
         self.core = core
@@ -125,7 +131,7 @@ class NodeUnderTest:
             folder / f"node-{name}", self.member_dir, self.name, folder / "text", **settings
         )
         setup.join(self.home.root, core.url, operator.invite(core.root, name), member_dir=self.member_dir)
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Process] = {}
         self.trainer: FakeTrainer | None = None
 
     @property
@@ -136,17 +142,21 @@ class NodeUnderTest:
     def key(self) -> KeyPair:
         return member.read_key(self.home.keys / "node.key")
 
-    def start_role(self, role: str, *more: str, **environment: str) -> subprocess.Popen[bytes]:
-        with open(self.home.logs / f"{role}.log", "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"tapestry.node.{role}", "--home", str(self.home.root), *more],
+    def start_role(self, role: str, *more: str, **environment: str) -> Process:
+        words = [sys.executable, "-m", f"tapestry.node.{role}", "--home", str(self.home.root), *more]
+        given, path = {**os.environ, **environment}, self.home.logs / f"{role}.log"
+        if not self.cold:
+            self.processes[role] = warm.start(words, log=path, environment=given)
+            return self.processes[role]
+        with open(path, "ab") as log:
+            self.processes[role] = subprocess.Popen(
+                words,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **environment},
+                env=given,
             )
-        self.processes[role] = process
-        return process
+        return self.processes[role]
 
     def start(
         self, value: float = 1.0, *, once: bool = True, train: bool = True, **trainer: Any

@@ -74,6 +74,7 @@ def test_a_run_from_beginning_to_end(
     start_run(core, plan, tmp_path / "seed")
     nodes = [make_node("fr"), make_node("de")]
     held = Held(2)
+    nodes[0].cold = True
     nodes[0].start(make=held.make)
     nodes[1].start(2.0)
     wait_until(lambda: run_of(nodes[0]).get("merges") == 1)

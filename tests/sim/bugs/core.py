@@ -10,6 +10,7 @@ from tapestry.core.coordinator import Coordinator
 from tapestry.core.journal import Decision, Journal
 from tapestry.core.runs import Runs
 from tapestry.errors import NotFound
+from tapestry.governance.effects import permit
 from tapestry.identity.envelope import sign
 from tapestry.protocol.clock import time_text
 from tapestry.protocol.messages import Contribution, Receipt
@@ -131,7 +132,10 @@ def _any_name(world: World) -> Places:
     def trusting(self: Runs, envelope: Any, kind: Any, run: str, by: Any, roles: Any = None) -> Any:
         return envelope.unverified(kind)
 
-    return {(Runs, "_opened"): trusting}
+    def permitted(self: Runs, moment: Any, state: RunState, given: Any, signed: Any) -> None:
+        permit(self.journal.assembly(moment), state, given, moment.at)
+
+    return {(Runs, "_opened"): trusting, (Runs, "_permit"): permitted}
 
 
 def _deadline_by_another_clock(world: World) -> Places:
