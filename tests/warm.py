@@ -32,6 +32,7 @@ from tapestry.training import launcher
 
 ADDRESS: Final = "TAPESTRY_TEST_WARM"
 """Variable that holds where the server listens; its children find it there too."""
+COMMAND: Final = Path(__file__).with_name("warm_command.py")
 PRELOAD: Final = ["pytest", "tapestry.node.agent", "tapestry.node.gate", "tapestry.replay.engine"]
 """What else a room's processes need may be added before the first of them is started."""
 ARITHMETIC: Final = {k: v for k, v in launcher.environment(1).items() if v and k != "PYTHONSAFEPATH"}
@@ -198,8 +199,11 @@ def serve(address: str, *modules: str) -> None:
         waiting.register(listener, selectors.EVENT_READ)
         while True:
             for key, _ in waiting.select():
+                if waiting.get_map().get(key.fd) is not key:
+                    continue  # its child has ended, as was just seen
                 if key.fileobj is listener:
-                    _begin(listener, waiting)
+                    with suppress(OSError):  # whoever asks was killed
+                        _begin(listener, waiting)
                 elif isinstance(key.fileobj, int):
                     _ended(key.fileobj, *key.data, waiting)
                 else:  # whoever asked is gone
@@ -212,17 +216,35 @@ def serve(address: str, *modules: str) -> None:
 def _begin(listener: socket.socket, waiting: selectors.BaseSelector) -> None:
     connection, _ = listener.accept()
     data, fds, _, _ = socket.recv_fds(connection, 4 + 4096, 3)
-    length = int.from_bytes(data[:4], "big")
-    assert length <= _MAX_BYTES
-    while len(data) < 4 + length:
-        data += connection.recv(4 + length - len(data))
-    words, prepare, environment, folder, bound = json.loads(data[4:])
+    while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
+        assert len(data) <= _MAX_BYTES
+        more = connection.recv(1 << 16)
+        if not more:  # whoever asks was killed in the middle of it
+            break
+        data += more
+    else:
+        _fork(connection, waiting, fds, *json.loads(data[4:]))
+        connection = socket.socket()  # that one is the child's now
+    for fd in fds:
+        os.close(fd)
+    connection.close()
+
+
+def _fork(
+    connection: socket.socket,
+    waiting: selectors.BaseSelector,
+    fds: Sequence[int],
+    words: list[str],
+    prepare: list[str],
+    environment: dict[str, str],
+    folder: str,
+    bound: bool,
+) -> None:
     pid = os.fork()
     if pid == 0:
         _become(fds, words, prepare, environment, folder)
-    for fd in fds:
-        os.close(fd)
-    connection.sendall(b"%d\n" % pid)
+    with suppress(OSError):  # whoever asked may be gone; the end of the line tells
+        connection.sendall(b"%d\n" % pid)
     waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, connection))
     waiting.register(connection, selectors.EVENT_READ, (pid, bound))
 

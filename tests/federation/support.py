@@ -30,8 +30,8 @@ from tapestry.training.model import initial_state
 from tests import warm
 from tests.cards import HERE, give_card
 
-warm.PRELOAD += ["tapestry.cli.main", "tapestry.core.serve", "tapestry.training.trainer"]
-warm.PRELOAD += ["transformers.models.llama.modeling_llama"]
+warm.PRELOAD.extend(["tapestry.cli.main", "tapestry.core.serve", "tapestry.training.trainer"])
+warm.PRELOAD.append("transformers.models.llama.modeling_llama")
 
 CONFIG = {
     "hidden_size": 16,
