@@ -272,6 +272,7 @@ def _become(
             os.dup2(fd, number)
         os.closerange(3, 1024)
         os.setsid()
+        processes.die_with_parent()
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
