@@ -50,6 +50,9 @@ OPEN = """
   show that a decision is missing. No node looks for that by itself.
 - **A ballot that is never taken.** A core can refuse a ballot and say that it came late, by its own clock.
   What stands in its ledger it cannot take back, and it must count that.
+- **A pledge that is not kept.** A phase opens on what is pledged and confirmed under signatures. Two members
+  who confirm each other's word can make it open on nothing, and a core can refuse to take a pledge, as it can
+  a ballot.
 - **A contribution refused for a made-up reason.** The ledger says that a contribution was refused, and why.
   Whoever has its bytes can look for himself; from the ledger alone nobody can.
 - **A copy under much noise.** With `merge.largest_overlap` copies of older updates are refused. Whoever adds

@@ -41,7 +41,7 @@ class Council(Scene):
     def charter(self, *names: str, **tables: Any) -> Charter:
         """Of the members there are, or of these."""
         tables = {"usual": USUAL, **tables}
-        seats = {name: {"seats": 1} for name in names or self.nodes}
+        seats = tables.pop("members", None) or {name: {"seats": 1} for name in names or self.nodes}
         holders = {"release": {"signatures": 2, "holders": tuple(seats)[:3]}}
         return Charter.model_validate(value((1,) * len(seats), members=seats, **holders, **tables))
 

@@ -20,6 +20,7 @@ from tapestry.protocol.messages import Attestation
 from tapestry.protocol.plan import Merge, Plan
 from tapestry.rounds import machine
 from tests.audit.council import Council
+from tests.audit.promising import Promising
 from tests.audit.stage import Node, Scene, on_core
 from tests.audit.support import Ledger
 
@@ -438,6 +439,45 @@ def governed(root: Path) -> Ledger:
         return scene.ledger()
 
 
+def phased(root: Path) -> Ledger:
+    """Pledges and confirmations, replaced and taken back; a run that waits for its phase; a phase that is
+    voted for too early, one that is opened at its thresholds and one by an override; another charter."""
+    scene = Promising(root, "ada", "bob", "cyd", "dan")
+    with scene.core:
+        scene.founded(later={"needs": {"storage": "2 TB", "people": "150 % of full-time"}, "runs": ("two",)})
+        plan = scene.plan(rounds_total=2, rounds_quorum=1)
+        scene.ratified(plan)
+        first = scene.brought("ada", "compute", "60 accelerator-hours", "bob")
+        scene.brought("bob", "funds", "5000 EUR", "ada")
+        with pytest.raises(Refused, match="belongs to phase pilot, which is not open"):
+            scene.put(machine.Start())
+        scene.decided("ada", subjects.OpenPhase(phase="pilot"), yes=["ada", "bob"], no=["cyd"])
+        mine = scene.brought("dan", "compute", "40 accelerator-hours", "ada")
+        scene.confirm("ada", mine, stands=False)
+        scene.confirm("cyd", first)
+        scene.confirm("cyd", mine)
+        suspended = scene.passed(subjects.Suspend(member="cyd"), "cyd")
+        scene.decided("dan", subjects.OpenPhase(phase="pilot"), yes=["ada", "bob"])
+        scene.decided("cyd", subjects.HearAppeal(member="cyd", decision=suspended), yes=["ada", "bob", "dan"])
+        scene.pledge("ada", "compute", "70 accelerator-hours")
+        scene.confirm("bob", scene.pledge("ada", "compute", "60 accelerator-hours"))
+        scene.decided("dan", subjects.OpenPhase(phase="pilot"), yes=["ada", "bob"])
+        scene.put(machine.Start())
+        scene.pledge("bob", "people", "50 % of full-time", phase="later")
+        scene.decided("cyd", subjects.OpenPhase(phase="later"), yes=["ada", "bob", "cyd"])
+        charter = scene.votes.assembly().governance.charter
+        assert charter is not None and charter.phases is not None
+        later = charter.phases["later"].model_copy(update={"override": "at least 3/4"})
+        fields = {"revision": 2, "phases": {"pilot": charter.phases["pilot"], "later": later}}
+        scene.passed(subjects.ChangeCharter(charter=charter.model_copy(update=fields)))
+        scene.decided("cyd", subjects.OpenPhase(phase="later"), yes=["ada", "bob", "cyd"])
+        scene.enrol(scene.nodes["ada"])
+        scene.enrol(scene.nodes["bob"])
+        scene.send(scene.nodes["ada"], environment={"accelerator": "Made Up 1", "ranks": "8"})
+        scene.pledge("dan", "storage", "0 B", phase="later")
+        return scene.ledger()
+
+
 SCENES: Final[dict[str, Callable[[Path], Ledger]]] = {
     each.__name__: each
     for each in (
@@ -457,6 +497,7 @@ SCENES: Final[dict[str, Callable[[Path], Ledger]]] = {
         seen,
         succeeded,
         governed,
+        phased,
         anything,
     )
 }

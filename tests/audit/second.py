@@ -21,6 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 sys.path.append(str(Path(__file__).parents[2]))
+from tests.audit.second_pledges import PLEDGED
 from tests.audit.second_votes import Votes
 from tests.audit.second_weights import UNIT, weights
 
@@ -319,9 +320,9 @@ HANDED, NOWHERE = "contribution-committed", {"run": "", "round": 0, "merges": 0,
 FIXED = ("run", "task", "model", "layout", "initial_state", "parameters", "stage", "origin")
 NAMED = dict.fromkeys(("contribution-received", HANDED, "contribution-late"), "contribution")
 NAMED |= {"node-enrolled": "enrolment", "base-attested": "attestation", "score-published": "score"}
-VOTED = ("charter-adopted", "proposal-opened", "ballot-cast", "proposal-decided")
+VOTED = ("charter-adopted", "proposal-opened", "ballot-cast", "proposal-decided", *PLEDGED)
 ROLES = {"attestation": "witness", "succession": "witness"} | dict.fromkeys(
-    ("charter-signature", "proposal", "ballot"), "vote"
+    ("charter-signature", "proposal", "ballot", *PLEDGED.values()), "vote"
 )
 SEALED = {"member-admitted": "join", "key-certified": "key", "key-revoked": "key-revocation"}
 

@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
+from tests.audit.second_pledges import PLEDGED, Pledges
 from tests.governance import second as count
 
 Json = dict[str, Any]
 AFTER_DEADLINE = ("proposal-decided", "core-succeeded")
+ZERO = Fraction(0)
 NEW_SEAT = {"title": "", "seats": 1, "roles": ["member"]}
 
 
@@ -29,6 +31,7 @@ class Votes:
         self.items, self.plans, self.releases = dict[str, Json](), dict[str, str](), dict[str, bool]()
         self.admitted, self.expelled, self.phases = set[str](), dict[str, str](), set[str]()
         self.suspended, self.operator = dict[str, tuple[str, str]](), ""
+        self.pledges = Pledges(self)
 
     def open(self) -> list[Json]:
         left = [item for item in self.items.values() if "outcome" not in item]
@@ -57,12 +60,14 @@ class Votes:
             return self.adopt(body, now)
         if kind == "proposal-decided":
             return self.decide(body, at, entry["sequence"])
-        what = "proposal" if kind == "proposal-opened" else "ballot"
+        what = PLEDGED.get(kind) or ("proposal" if kind == "proposal-opened" else "ballot")
         said, _ = self.ledger.valid(body["envelope"].encode(), what, now)
         charter, digest = self.charter, self.tools.sha256(said)
         self.need(charter is not None and said["consortium"] == self.ledger.consortium, "for no charter here")
         self.need(said["member"] == body["member"], "an envelope is another member's")
-        if what == "proposal":
+        if kind in PLEDGED:
+            self.pledges.entry(kind, said, digest, body, at)
+        elif what == "proposal":
             self.opened(said, digest, body, at, entry["sequence"])
         else:
             self.cast(said, body, at, entry["sequence"])
@@ -133,7 +138,8 @@ class Votes:
         self.need(item is not None and item["closes"] < at, "no vote has ended")
         assert item is not None
         tally = self.tally(item)
-        does = tally["verdict"] == "passed" and self.does(item["subject"], at)
+        yes = Fraction(tally["yes"])
+        does = tally["verdict"] == "passed" and self.does(item["subject"], at, yes=yes)
         due = {"proposal": digest, "verdict": tally["verdict"], "in_force": does}
         self.need(body == due | {"tally": self.tools.canonical(tally)}, "the ballots give another decision")
         item["outcome"] = {"at": at, "passed": does}
@@ -178,7 +184,7 @@ class Votes:
         }  # fmt: skip
 
     def does(
-        self, subject: Json, at: str, *, opening: bool = False
+        self, subject: Json, at: str, *, opening: bool = False, yes: Fraction = ZERO
     ) -> bool:  # whether it would change anything
         kind, member, here = subject["kind"], subject.get("member", ""), self.members()
         assert self.charter is not None
@@ -194,7 +200,7 @@ class Votes:
             case "revise-plan":
                 return self.tools.sha256(subject["plan"]) not in self.plans
             case "open-phase":
-                return subject["phase"] not in self.phases
+                return self.pledges.may_open(subject["phase"], at, opening=opening, yes=yes)
             case "change-charter":
                 return bool(subject["charter"]["revision"] == self.charter["revision"] + 1)
             case "accept-release":
@@ -231,6 +237,7 @@ class Votes:
             case "open-phase":
                 self.phases.add(subject["phase"])
             case "change-charter":
+                self.phases = self.pledges.still_open(subject["charter"])
                 self.charter = subject["charter"]
             case "accept-release" | "revoke-release":
                 self.releases[subject["release"]] = subject["kind"] == "accept-release"
@@ -251,6 +258,8 @@ class Votes:
     def permit(self, run: Any, kind: str, body: Json, said: Json, at: str) -> None:  # what a run may do
         if self.charter is None:
             return
+        if kind == "run-started":
+            self.pledges.may_start(run.newest["run"])
         if kind in ("run-started", "plan-revised"):
             plan = body.get("plan", run.newest)
             ratified = self.plans.get(self.tools.sha256(plan)) == plan["run"]

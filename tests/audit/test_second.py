@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from tapestry.audit import file as ledger
 from tapestry.audit.heads import cosignature
-from tapestry.governance import charter, proposal
+from tapestry.governance import charter, phases, pledge, proposal
 from tapestry.identity.envelope import Envelope, EnvelopeSignature, sign
 from tapestry.identity.keys import KeyPair
 from tapestry.identity.notes import Note
@@ -66,7 +66,12 @@ def drawn(name: str, every: Iterable[T]) -> list[T]:
     return found if name in WHOLE else random.Random(name).sample(found, SOME)
 
 
-BESIDE = {"tests.audit.second_votes", "tests.audit.second_weights", "tests.governance"}
+BESIDE = {
+    "tests.audit.second_pledges",
+    "tests.audit.second_votes",
+    "tests.audit.second_weights",
+    "tests.governance",
+}
 """Parts of it that are files of their own."""
 PARTS = (SECOND, *SECOND.parent.glob("second_*.py"), SECOND.parents[1] / "governance" / "second.py")
 
@@ -478,6 +483,9 @@ MODELS: dict[str, type[BaseModel]] = {
     "tapestry.charter-signature": proposal.CharterSignature,
     "tapestry.proposal": proposal.Proposal,
     "tapestry.ballot": proposal.Ballot,
+    "tapestry.pledge": pledge.Pledge,
+    "tapestry.pledge-confirmation": pledge.Confirmation,
+    "phase": phases.Phase,
     **{str(each.model_fields["kind"].default): each for each in SUBJECTS},
     "tapestry.charter": charter.Charter,
     "charter-member": charter.Member,
@@ -495,6 +503,7 @@ MODELS: dict[str, type[BaseModel]] = {
 EVENTS: list[type[BaseModel]] = [
     kept.Founded, kept.MemberAdmitted, kept.KeyCertified, kept.KeyRevoked, kept.CoreSucceeded,
     kept.CharterAdopted, kept.ProposalOpened, kept.BallotCast, kept.ProposalDecided,
+    kept.PledgeMade, kept.PledgeConfirmed,
     events.RunPlanned, events.PlanRevised, events.RunStarted, events.RunFinished, events.NodeEnrolled,
     events.NodeWithdrawn, events.RoundOpened, events.ContributionReceived, events.ContributionCommitted,
     events.RoundSealed, events.ContributionRevealed, events.ContributionAccepted,

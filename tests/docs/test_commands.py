@@ -129,6 +129,7 @@ def test_the_commands_are_those_of_the_design() -> None:
             "catalog coverage", "catalog publish", "catalog revoke", "catalog curate",
             "charter check", "charter explain", "charter sign", "charter adopt",
             "member key vote", "proposal new", "proposal list", "proposal show", "vote",
+            "pledge new", "pledge list", "pledge confirm", "phase status",
         )
     }  # fmt: skip
 

@@ -46,7 +46,7 @@ def value(
         "deadlines": {},
     }
     for table, fields in tables.items():
-        made[table] = fields if table == "members" else {**made[table], **fields}
+        made[table] = fields if table in ("members", "phases") else {**made[table], **fields}
         if table == "members" and any(each.get("seats", 1) > 1 for each in fields.values()):
             made["voting"]["weights"] = "seats"
     return made

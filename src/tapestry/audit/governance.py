@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Final
 
 from tapestry.errors import IntegrityError
-from tapestry.governance import machine
+from tapestry.governance import machine, pledging
 from tapestry.governance.state import Assembly
 from tapestry.identity.envelope import Envelope
 from tapestry.ledger.entries import (
@@ -15,6 +15,8 @@ from tapestry.ledger.entries import (
     CharterAdopted,
     Entry,
     Governed,
+    PledgeConfirmed,
+    PledgeMade,
     ProposalDecided,
     ProposalOpened,
 )
@@ -37,6 +39,10 @@ def repeated(assembly: Assembly, entry: Entry, event: Governed, consortium: str)
             step = machine.vote(assembly, Envelope.from_bytes(event.envelope.encode()), moment)
         case ProposalDecided():
             step = machine.settle(assembly, moment)
+        case PledgeMade():
+            step = pledging.pledge(assembly, Envelope.from_bytes(event.envelope.encode()), moment)
+        case PledgeConfirmed():
+            step = pledging.confirm(assembly, Envelope.from_bytes(event.envelope.encode()), moment)
     if step is None:
         raise IntegrityError(f"{event.type}: no vote has ended by {entry.at}")
     if step.event is None:

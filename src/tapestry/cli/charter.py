@@ -163,6 +163,7 @@ def _tell(title: str, lines: list[str]) -> None:
 
 
 def _print(charter: Charter, captures: list[Capture]) -> None:
+    from tapestry.governance.capture import overrides
     from tapestry.governance.prose import TITLES, people
 
     voters = charter.voters
@@ -188,6 +189,12 @@ def _print(charter: Charter, captures: list[Capture]) -> None:
         ),
         right=("vote", "to pass", "to stop"),
     )
+    if found := overrides(charter):
+        emit_table(
+            ("phase below its thresholds", "to pass", "could force", "could block"),
+            ((each.phase, each.to_pass, who(each.forces), who(each.blocks)) for each in found),
+            right=("to pass",),
+        )
 
 
 def _and_more(faults: list[Fault]) -> str:
@@ -199,6 +206,8 @@ def _fault(fault: Fault) -> dict[str, str]:
 
 
 def _as_json(charter: Charter, captures: list[Capture], refused: list[Fault]) -> dict[str, Any]:
+    from tapestry.governance.capture import overrides
+
     def power(found: Power) -> dict[str, Any]:
         return {"one": [each[0] for each in found.names(1)], "two": found.names(2)}
 
@@ -223,5 +232,14 @@ def _as_json(charter: Charter, captures: list[Capture], refused: list[Fault]) ->
                 "exact": each.exact,
             }
             for each in captures
+        ],
+        "overrides": [
+            {
+                "phase": each.phase,
+                "to_pass": each.to_pass,
+                "force": power(each.forces),
+                "block": power(each.blocks),
+            }
+            for each in overrides(charter)
         ],
     }

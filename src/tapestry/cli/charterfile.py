@@ -7,6 +7,7 @@
     [voting] [contribution] [entitlements] [data] [public] [release] [deadlines]     as in the charter itself
     [decisions.usual]    the rule of every kind of decision that has no table of its own
     [decisions.KIND]     what is different there
+    [phases.NAME]        what must be brought before a part of the work begins; may be left out
 
 The tables are those of `tapestry.governance.charter`, so a field is described in one place.
 """
@@ -22,6 +23,8 @@ from pydantic import BaseModel, ValidationError
 from tapestry.cli import tomlfile
 from tapestry.errors import CharterError
 from tapestry.governance.charter import Charter, Member, Rule
+from tapestry.governance.phases import Phase
+from tapestry.governance.resources import RESOURCES, is_resource
 from tapestry.governance.words import KINDS
 
 FORMAT: Final = "tapestry.charter-file"
@@ -54,6 +57,8 @@ def parse(data: bytes, *, what: str) -> Charter:
     whole = {"title": "", "revision": 1, **{table: {} for table in _OPTIONAL}, **fields}
     if own:
         whole["decisions"] = _every_kind(own, what, text)
+    if "phases" in whole:
+        whole["phases"] = _one_deep(whole["phases"])
     try:
         return Charter.model_validate(tomlfile.as_tuples(whole))
     except ValidationError as e:
@@ -69,6 +74,22 @@ def _every_kind(own: dict[str, Any], what: str, text: str) -> dict[str, Any]:
             said = "is a table" if kind in (USUAL, *KINDS) else "there is no such kind of decision"
             raise CharterError(f"{place}: decisions.{kind}: {said}", hint=f"kinds: usual, {', '.join(KINDS)}")
     return {kind: {**usual, **own.get(kind, {})} for kind in KINDS}
+
+
+def _one_deep(phases: Any) -> Any:
+    """TOML reads `data.fr` as a table `data`; in a charter it is one name."""
+    if not isinstance(phases, dict):
+        return phases
+    found = {}
+    for name, phase in phases.items():
+        needs = phase.get("needs") if isinstance(phase, dict) else None
+        data = needs.get("data") if isinstance(needs, dict) else None
+        if isinstance(needs, dict) and isinstance(data, dict):
+            flat = {key: each for key, each in needs.items() if key != "data"}
+            flat |= {f"data.{language}": each for language, each in data.items()}
+            phase = {**phase, "needs": flat}
+        found[name] = phase
+    return found
 
 
 def _place(what: str, text: str, where: Where) -> str:
@@ -102,6 +123,9 @@ def _error(error: ValidationError, text: str, what: str, own: dict[str, Any]) ->
         where = str(context["where"]).split(".")
     where = _written(where, own)
     name = f"{'.'.join(where)}: " if where else ""
+    if where[0:1] == ["phases"] and "needs" in where and not is_resource(".".join(where[3:])):
+        unknown = f"{_place(what, text, where)}: {name}is no resource"
+        return CharterError(unknown, hint=f"one of: {RESOURCES}")
     said = _WORDS.get(
         first["type"], first["msg"].removeprefix("Value error, ").replace("Input should be", "is")
     )
@@ -117,8 +141,8 @@ def _hint(kind: str, where: Where) -> str:
         return "a name is of a-z, 0-9, '.', '_' and '-', at most 64, a letter or digit first and last"
     if kind == "extra_forbidden":
         model: type[BaseModel] = Charter
-        if where[0] in ("members", "decisions") and len(where) > 2:
-            model = Member if where[0] == "members" else Rule
+        if where[0] in _MODELS and len(where) > 2:
+            model = _MODELS[where[0]]
         elif len(where) > 1 and where[0] in Charter.model_fields:
             found = Charter.model_fields[where[0]].annotation
             model = found if isinstance(found, type) and issubclass(found, BaseModel) else Charter
@@ -127,6 +151,7 @@ def _hint(kind: str, where: Where) -> str:
 
 
 _HEAD: Final = ("format", "version")
+_MODELS: Final[dict[str, type[BaseModel]]] = {"members": Member, "decisions": Rule, "phases": Phase}
 
 
 def load(path: Path) -> Charter:

@@ -25,6 +25,8 @@ from tapestry.cli import (
     ledger,
     member,
     node,
+    phase,
+    pledge,
     proposal,
     run,
 )
@@ -53,6 +55,8 @@ app.add_typer(charter.app, name="charter")
 catalog.app.command("curate")(curate.curate)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(proposal.app, name="proposal")
+app.add_typer(pledge.app, name="pledge")
+app.add_typer(phase.app, name="phase")
 app.command("vote")(proposal.vote)
 app.command("doctor")(doctor.doctor)
 

@@ -146,6 +146,8 @@ def show(proposal: Which, member: Voter, core: CoreUrl = None, as_json: Json = F
 
     with Council(member, core) as council:
         shown, ballots = council.show(_named(council, proposal))
+        if shown["kind"] == "open-phase":
+            shown["thresholds"] = _thresholds(council, shown["subject"]["phase"])
     said = [each.model_dump(mode="json", exclude={"format", "version", "consortium"}) for each in ballots]
     if as_json:
         emit_json({**shown, "ballots": said})
@@ -159,6 +161,7 @@ def show(proposal: Which, member: Voter, core: CoreUrl = None, as_json: Json = F
             ("proposed by", f"{shown['member']}, entry {shown['sequence']} of the ledger"),
             ("charter", short(shown["charter"])),
             ("standing", _standing(shown, shown["now"])),
+            *([("its phase", _lacking(shown["thresholds"]))] if "thresholds" in shown else ()),
             ("yes, no, abstain", f"{tally['yes']}, {tally['no']}, {tally['abstain']} of all votes"),
             ("took part", f"{tally['quorum']['reached']} (needed: {tally['quorum']['needed']})"),
             ("approval", f"{tally['approval']['reached']} (needed: {tally['approval']['needed']})"),
@@ -320,6 +323,20 @@ def _named(council: Council, given: str) -> str:
 # -- how it is shown ----------------------------------------------------------------------------------
 
 
+def _thresholds(council: Council, name: str) -> dict[str, Any] | None:
+    """How a phase stands now, by the core's word; None of one that the charter does not have."""
+    every = council.client.phases()["phases"]
+    return next(
+        ({"go": each["go"], "missing": each["missing"]} for each in every if each["phase"] == name), None
+    )
+
+
+def _lacking(thresholds: dict[str, Any] | None) -> str:
+    if thresholds is None:
+        return "not in the charter"
+    return "has what it needs" if thresholds["go"] else "lacks " + "; ".join(thresholds["missing"])
+
+
 def _standing(each: dict[str, Any], now: str) -> str:
     from tapestry.protocol.clock import seconds_between
 
@@ -328,7 +345,7 @@ def _standing(each: dict[str, Any], now: str) -> str:
         left_s = seconds_between(now, each["closes"])
         return f"open, {human_seconds(left_s)} left" if left_s > 0 else "to be counted"
     if outcome["verdict"] == "passed" and not outcome["in_force"]:
-        return "passed, but overtaken"
+        return f"passed, but {'not opened' if each['kind'] == 'open-phase' else 'overtaken'}"
     return OUTCOMES.get(outcome["verdict"], str(outcome["verdict"]))
 
 

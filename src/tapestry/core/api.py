@@ -17,6 +17,7 @@ from tapestry.core.deltas import Lacking
 from tapestry.core.direct import LEAST_BYTES, direct
 from tapestry.core.ledger_api import MAX_BYTES as MAX_EVENTS_BYTES
 from tapestry.core.ledger_api import LedgerApi, Signed, number
+from tapestry.core.pledges import PledgesApi
 from tapestry.core.quota import Quota
 from tapestry.core.runs import Committed
 from tapestry.core.service import Core
@@ -25,6 +26,7 @@ from tapestry.core.votes_api import VotesApi, who_may
 from tapestry.core.watch import Watch
 from tapestry.errors import Conflict, DiskFull, FormatError, NotFound, TooLarge
 from tapestry.governance.charter import Charter
+from tapestry.governance.pledge import Confirmation, Pledge
 from tapestry.governance.proposal import Ballot, CharterSignature, Proposal
 from tapestry.host import failpoints
 from tapestry.identity.envelope import Envelope
@@ -70,7 +72,7 @@ SPOKEN: Final[tuple[type[Message], ...]] = (
         Layout,
         Model,
     ),
-    *(Ballot, Charter, CharterSignature, Proposal),
+    *(Ballot, Charter, CharterSignature, Confirmation, Pledge, Proposal),
     *(Plan, Progress, Receipt, RequestProof, RoundRecord, RunView, Score, State),
 )
 """Every format that crosses to a node."""
@@ -125,6 +127,7 @@ class Api:
             *LedgerApi(self._core).routes(),
             *CatalogApi(self._core).routes(),
             *VotesApi(self._core).routes(),
+            *PledgesApi(self._core).routes(),
         )
         for method, path, endpoint in routes:
             app.add_api_route(path, endpoint, methods=[method])

@@ -24,7 +24,7 @@ from tapestry.transport.server import Call
 Signed = Annotated[Call, Depends(server.signed)]
 Endpoint = Callable[..., Any]
 MEMBERS: Final[frozenset[Role]] = frozenset({"node", "vote"})
-OF_MEMBERS: Final = ("/v1/proposals", "/v1/ballots", "/v1/keys")
+OF_MEMBERS: Final = ("/v1/proposals", "/v1/ballots", "/v1/pledges", "/v1/confirmations", "/v1/keys")
 """What a member may send without a node of its own."""
 
 

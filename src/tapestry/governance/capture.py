@@ -116,6 +116,32 @@ def accept(charter: Charter) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Override:
+    """What one or two members could do about opening a phase below its thresholds. Nobody alone can force it,
+    as nobody can pass `open-phase` alone, nor block it where nobody can block a change of the charter."""
+
+    phase: str
+    to_pass: int | None
+    forces: Power
+    blocks: Power
+
+
+def overrides(charter: Charter) -> list[Override]:
+    """Of each phase that has one, in the order of their names."""
+    present = [one for one in founding(charter) if one.seats]
+    scenes, found = _scenes(charter, present, False), []
+    for name, phase in sorted((charter.phases or {}).items()):
+        if phase.override is None:
+            continue
+        usual = charter.decisions["open-phase"]
+        rule = usual.model_copy(update={"approval": phase.override, "of": "all"})
+        powers = _powers(rule, scenes)
+        to_pass = _least(coalitions.fewest(rule, each.hall, to="pass") for each in scenes)
+        found.append(Override(phase=name, to_pass=to_pass, forces=powers.forces, blocks=powers.blocks))
+    return found
+
+
 def _release(charter: Charter) -> Iterator[Fault]:
     release, holders = charter.release, len(charter.release.holders)
     if release.signatures == 1:

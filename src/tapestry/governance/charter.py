@@ -14,6 +14,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from tapestry.governance.contradictions import find
+from tapestry.governance.phases import MAX_PHASES, Phase
+from tapestry.governance.phases import find as of_phases
 from tapestry.governance.words import (
     ABOUT_ONE,
     KINDS,
@@ -159,13 +161,18 @@ class Charter(Message):
     public: Public
     release: Release
     deadlines: Deadlines
+    phases: Annotated[
+        Annotated[dict[Name, Phase], Field(min_length=1, max_length=MAX_PHASES)] | None,
+        Field(exclude_if=lambda value: value is None),
+    ] = None
+    """What must be brought before a part of the work begins."""
 
     @model_validator(mode="after")
     def _holds_together(self) -> Charter:
         missing = [kind for kind in KINDS if kind not in self.decisions]
         if missing:
             raise ValueError(f"decisions.{missing[0]} is needed")
-        for fault in find(self):
+        for fault in (*find(self), *of_phases(self)):
             raise PydanticCustomError(
                 "charter",
                 "{rule}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from tapestry.errors import KeyRefused, PlanError, Refused
@@ -24,6 +25,7 @@ from tapestry.governance.proposal import (
     about,
 )
 from tapestry.governance.state import Assembly, Governance, Item, Ratified, Released, Suspended
+from tapestry.governance.thresholds import phase_of_run, reckon, still_open, why_not_open
 from tapestry.governance.words import seconds
 from tapestry.identity.keyring import KeyRing
 from tapestry.protocol.clock import add_seconds
@@ -32,10 +34,15 @@ from tapestry.rounds.inputs import Attest, Contribute, Enrol, Input, Publish, Re
 from tapestry.rounds.state import RunState
 
 
-def hindrance(assembly: Assembly, subject: Subject, at: str, *, opening: bool = False) -> str | None:
+def hindrance(
+    assembly: Assembly, subject: Subject, at: str, *, opening: bool = False, yes: Fraction | None = None
+) -> str | None:
     """Why a decision would have nothing to do as things stand; None where it has.
 
     Asked when a proposal is opened, and again when it has passed: others may have passed meanwhile.
+
+    Args:
+        yes: share of all votes that said yes, when it has passed.
     """
     governance, active = assembly.governance, assembly.ring.active
     party = about(subject)
@@ -54,7 +61,7 @@ def hindrance(assembly: Assembly, subject: Subject, at: str, *, opening: bool = 
         case RevisePlan():
             return "the plan is ratified" if subject.plan.digest in governance.plans else None
         case OpenPhase():
-            return f"phase {subject.phase} is open" if subject.phase in governance.phases else None
+            return why_not_open(assembly, subject.phase, at, opening=opening, yes=yes)
         case ChangeCharter():
             held = governance.charter
             follows = held is not None and subject.charter.revision == held.revision + 1
@@ -125,7 +132,7 @@ def applied(assembly: Assembly, item: Item, *, at: str, sequence: int) -> Assemb
             changed = put("phases", subject.phase, decision)
         case ChangeCharter():
             changed = put("charters", subject.charter.digest, subject.charter)
-            changed["charter"] = subject.charter
+            changed |= {"charter": subject.charter, "phases": still_open(governance, subject.charter)}
         case AcceptRelease():
             changed = put("releases", subject.release, Released(decision=decision, state=subject.state))
         case RevokeRelease():
@@ -151,7 +158,8 @@ def permit(assembly: Assembly, state: RunState, given: Input, at: str) -> None:
     """Raise what the members' decisions have against an input to a run; nothing where there is no charter.
 
     Raises:
-        Refused: the plan is not ratified, or the member is suspended; the decision is named.
+        Refused: the run's phase is not open, the plan is not ratified, or the member is suspended; what is
+            missing, or the decision, is named.
         PlanError: the plan goes beyond the charter.
     """
     governance = assembly.governance
@@ -159,6 +167,7 @@ def permit(assembly: Assembly, state: RunState, given: Input, at: str) -> None:
         return
     match given:
         case Start() if state.status == "planned":
+            _phase_open(assembly, state.run, at)
             _ratified(governance, state.next_plan or state.plan)
         case Revise():
             if given.plan != (state.next_plan or state.plan):
@@ -167,6 +176,18 @@ def permit(assembly: Assembly, state: RunState, given: Input, at: str) -> None:
             _not_suspended(governance, given.member, at)
         case Reveal():
             _not_suspended(governance, state.enrolled.get(given.node, ""), at)
+
+
+def _phase_open(assembly: Assembly, run: str, at: str) -> None:
+    name = phase_of_run(assembly.governance, run)
+    if name is None or name in assembly.governance.phases:
+        return
+    missing = reckon(assembly, name, at).missing
+    lacks = f"it lacks {'; '.join(missing)}" if missing else "its thresholds are met, and it takes a vote"
+    raise Refused(
+        f"run {run} belongs to phase {name}, which is not open: {lacks}",
+        hint=f"see: tapestry phase status {name}; then: tapestry proposal new open-phase --phase {name}",
+    )
 
 
 def _ratified(governance: Governance, plan: Plan) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Final
 
 from tapestry.errors import CharterError, Conflict, FormatError, NotFound, Refused, SignatureError
@@ -222,7 +223,7 @@ def settle(assembly: Assembly, moment: Moment) -> Step | None:
         return None
     charter = assembly.governance.charters[item.charter]
     found = tally(charter, item.question, item.standings(charter), item.counted())
-    does = found.passed and hindrance(assembly, item.subject, moment.at) is None
+    does = found.passed and hindrance(assembly, item.subject, moment.at, yes=Fraction(found.yes)) is None
     if does:
         assembly = applied(assembly, item, at=moment.at, sequence=moment.sequence)
     outcome = Outcome(verdict=found.verdict, in_force=does, at=moment.at, sequence=moment.sequence)

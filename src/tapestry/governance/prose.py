@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tapestry.governance.capture import Capture, Power
+from tapestry.governance.capture import Capture, Power, overrides
 from tapestry.governance.charter import Charter, Rule
 from tapestry.governance.electorate import founding, shares
 from tapestry.governance.words import ABOUT_ONE, KINDS, Kind, Role, bound, share, text_of
@@ -86,6 +86,7 @@ def sections(charter: Charter, captures: Sequence[Capture]) -> list[Section]:
         Section(title="What is decided, and how", lines=(*_general(), *decisions)),
         Section(title="What one or two members could do", lines=tuple(_powers(charter, captures))),
         Section(title="Runs", lines=tuple(_runs(charter))),
+        *([Section(title="Phases", lines=tuple(_phases(charter)))] if charter.phases else ()),
         Section(title="Who has a right to the model", lines=tuple(_entitlements(charter))),
         Section(title="Data", lines=tuple(_data(charter))),
         Section(title="Releases", lines=(_release(charter),)),
@@ -233,6 +234,29 @@ def _runs(charter: Charter) -> Iterator[str]:
         yield f"No member's weight in a merge may be more than {_FRACTIONS.get(str(cap), cap)}."
     else:
         yield "It may leave the influence of a member on a merge without a cap."
+
+
+def _phases(charter: Charter) -> Iterator[str]:
+    powers = {each.phase: each for each in overrides(charter)}
+    for name, phase in sorted((charter.phases or {}).items()):
+        title = f" ({phase.title})" if phase.title else ""
+        needs = listed([f"{resource} ({text})" for resource, text in sorted(phase.needs.items())])
+        what = "have confirmed pledges for" if phase.counts == "confirmed" else "have pledged"
+        count = plural(phase.members, "member")
+        yield f"Phase {name}{title} opens by vote once at least {count} together {what} {needs}."
+        if phase.runs:
+            yield f"Until phase {name} is open, {listed(phase.runs, 'or')} does not start."
+        power = powers.get(name)
+        if power is None:
+            yield f"Nothing opens phase {name} below its thresholds, but a change of this charter."
+            continue
+        who = people(power.forces, 2, charter.voters) if power.forces.names(2) else "no two members"
+        yield (
+            f"Below its thresholds it opens where {threshold(str(phase.override))} of all votes are yes: "
+            f"{power.to_pass} members at least. {who[0].upper()}{who[1:]} could force that."
+        )
+    if any(phase.counts == "confirmed" for phase in (charter.phases or {}).values()):
+        yield "A pledge counts once a steward or auditor of another member has confirmed it."
 
 
 def _entitlements(charter: Charter) -> Iterator[str]:

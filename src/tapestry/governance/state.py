@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from tapestry.errors import FormatError
 from tapestry.governance.charter import Charter
 from tapestry.governance.electorate import Standing
+from tapestry.governance.pledge import Pledged
 from tapestry.governance.proposal import Subject, about, kind_of
 from tapestry.governance.tally import Ballot, Choice, Question, Verdict
 from tapestry.identity.keyring import KeyRing
@@ -115,6 +116,8 @@ class Governance(Part):
     phases: dict[Name, Sha256] = Field(default_factory=dict)
     releases: dict[Name, Released] = Field(default_factory=dict)
     operator: Name | None = None
+    pledges: dict[str, Pledged] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """In force, each by what a newer one takes the place of."""
 
     @property
     def open(self) -> tuple[Item, ...]:

@@ -131,7 +131,26 @@ class ProposalDecided(Part):
     """Canonical JSON of a `tapestry.tally`."""
 
 
-Governed = CharterAdopted | ProposalOpened | BallotCast | ProposalDecided
+class PledgeMade(Part):
+    """A member brings something to a phase; `envelope` holds the Pledge."""
+
+    type: Literal["pledge-made"] = "pledge-made"
+    member: Name
+    pledge: Sha256
+    envelope: str
+
+
+class PledgeConfirmed(Part):
+    """A member has looked whether another's pledge is real; `envelope` holds the Confirmation."""
+
+    type: Literal["pledge-confirmed"] = "pledge-confirmed"
+    member: Name
+    """Whose word it is."""
+    pledge: Sha256
+    envelope: str
+
+
+Governed = CharterAdopted | ProposalOpened | BallotCast | ProposalDecided | PledgeMade | PledgeConfirmed
 """Events of `tapestry.governance`."""
 ConsortiumEvent = Annotated[
     Founded | MemberAdmitted | KeyCertified | KeyRevoked | CoreSucceeded | Governed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from tapestry.errors import (
     FormatError,
@@ -121,7 +121,7 @@ class Council:
     def close(self) -> None:
         self.client.close()
 
-    def __enter__(self) -> Council:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

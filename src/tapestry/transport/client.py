@@ -186,6 +186,38 @@ class CoreClient:
         request = Request(method="GET", path=f"/v1/proposals/{quote(proposal, safe='')}")
         return self._json(request, cap=MAX_EVENTS_BYTES)
 
+    # -- pledges ------------------------------------------------------------------------------------
+
+    def pledge(self, envelope: bytes) -> Any:
+        """Pledge something to a phase."""
+        return self._json(Request(method="POST", path="/v1/pledges", body=envelope))
+
+    def confirm(self, envelope: bytes) -> Any:
+        """Say whether another's pledge is real."""
+        return self._json(Request(method="POST", path="/v1/confirmations", body=envelope))
+
+    def phases(self) -> Any:
+        """How each phase of the charter stands."""
+        return self._json(Request(method="GET", path="/v1/phases"), cap=MAX_EVENTS_BYTES)
+
+    def pledges(self) -> tuple[list[Any], int | None]:
+        """All pledges in force with what was signed, and the entry they are as of; None where that was
+        another at the end than at the beginning."""
+        found: list[Any] = []
+        seen: set[int] = set()
+        while True:
+            query = {"after": len(found), "limit": wire.MAX_LISTED}
+            answer = self._json(Request(method="GET", path="/v1/pledges", query=query), cap=MAX_EVENTS_BYTES)
+            if not isinstance(answer, dict) or not isinstance(answer.get("pledges"), list):
+                raise FormatError("the core's list of pledges is not one")
+            sequence, total = answer.get("sequence"), answer.get("total")
+            if type(sequence) is not int or type(total) is not int:
+                raise FormatError("the core's list of pledges is not one")
+            seen.add(sequence)
+            found += answer["pledges"]
+            if len(found) >= total or not answer["pledges"]:
+                return found, sequence if len(seen) == 1 else None
+
     # -- the catalog --------------------------------------------------------------------------------
 
     def publish_listing(self, envelope: bytes) -> Any:
