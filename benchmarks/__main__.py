@@ -18,6 +18,7 @@ PROGRAMS = {
     "cli": "how long the command line takes to answer",
     "round": "a round without training, and the memory of every process; or how other engines compare",
     "verify": "a ledger of 100,000 entries: export, verify, open the core that has it",
+    "governance": "tally, account and entitlements of 50 members and 1,000 rounds",
     "ulp": "whether a lie of one bit in a merge is found, 1,000 times",
     "codec": "size, speed and memory of encoded deltas",
     "merge": "arithmetic, replay engine with reading, hashing and writing, memory of the worker",

@@ -16,6 +16,7 @@
     │   │   └── Leak            a canary of the node's text in what was to leave
     │   ├── HashMismatch        content does not match its address
     │   ├── Fork                the core signed two histories that exclude each other
+    │   ├── EntitlementError    a certificate that proves no right, or not to this base
     │   ├── BundleError         a bundle that was changed, or is not what it says
     │   │   └── Incomplete      one that holds, and lacks something that belongs in it
     │   └── FormatError         a message that does not parse, or is not canonical
@@ -139,6 +140,10 @@ class Fork(IntegrityError):
     def __init__(self, message: str, *, hint: str | None = None, seen: str = "") -> None:
         super().__init__(message, hint=hint)
         self.seen = seen
+
+
+class EntitlementError(IntegrityError):
+    code = "entitlement"
 
 
 class BundleError(IntegrityError):

@@ -55,6 +55,11 @@ OPEN = """
   a ballot.
 - **A contribution refused for a made-up reason.** The ledger says that a contribution was refused, and why.
   Whoever has its bytes can look for himself; from the ledger alone nobody can.
+- **A certificate, without the ledger.** What a member gave is the word of the holders who signed, and which
+  ledger it is that of whoever gave the core's key. As many holders as must sign, or a core that makes a
+  ledger up, can deceive who has nothing else. `tapestry entitlement verify --ledger` takes neither's word.
+- **A stated training time.** Whoever overstates every round by the same factor is plausible to itself. No
+  weight and no right depends on it.
 - **A copy under much noise.** With `merge.largest_overlap` copies of older updates are refused. Whoever adds
   noise as long as the update, or mixes updates of several rounds, passes; so does a node's own update of an
   earlier round with a little noise. Without it, and for a plan that compares nothing, every copy passes.

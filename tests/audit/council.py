@@ -9,6 +9,7 @@ from typing import Any
 from tapestry.core.votes import Votes
 from tapestry.governance import proposal as subjects
 from tapestry.governance.charter import Charter
+from tapestry.governance.disputes import Dispute
 from tapestry.governance.proposal import Ballot, CharterSignature, Proposal, Subject
 from tapestry.governance.tally import Choice
 from tapestry.identity.envelope import Envelope, sign
@@ -93,6 +94,23 @@ class Council(Scene):
             for name in names:
                 self.now += 10
                 self.votes.vote(self.ballot(name, proposal, choice))  # type: ignore[arg-type]
+
+    def disputed(self, name: str, *, key: KeyPair | None = None, **fields: Any) -> Envelope:
+        known = {
+            "consortium": self.consortium,
+            "member": name,
+            "run": "run",
+            "round": 1,
+            "about": name,
+            "what": "tokens",
+            "claim": "2000 tokens",
+            "reason": "We counted.",
+        }
+        return sign(Dispute(**(known | fields)), key or self.nodes[name].vote)
+
+    def dispute(self, name: str, **fields: Any) -> str:
+        self.now += 10
+        return self.votes.dispute(self.disputed(name, **fields))
 
     def end(self, seconds: float = MINUTE + 1) -> None:
         """The deadlines pass."""

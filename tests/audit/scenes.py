@@ -397,7 +397,7 @@ def governed(root: Path) -> Ledger:
         scene.put(machine.Start())
         for node in (ada, bob, cyd):
             scene.enrol(node)
-        scene.send(ada)
+        scene.send(ada, train_ms=1230, bytes=4567)
         lost = scene.propose("dan", subjects.OpenPhase(phase="two"))
         scene.vote(lost, yes=["dan"], no=["ada"])
         scene.vote(lost, yes=["ada"])
@@ -427,6 +427,8 @@ def governed(root: Path) -> Ledger:
         scene.decided(
             "eve", subjects.AcceptRelease(release="one", state="1" * 64), yes=["ada", "bob"], no=["eve"]
         )
+        scene.dispute("cyd", round=None)
+        scene.dispute("eve", about="dan")
         scene.passed(subjects.RevokeRelease(release="one"), "dan")
         scene.passed(subjects.AppointOperator(member="bob"), "dan", "bob")
         new = KeyPair.generate()

@@ -320,9 +320,16 @@ HANDED, NOWHERE = "contribution-committed", {"run": "", "round": 0, "merges": 0,
 FIXED = ("run", "task", "model", "layout", "initial_state", "parameters", "stage", "origin")
 NAMED = dict.fromkeys(("contribution-received", HANDED, "contribution-late"), "contribution")
 NAMED |= {"node-enrolled": "enrolment", "base-attested": "attestation", "score-published": "score"}
-VOTED = ("charter-adopted", "proposal-opened", "ballot-cast", "proposal-decided", *PLEDGED)
+VOTED = (
+    "charter-adopted",
+    "proposal-opened",
+    "ballot-cast",
+    "proposal-decided",
+    "account-disputed",
+    *PLEDGED,
+)
 ROLES = {"attestation": "witness", "succession": "witness"} | dict.fromkeys(
-    ("charter-signature", "proposal", "ballot", *PLEDGED.values()), "vote"
+    ("charter-signature", "proposal", "ballot", "dispute", *PLEDGED.values()), "vote"
 )
 SEALED = {"member-admitted": "join", "key-certified": "key", "key-revoked": "key-revocation"}
 

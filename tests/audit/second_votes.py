@@ -32,6 +32,7 @@ class Votes:
         self.admitted, self.expelled, self.phases = set[str](), dict[str, str](), set[str]()
         self.suspended, self.operator = dict[str, tuple[str, str]](), ""
         self.pledges = Pledges(self)
+        self.disputes = dict[str, str]()
 
     def open(self) -> list[Json]:
         left = [item for item in self.items.values() if "outcome" not in item]
@@ -60,6 +61,8 @@ class Votes:
             return self.adopt(body, now)
         if kind == "proposal-decided":
             return self.decide(body, at, entry["sequence"])
+        if kind == "account-disputed":
+            return self.disputed(body, now)
         what = PLEDGED.get(kind) or ("proposal" if kind == "proposal-opened" else "ballot")
         said, _ = self.ledger.valid(body["envelope"].encode(), what, now)
         charter, digest = self.charter, self.tools.sha256(said)
@@ -83,6 +86,19 @@ class Votes:
         everybody = self.members() == signed == sorted(charter["members"])
         self.need(for_it and everybody, "not every member has signed the first charter")
         self.charter = charter
+
+    def disputed(self, body: Json, now: int) -> None:
+        said, _ = self.ledger.valid(body["envelope"].encode(), "dispute", now)
+        digest, member = self.tools.sha256(said), said["member"]
+        here = (said["consortium"], body["member"], body["dispute"]) == (
+            self.ledger.consortium,
+            member,
+            digest,
+        )
+        new = digest not in self.disputes and said["about"] in self.ledger.roots
+        few = sum(each == member for each in self.disputes.values()) < 256
+        self.need(here and new and few, "a dispute is for elsewhere, known, or one too many")
+        self.disputes[digest] = member
 
     def opened(self, said: Json, digest: str, body: Json, at: str, sequence: int) -> None:
         charter, subject, member = self.charter, said["subject"], said["member"]
@@ -141,10 +157,20 @@ class Votes:
         yes = Fraction(tally["yes"])
         does = tally["verdict"] == "passed" and self.does(item["subject"], at, yes=yes)
         due = {"proposal": digest, "verdict": tally["verdict"], "in_force": does}
-        self.need(body == due | {"tally": self.tools.canonical(tally)}, "the ballots give another decision")
         item["outcome"] = {"at": at, "passed": does}
         if does:
             self.apply(item, digest, at)
+        if does and item["subject"]["kind"] == "accept-release":
+            due |= {"signers": self.signers(item["charter"], self.tools.milliseconds(at))}
+        self.need(body == due | {"tally": self.tools.canonical(tally)}, "the ballots give another decision")
+
+    def signers(self, charter: Json, now: int) -> list[Json]:  # keys are in the order they were certified
+        found = dict[str, str]()
+        for name, key in self.ledger.keys.items():
+            valid = key["role"] == "vote" and not key["revoked"] and key["start"] <= now < key["end"]
+            if valid and key["member"] in {*charter["release"]["holders"]} & {*self.members()}:
+                found[key["member"]] = name
+        return [{"member": member, "key_id": found[member]} for member in sorted(found)]
 
     def tally(self, item: Json) -> Json:
         charter, kind, party = item["charter"], item["subject"]["kind"], self.party(item)

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from tapestry.audit import file as ledger
 from tapestry.audit.heads import cosignature
-from tapestry.governance import charter, phases, pledge, proposal
+from tapestry.governance import charter, disputes, phases, pledge, proposal
 from tapestry.identity.envelope import Envelope, EnvelopeSignature, sign
 from tapestry.identity.keys import KeyPair
 from tapestry.identity.notes import Note
@@ -486,6 +486,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "tapestry.pledge": pledge.Pledge,
     "tapestry.pledge-confirmation": pledge.Confirmation,
     "phase": phases.Phase,
+    "tapestry.dispute": disputes.Dispute,
+    "vote-key": kept.VoteKey,
     **{str(each.model_fields["kind"].default): each for each in SUBJECTS},
     "tapestry.charter": charter.Charter,
     "charter-member": charter.Member,
@@ -504,6 +506,7 @@ EVENTS: list[type[BaseModel]] = [
     kept.Founded, kept.MemberAdmitted, kept.KeyCertified, kept.KeyRevoked, kept.CoreSucceeded,
     kept.CharterAdopted, kept.ProposalOpened, kept.BallotCast, kept.ProposalDecided,
     kept.PledgeMade, kept.PledgeConfirmed,
+    kept.AccountDisputed,
     events.RunPlanned, events.PlanRevised, events.RunStarted, events.RunFinished, events.NodeEnrolled,
     events.NodeWithdrawn, events.RoundOpened, events.ContributionReceived, events.ContributionCommitted,
     events.RoundSealed, events.ContributionRevealed, events.ContributionAccepted,

@@ -118,6 +118,12 @@ def test_three_members_decide(running: CoreUnderTest, call: Call, tmp_path: Path
     assert ask("proposal", "list", "--open", "--member", folder["acme"])["proposals"] == []
     assert ask("run", "start", "--core", running.root)["status"] == "running"
     assert ask("core", "invite", running.root, "eve")["member"] == "eve"
+    wrong = ("account", "dispute", "--run", "run", "--claim", "3 rounds", "--reason", "we were there")
+    disputed = ask(*wrong, "--what", "availability", "--member", folder["cedar"])["dispute"]
+    assert ask(*wrong, "--what", "availability", "--member", folder["cedar"])["dispute"] == disputed
+    assert "can be disputed" in ask(*wrong, "--what", "beauty", "--member", folder["cedar"], fails=2)
+    no = ask(*wrong, "--what", "other", "--about", "eve", "--member", folder["cedar"], fails=5)
+    assert "there is no member eve" in no
     file = tmp_path / "ledger.jsonl"
     ask("ledger", "export", "--core", running.root, file)
     assert ask("ledger", "verify", file, "--no-merges")["members"] == 3

@@ -130,6 +130,8 @@ def test_the_commands_are_those_of_the_design() -> None:
             "charter check", "charter explain", "charter sign", "charter adopt",
             "member key vote", "proposal new", "proposal list", "proposal show", "vote",
             "pledge new", "pledge list", "pledge confirm", "phase status",
+            "account show", "account statement", "account dispute",
+            "entitlement list", "entitlement make", "entitlement sign", "entitlement verify",
         )
     }  # fmt: skip
 

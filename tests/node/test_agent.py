@@ -110,6 +110,7 @@ def check_receipt(node: NodeUnderTest) -> None:
     both = json.loads((node.home.receipts / "run.2.json").read_bytes())
     contribution = Envelope.from_json(both["contribution"])
     said = contribution.open_as(Contribution, node.key.public_key)
+    assert said.train_ms is not None and said.bytes
     assert said.environment["airlock"] == "none", "this agent was started without rules"
     receipt = Envelope.from_json(both["receipt"]).open_as(Receipt, setup.load_consortium(node.home).core_key)
     assert (receipt.contribution, receipt.round, receipt.node) == (contribution.digest, said.round, node.name)
@@ -253,6 +254,8 @@ def test_a_node_that_comes_late_fetches_and_one_that_publishes_nothing(
     assert {s["node"] for s in events(core, "score-published")} == {"de-1"}
     kinds = {line["kind"] for line in egress_table(first.home)}
     assert "score" not in kinds and "contribution" in kinds
+    own = memory(first).runs["run"].contribution
+    assert own is not None and own.said.train_ms is None and own.said.bytes
 
 
 class Held:

@@ -107,6 +107,8 @@ def _lines(file: BinaryIO, size: int | None) -> Iterator[bytes]:
 def _parsed(line: bytes, *, first: bool) -> Line | None:
     if line.startswith(ENTRY) and not first:
         return "entry", _entry(line)
+    if line.startswith(BLOB) and not first and (data := _blob(line)) is not None:
+        return "blob", data
     value = canonical.decode(line, what="line", max_bytes=MAX_LINE_BYTES)
     if first:
         if value != {"format": FORMAT, "version": VERSION}:
@@ -126,6 +128,15 @@ def _parsed(line: bytes, *, first: bool) -> Line | None:
     if base64.b64encode(data).decode("ascii") != held:
         raise FormatError("a blob is base64 in its one form")
     return kind, data
+
+
+def _blob(line: bytes) -> bytes | None:
+    """Of a line that is the one form of a blob's; what is wrong with another is for others to find."""
+    try:
+        data = base64.b64decode(line[len(BLOB) : -2], validate=True)
+    except ValueError:
+        return None
+    return data if of_bytes("blob", data)[:-1] == line else None
 
 
 def _entry(line: bytes) -> Entry:

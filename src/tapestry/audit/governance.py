@@ -8,9 +8,11 @@ from typing import Final
 
 from tapestry.errors import IntegrityError
 from tapestry.governance import machine, pledging
+from tapestry.governance.disputes import dispute
 from tapestry.governance.state import Assembly
 from tapestry.identity.envelope import Envelope
 from tapestry.ledger.entries import (
+    AccountDisputed,
     BallotCast,
     CharterAdopted,
     Entry,
@@ -43,6 +45,8 @@ def repeated(assembly: Assembly, entry: Entry, event: Governed, consortium: str)
             step = pledging.pledge(assembly, Envelope.from_bytes(event.envelope.encode()), moment)
         case PledgeConfirmed():
             step = pledging.confirm(assembly, Envelope.from_bytes(event.envelope.encode()), moment)
+        case AccountDisputed():
+            step = dispute(assembly, Envelope.from_bytes(event.envelope.encode()), moment)
     if step is None:
         raise IntegrityError(f"{event.type}: no vote has ended by {entry.at}")
     if step.event is None:

@@ -91,6 +91,8 @@ class Verifier:
         time."""
         self.roots = bytearray()
         """Roots of the trees of 1, 2, ... entries."""
+        self.leaf = b""
+        """Hash of the entry that was taken last."""
         self._signer = ""
         """Name of the key that has signed the envelope which was opened last."""
         self._ended = False
@@ -205,9 +207,12 @@ class Verifier:
             raise kind(f"entry {entry.sequence}: {e.message}") from e
         if self._blobs:
             raise IntegrityError(f"entry {entry.sequence} follows an envelope that it does not name")
-        for level, index, found in tree.new_nodes(
-            self.found.entries, tree.leaf_hash(entry.to_bytes()), lambda *at: self._nodes[at]
-        ):
+        self._add(tree.leaf_hash(entry.to_bytes()))
+
+    def _add(self, leaf: bytes) -> None:
+        """The next leaf of the tree, whose entry holds."""
+        self.leaf = leaf
+        for level, index, found in tree.new_nodes(self.found.entries, leaf, lambda *at: self._nodes[at]):
             self._nodes[level, index] = found
         self.found.entries += 1
         self.roots += tree.root(self.found.entries, lambda *at: self._nodes[at])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tapestry.cli.ledgers import tell
 from tapestry.cli.options import Json
 from tapestry.cli.output import counted, emit_json, emit_line, note
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from tapestry.storage.blobs import BlobStore
 
 app = typer.Typer(help="The ledger: export, verify.", no_args_is_help=True)
-TELL_EVERY = 5000
 MAX_MIRRORED_BYTES = 16 << 30
 
 
@@ -94,14 +94,10 @@ def verify(
         _tell_fork(proof, as_json)
         return
 
-    def tell(done: int) -> None:
-        if done % TELL_EVERY == 0:
-            note(f"{done:,} entries hold")
-
     why = "" if merges else verification.NOT_ASKED
     if blobs is not None and not verification.repeats_here():
         blobs, why = None, why or verification.NO_TORCH
-    with _opened(where, blobs) as (lines, store), counted("merges repeated") as progress:
+    with opened(where, blobs) as (lines, store), counted("merges repeated") as progress:
         found, repeated = verification.verify(lines, store, unless=why, told=tell, progress=progress)
     if as_json:
         emit_json({**asdict(found), **repeated.to_json()})
@@ -144,7 +140,7 @@ def _tell_fork(proof: ForkProof, as_json: bool) -> None:
 
 
 @contextmanager
-def _opened(given: str, blobs: Path | None) -> Iterator[tuple[Iterator[Line], BlobStore | None]]:
+def opened(given: str, blobs: Path | None) -> Iterator[tuple[Iterator[Line], BlobStore | None]]:
     """Lines of a ledger, and the blobs beside it, if there are any."""
     from tapestry.audit import file as ledger
     from tapestry.audit import pieces

@@ -14,6 +14,7 @@ import typer
 
 from tapestry import __version__
 from tapestry.cli import (
+    account,
     bundle,
     catalog,
     charter,
@@ -21,6 +22,7 @@ from tapestry.cli import (
     curate,
     demo_command,
     doctor,
+    entitlement,
     failures,
     ledger,
     member,
@@ -52,6 +54,8 @@ app.add_typer(run.app, name="run")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(charter.app, name="charter")
+app.add_typer(account.app, name="account")
+app.add_typer(entitlement.app, name="entitlement")
 catalog.app.command("curate")(curate.curate)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(proposal.app, name="proposal")

@@ -79,7 +79,7 @@ def _asked(member: Path, core: str | None) -> tuple[list[dict[str, Any]], str]:
 def _verified(where: str) -> tuple[list[dict[str, Any]], str]:
     """From the ledger's bytes alone, as of its last entry."""
     from tapestry.audit.verify import Verifier
-    from tapestry.cli.ledger import _opened
+    from tapestry.cli.ledger import opened
     from tapestry.governance.delivered import NAMED, Delivered
     from tapestry.governance.phase_status import shown
     from tapestry.governance.thresholds import reckon
@@ -101,7 +101,7 @@ def _verified(where: str) -> tuple[list[dict[str, Any]], str]:
                 delivered.take(value, said)
                 blobs, newest[0] = {}, value.at
 
-    with _opened(where, None) as (lines, _), counted("entries verified") as progress:
+    with opened(where, None) as (lines, _), counted("entries verified") as progress:
         verifier = Verifier(told=lambda count: progress(count, count + 1))
         verifier.take(seen(lines))
     now = newest[0]

@@ -26,6 +26,7 @@ from tapestry.core.votes_api import VotesApi, who_may
 from tapestry.core.watch import Watch
 from tapestry.errors import Conflict, DiskFull, FormatError, NotFound, TooLarge
 from tapestry.governance.charter import Charter
+from tapestry.governance.disputes import Dispute
 from tapestry.governance.pledge import Confirmation, Pledge
 from tapestry.governance.proposal import Ballot, CharterSignature, Proposal
 from tapestry.host import failpoints
@@ -72,7 +73,7 @@ SPOKEN: Final[tuple[type[Message], ...]] = (
         Layout,
         Model,
     ),
-    *(Ballot, Charter, CharterSignature, Confirmation, Pledge, Proposal),
+    *(Ballot, Charter, CharterSignature, Confirmation, Dispute, Pledge, Proposal),
     *(Plan, Progress, Receipt, RequestProof, RoundRecord, RunView, Score, State),
 )
 """Every format that crosses to a node."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tapestry.core.journal import ASSEMBLY, Decision, Journal, Moment, Standing
 from tapestry.errors import NotFound, TapestryError
-from tapestry.governance import machine
+from tapestry.governance import disputes, machine
 from tapestry.governance.charter import Charter
 from tapestry.governance.proposal import Ballot, Proposal
 from tapestry.governance.state import Assembly, Cast, Item
@@ -45,6 +45,11 @@ class Votes:
         said = envelope.unverified(Ballot)
         item = assembly.governance.proposals[said.proposal]
         return item, next(each for each in item.ballots if each.ballot == said.digest)
+
+    def dispute(self, envelope: Envelope) -> str:
+        """Its name. Errors as of `governance.disputes.dispute`."""
+        self._act(lambda assembly, moment: disputes.dispute(assembly, envelope, moment))
+        return envelope.unverified(disputes.Dispute).digest
 
     def settle(self) -> None:
         """Decide whatever is overdue, each in its own entry."""

@@ -24,7 +24,14 @@ from tapestry.transport.server import Call
 Signed = Annotated[Call, Depends(server.signed)]
 Endpoint = Callable[..., Any]
 MEMBERS: Final[frozenset[Role]] = frozenset({"node", "vote"})
-OF_MEMBERS: Final = ("/v1/proposals", "/v1/ballots", "/v1/pledges", "/v1/confirmations", "/v1/keys")
+OF_MEMBERS: Final = (
+    "/v1/proposals",
+    "/v1/ballots",
+    "/v1/pledges",
+    "/v1/confirmations",
+    "/v1/disputes",
+    "/v1/keys",
+)
 """What a member may send without a node of its own."""
 
 
@@ -47,6 +54,7 @@ class VotesApi:
             ("GET", "/v1/proposals", self.list),
             ("GET", "/v1/proposals/{proposal}", self.show),
             ("POST", "/v1/ballots", self.vote),
+            ("POST", "/v1/disputes", self.dispute),
         )
 
     async def charter(self, request: Request, call: Signed) -> Response:
@@ -74,6 +82,12 @@ class VotesApi:
             return {"proposal": item.proposal, "sequence": cast.sequence, "at": cast.at}
 
         return server.answer(await asyncio.to_thread(take))
+
+    async def dispute(self, request: Request, call: Signed) -> Response:
+        server.query(request)
+        envelope = Envelope.from_bytes(call.body)
+        name = await asyncio.to_thread(self._votes.dispute, envelope)
+        return server.answer({"dispute": name})
 
     async def list(self, request: Request, call: Signed) -> Response:
         server.query(request)

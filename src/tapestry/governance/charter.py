@@ -100,7 +100,7 @@ class Entitlements(Part):
     """Share of the accepted weight."""
     needs: Literal["both", "either"] = "both"
     leavers_keep: bool = True
-    """Whether a member that leaves keeps the rights it has by then."""
+    """Whether a member that has left when a release is voted on has the right that it had earned by then."""
 
 
 class Data(Part):

@@ -30,6 +30,7 @@ from tapestry.governance.proposal import (
     about,
     kind_of,
 )
+from tapestry.governance.signers import signers
 from tapestry.governance.state import Assembly, Cast, Governance, Item, Outcome, standing
 from tapestry.governance.tally import tally
 from tapestry.governance.words import seconds
@@ -228,7 +229,11 @@ def settle(assembly: Assembly, moment: Moment) -> Step | None:
         assembly = applied(assembly, item, at=moment.at, sequence=moment.sequence)
     outcome = Outcome(verdict=found.verdict, in_force=does, at=moment.at, sequence=moment.sequence)
     event = ProposalDecided(
-        proposal=item.proposal, verdict=found.verdict, in_force=does, tally=found.to_bytes().decode()
+        proposal=item.proposal,
+        verdict=found.verdict,
+        in_force=does,
+        tally=found.to_bytes().decode(),
+        signers=signers(assembly.ring, charter, item, moment.at) if does else None,
     )
     return Step(assembly=_with(assembly, item.model_copy(update={"outcome": outcome})), event=event)
 

@@ -270,9 +270,9 @@ def _entitlements(charter: Charter) -> Iterator[str]:
     needed = f"Who has {what}" if asked else "Every member"
     yield f"{needed} has a right to the base, and to derivatives of it that it owns."
     yield (
-        "Who leaves keeps what it had a right to by then."
+        "Who leaves keeps that right, for what it gave by then."
         if rules.leavers_keep
-        else "Who leaves loses it; copies that it has made cannot be taken back by a program."
+        else "Who has left before a release is voted on has no right to it. What was granted before stays."
     )
 
 

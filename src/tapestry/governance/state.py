@@ -118,6 +118,8 @@ class Governance(Part):
     operator: Name | None = None
     pledges: dict[str, Pledged] = Field(default_factory=dict, exclude_if=lambda value: not value)
     """In force, each by what a newer one takes the place of."""
+    disputes: dict[Sha256, Name] = Field(default_factory=dict)
+    """Each with the member that raised it."""
 
     @property
     def open(self) -> tuple[Item, ...]:

@@ -119,6 +119,13 @@ class BallotCast(Part):
     envelope: str
 
 
+class VoteKey(Part):
+    """The vote key by which a member speaks."""
+
+    member: Name
+    key_id: KeyId
+
+
 class ProposalDecided(Part):
     """The count of a vote, after its deadline and before anything else."""
 
@@ -129,6 +136,11 @@ class ProposalDecided(Part):
     """It passed, and what it says is done by this entry."""
     tally: str
     """Canonical JSON of a `tapestry.tally`."""
+    signers: Annotated[tuple[VoteKey, ...], Field(max_length=256)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """Of a release that is accepted by this, and of nothing else: who countersigns entitlements to it, by
+    which key."""
 
 
 class PledgeMade(Part):
@@ -150,7 +162,24 @@ class PledgeConfirmed(Part):
     envelope: str
 
 
-Governed = CharterAdopted | ProposalOpened | BallotCast | ProposalDecided | PledgeMade | PledgeConfirmed
+class AccountDisputed(Part):
+    """A member says that the account is wrong; `envelope` holds the Dispute. It changes no number."""
+
+    type: Literal["account-disputed"] = "account-disputed"
+    member: Name
+    dispute: Sha256
+    envelope: str
+
+
+Governed = (
+    CharterAdopted
+    | ProposalOpened
+    | BallotCast
+    | ProposalDecided
+    | PledgeMade
+    | PledgeConfirmed
+    | AccountDisputed
+)
 """Events of `tapestry.governance`."""
 ConsortiumEvent = Annotated[
     Founded | MemberAdmitted | KeyCertified | KeyRevoked | CoreSucceeded | Governed,

@@ -6,6 +6,7 @@ import secrets
 from pathlib import Path
 from typing import Any, Final, Self
 
+from tapestry.audit.papers import countersign
 from tapestry.errors import (
     FormatError,
     HashMismatch,
@@ -15,6 +16,8 @@ from tapestry.errors import (
     TapestryError,
 )
 from tapestry.governance.charter import Charter
+from tapestry.governance.disputes import Dispute, What
+from tapestry.governance.entitlement import Countersignature, Entitlement
 from tapestry.governance.proposal import Ballot, CharterSignature, Proposal, Subject
 from tapestry.governance.tally import Choice
 from tapestry.host import files
@@ -172,6 +175,26 @@ class Council:
         )
         answer = dict(self.client.vote(sign(said, self._pair).to_bytes()))
         return {**answer, "number": said.number}
+
+    def countersign(self, certificate: Entitlement) -> Countersignature:
+        """Of an entitlement, which the caller has held against the ledger; says nothing to the core."""
+        return countersign(certificate, self.name, self._pair)
+
+    def dispute(
+        self, *, run: str, round: int | None, about: str, what: What, claim: str, reason: str
+    ) -> dict[str, Any]:
+        """Say that the account is wrong there: the name of what was recorded."""
+        said = Dispute(
+            consortium=self.consortium,
+            member=self.name,
+            run=run,
+            round=round,
+            about=about,
+            what=what,
+            claim=claim,
+            reason=reason,
+        )
+        return dict(self.client.dispute(sign(said, self._pair).to_bytes()))
 
     def show(self, proposal: str) -> tuple[dict[str, Any], list[Ballot]]:
         """A proposal as the core shows it, with the ballots that were cast, oldest first.

@@ -212,6 +212,8 @@ class Submitter:
             environment={**result.environment, "airlock": self._level(result.environment.get("isolation"))},
             nonce=secrets.token_hex(16),
             checkpoint=self._checkpoint(),
+            train_ms=None if self._node.publish == "none" else _milliseconds(result.train_s),
+            bytes=sum(blob.bytes for blob in blobs_of(self._store, delta)),
         )
 
     def _commit(self, run: str, own: OwnContribution) -> ContributionAnswer:
@@ -311,3 +313,8 @@ class Submitter:
         if self._client.keypair is None:
             raise KeyRefused("this node has no key")
         return self._client.keypair
+
+
+def _milliseconds(seconds: float) -> int:
+    """With four digits: as many as an account needs, and no room for anything else."""
+    return round(float(f"{seconds * 1000:.4g}"))

@@ -114,6 +114,15 @@ class Contribution(Message):
     """A head of the ledger's tree as the core signed it and the node verified it: so what one member was
     shown travels to all others under a signature that the core cannot change. None of a node that keeps no
     ledger."""
+    train_ms: Annotated[int, Field(ge=0, le=1 << 40)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """How long it trained, as the node says; the ranks are in `environment`. None, which stands in no
+    canonical form, of a node that does not tell."""
+    bytes: Annotated[int, Field(ge=0, le=1 << 50)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """Of the delta with its manifest, likewise."""
 
 
 class Attestation(Message):

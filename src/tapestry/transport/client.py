@@ -177,6 +177,10 @@ class CoreClient:
         """Cast a ballot."""
         return self._json(Request(method="POST", path="/v1/ballots", body=envelope))
 
+    def dispute(self, envelope: bytes) -> Any:
+        """Say that the account is wrong."""
+        return self._json(Request(method="POST", path="/v1/disputes", body=envelope))
+
     def proposals(self) -> Any:
         """All proposals, in the order of their opening."""
         return self._json(Request(method="GET", path="/v1/proposals"), cap=MAX_EVENTS_BYTES)

@@ -12,6 +12,7 @@ from tests.fuzz.targets import (
     core,
     folders,
     messages,
+    papers,
     plans,
     replica,
     signed,
@@ -19,6 +20,19 @@ from tests.fuzz.targets import (
 
 ALL: dict[str, Target] = {
     target.name: target
-    for room in (messages, codecs, signed, replica, client, core, folders, plans, catalog, bundles, charters)
+    for room in (
+        messages,
+        codecs,
+        signed,
+        replica,
+        client,
+        core,
+        folders,
+        plans,
+        catalog,
+        bundles,
+        charters,
+        papers,
+    )
     for target in room.TARGETS
 }
