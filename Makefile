@@ -8,7 +8,7 @@ GROUPS := federation sim training cli core node attacks replay
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-rest coverage lint bench parity croissant exits fuzz sim chaos split test-long lock clean help
+.PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz sim chaos split test-long lock clean help
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
@@ -75,8 +75,13 @@ croissant: $(STAMP)  ## our dataset cards under mlcroissant, which gets an envir
 	.venv-croissant/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/croissant.txt; }
 	$(BIN)/python -m tests.catalog.croissant .venv-croissant/bin/mlcroissant
 
+oms: $(STAMP)    ## our model signatures under OpenSSF's own program, which gets an environment of its own (95 MB)
+	test -x .venv-oms/bin/model_signing || { $(PYTHON) -m venv .venv-oms && \
+	.venv-oms/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/oms.txt; }
+	$(BIN)/python -m tests.release.model_signing .venv-oms/bin/model_signing
+
 lock: $(STAMP)  ## write requirements/lock.txt anew from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude tapestry > requirements/lock.txt
 
 clean:          ## remove the environment and the demo's output
-	rm -rf $(VENV) .venv-croissant tapestry-demo
+	rm -rf $(VENV) .venv-croissant .venv-oms tapestry-demo

@@ -32,6 +32,7 @@ PROGRAMS = {
     "leakage": "membership inference and canary exposure, of bases and updates (12 minutes of one thread)",
     "copies": "how much honest updates overlap, and which copies are found",
     "catalog": "hashing and counting text for a card, and decisions of the policy",
+    "releases": "a release of 256 MiB: drafted, signed, published, fetched",
     "withdrawal": "what a withdrawn dataset touched, listed for a run of 1,000 rounds",
     "curation": "all steps of curation, what they leave out and what they find",
     "transfer": "updates to the core and to other nodes, against plain HTTP",

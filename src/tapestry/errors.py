@@ -15,6 +15,7 @@
     │   │   ├── Copied          an update that is another one, or nearly
     │   │   └── Leak            a canary of the node's text in what was to leave
     │   ├── HashMismatch        content does not match its address
+    │   ├── ReleaseError        a release, its draft or its repository that breaks a rule
     │   ├── Fork                the core signed two histories that exclude each other
     │   ├── EntitlementError    a certificate that proves no right, or not to this base
     │   ├── BundleError         a bundle that was changed, or is not what it says
@@ -144,6 +145,16 @@ class Fork(IntegrityError):
 
 class EntitlementError(IntegrityError):
     code = "entitlement"
+
+
+class ReleaseError(IntegrityError):
+    """`rule` names what was broken, where it is one of those that protect who fetches."""
+
+    code = "release"
+
+    def __init__(self, message: str, *, hint: str | None = None, rule: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.rule = rule
 
 
 class BundleError(IntegrityError):

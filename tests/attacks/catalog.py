@@ -26,7 +26,7 @@ Every row is a working exploit in `tests/attacks`. Its test shows three things: 
 attack is refused and disturbs nothing else; with the defence switched off, and nothing else changed, the
 same attack succeeds; and that defence was really asked. Where two defences stand behind each other, both
 are switched off. This page is written by `python -m tests.attacks.catalog`; a test holds it against the
-tests.
+tests. Attacks on who fetches a release are [with its format](../formats/releases.md#fetching).
 
 """
 COLUMNS = "| attack | what is tried | what stops it | test |\n|---|---|---|---|\n"

@@ -72,13 +72,14 @@ class Scene:
     """What happens is put to the core as its server would."""
 
     tensors: ClassVar[tuple[Tensor, ...]] = TENSORS
+    shard_bytes: ClassVar[int] = 4096
 
     def __init__(self, root: Path) -> None:
         self.consortium = operator.init(root, settings.make(port=0), title="Scene")
         self.root = root
         self.now = now_ms()
         self.core = Core.open(root, clock=lambda: self.now)
-        self.layout = Layout(shard_bytes=4096, tensors=self.tensors)
+        self.layout = Layout(shard_bytes=self.shard_bytes, tensors=self.tensors)
         self._sent = 0
         self.former: list[tuple[int, KeyPair]] = []
         """Keys of the core before this one, and up to which size they signed."""
@@ -110,7 +111,7 @@ class Scene:
     def plan(self, run: str = "run", *, fragments: int = 1, **fields: Any) -> Plan:
         """Recorded, with a model of few numbers. `fields`: of the tables, by `table_field`."""
         numbers = tuple(i % fragments for i in range(len(self.tensors))) if fragments > 1 else ()
-        self.layout = Layout(shard_bytes=4096, tensors=self.tensors, fragments=numbers)
+        self.layout = Layout(shard_bytes=self.shard_bytes, tensors=self.tensors, fragments=numbers)
         put, blobs = self.core.store.put, self._blobs(1.0)
         base = Artifact(kind="base", layout=put(self.layout.to_bytes()), shards=blobs)
         model = put(Model(layout=self.layout.digest, files=()).to_bytes())

@@ -128,10 +128,11 @@ def test_the_commands_are_those_of_the_design() -> None:
             "catalog add", "catalog list", "catalog search", "catalog show", "catalog check",
             "catalog coverage", "catalog publish", "catalog revoke", "catalog curate",
             "charter check", "charter explain", "charter sign", "charter adopt",
-            "member key vote", "proposal new", "proposal list", "proposal show", "vote",
             "pledge new", "pledge list", "pledge confirm", "phase status",
             "account show", "account statement", "account dispute",
             "entitlement list", "entitlement make", "entitlement sign", "entitlement verify",
+            "member key vote", "member key release", "proposal new", "proposal list", "proposal show", "vote",
+            "release propose", "release sign", "release publish", "release renew", "release fetch",
         )
     }  # fmt: skip
 

@@ -36,6 +36,7 @@ EXTRAS = {
     "tokenizers": "node",
     "torch": "arithmetic",
     "transformers": "node",
+    "tuf": "release",
     "uvicorn": "core",
     "uvloop": "core",
 }

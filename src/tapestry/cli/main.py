@@ -30,6 +30,7 @@ from tapestry.cli import (
     phase,
     pledge,
     proposal,
+    release,
     run,
 )
 
@@ -62,6 +63,7 @@ app.add_typer(proposal.app, name="proposal")
 app.add_typer(pledge.app, name="pledge")
 app.add_typer(phase.app, name="phase")
 app.command("vote")(proposal.vote)
+app.add_typer(release.app, name="release")
 app.command("doctor")(doctor.doctor)
 
 

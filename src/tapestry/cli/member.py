@@ -93,6 +93,33 @@ def vote(
 
 
 @key_app.command()
+def release(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of the member, with its root key and vote key.")
+    ],
+    core: Annotated[
+        str | None, typer.Option("--core", metavar="URL", help="Where the core listens, if elsewhere by now.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a member that the charter names as holder the keys to sign releases; again, it gets another one.
+
+    The keys stay in the member's folder and go on no node. Those before are kept there too: a change of
+    holders is signed with them. Releases are signed with the new key from the next draft on.
+
+    Example: tapestry member key release ./acme --core https://core.example.org:8440
+    """
+    from tapestry.node.releasing import make_release_key
+
+    key_id = make_release_key(folder, core)
+    if as_json:
+        emit_json({"key_id": key_id})
+        return
+    emit_line(key_id)
+    note(f"the member in {folder} signs releases with key {short(key_id)}: tapestry release sign")
+
+
+@key_app.command()
 def revoke(
     home: NodeHome,
     member: MemberFolder,

@@ -33,6 +33,12 @@ class Home:
         return self.root / "keys" / "object_store.toml"
 
     @property
+    def release_key(self) -> Path:
+        """Says which list of releases is the newest, and signs nothing else; made by the first proposal of a
+        release; mode 0600."""
+        return self.root / "keys" / "release.key"
+
+    @property
     def sketch_seed(self) -> Path:
         """The secret that sketches of deltas are drawn with; made once it is needed; mode 0600."""
         return self.root / "keys" / "sketch.seed"

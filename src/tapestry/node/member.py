@@ -4,6 +4,7 @@ it takes to sign.
     root.key 0600    Ed25519, PKCS8 PEM
     member.json      name and public half of the root key
     vote.key 0600, vote.cert.json, consortium.json    where it votes, and with what (see `council`)
+    release.key, model.key 0600, former/    of a holder, to sign releases (see `releasing`)
 """
 
 from __future__ import annotations
@@ -47,7 +48,12 @@ class Member:
     root: KeyPair
 
     def certify(
-        self, *, node: str | None, role: Literal["node", "witness", "vote"], public_key: str, now: str
+        self,
+        *,
+        node: str | None,
+        role: Literal["node", "witness", "vote", "release"],
+        public_key: str,
+        now: str,
     ) -> Envelope:
         """A certificate for a key of a node, or of the member itself, valid for a year from `now` on."""
         return make_certificate(

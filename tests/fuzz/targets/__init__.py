@@ -14,6 +14,7 @@ from tests.fuzz.targets import (
     messages,
     papers,
     plans,
+    releases,
     replica,
     signed,
 )
@@ -33,6 +34,7 @@ ALL: dict[str, Target] = {
         bundles,
         charters,
         papers,
+        releases,
     )
     for target in room.TARGETS
 }
