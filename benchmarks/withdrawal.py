@@ -79,11 +79,14 @@ def say(home: Home) -> None:
 
 def make(root: Path, rounds: int) -> Home:
     """A node's home with the ledger of such a run, in which one node used a dataset from the middle on."""
-    card = {"name": DATASET, "root": canonical.sha256(b"documents")}
-    manifest = canonical.encode(
-        {"cards": [card], "files": [], "format": "tapestry.data-manifest", "version": 2}
-    )
-    sha, other = canonical.sha256(manifest), canonical.sha256(b"")
+    manifests = {}
+    for name in (DATASET, "other"):
+        card = {"name": name, "root": canonical.sha256(name.encode())}
+        manifest = canonical.encode(
+            {"cards": [card], "files": [], "format": "tapestry.data-manifest", "version": 2}
+        )
+        manifests[canonical.sha256(manifest)] = manifest
+    sha, other = manifests
     verify.make(
         root / "core",
         rounds * verify.OF_A_ROUND,
@@ -93,7 +96,8 @@ def make(root: Path, rounds: int) -> Home:
     home.make_folders()
     home.settings.write_text(node_settings.render(node_settings.make(member=USER, name=USER, corpus="text")))
     (home.cache / MANIFESTS).mkdir()
-    files.write_atomic(home.cache / MANIFESTS / f"{sha}.json", manifest)
+    for digest, manifest in manifests.items():
+        files.write_atomic(home.cache / MANIFESTS / f"{digest}.json", manifest)
     path = home.ledger / "ledger.jsonl"
     with Core.open(root / "core") as core, path.open("wb") as out:
         out.write(ledger.FIRST)

@@ -52,7 +52,7 @@ def test_a_large_blob(game: Game, switches: Switches) -> None:
     refused(game.eve.put(data), "too-large")
     assert not game.core.store.has(canonical.sha256(data))
     game.goes_on()
-    with switches.check_off("tapestry.core.api.Api._expected", "size > most"):
+    with switches.check_off("tapestry.core.blobs_api.BlobsApi._expected", "size > most"):
         assert game.eve.put(data).status_code == 200
     game.core.store.delete(canonical.sha256(data))
 

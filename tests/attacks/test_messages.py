@@ -250,7 +250,7 @@ def test_too_many_addresses(game: Game, switches: Switches) -> None:
     game.goes_on()
     real = type(store).lacking
     with (
-        switches.check_off("tapestry.core.api.Api.missing", "len(asked) > wire.MAX_MISSING"),
+        switches.check_off("tapestry.core.blobs_api.BlobsApi.missing", "len(asked) > wire.MAX_MISSING"),
         switches.off(
             "tapestry.storage.blobs.BlobStore.lacking",
             lambda self, shas: asked.append(len(shas)) or real(self, shas[:1]),

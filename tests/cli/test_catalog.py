@@ -13,28 +13,21 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tapestry.catalog.card import SHOWN
+from tapestry.host import files
+from tapestry.node import settings
+from tapestry.node.home import Home
+from tapestry.training.home import TrainerHome
 from tapestry.training.shelf import Shelf
+from tapestry.training.stale import list_of
+from tests.cli.cards import GIVEN, answer
 from tests.cli.conftest import Call
 from tests.core.support import CoreUnderTest
 
 CANARY = "canary-5b1e9c"
-GIVEN = (
-    "--license",
-    "CC-BY-4.0",
-    "--language",
-    "de",
-    "--residency",
-    "CH",
-    "--category",
-    "open",
-    "--stage",
-    "base",
-)
 
 
 def text(folder: Path, *, mark: str = "") -> Path:
@@ -56,12 +49,6 @@ def add(
     call: Call, *more: object, name: str = "letters", folder: Path | str = "text"
 ) -> tuple[int, str, str]:
     return call("catalog", "add", folder, "--name", name, *GIVEN, *more)
-
-
-def answer(call: Call, *arguments: object) -> Any:
-    code, out, err = call(*arguments, "--json")
-    assert code == 0, err
-    return json.loads(out)
 
 
 def test_a_card_is_made_listed_shown_and_checked(here: Path, call: Call) -> None:
@@ -328,3 +315,47 @@ def test_a_file_name_that_is_no_text(here: Path, call: Call) -> None:
     code, out, err = add(call)
     assert (code, out) == (2, "") and "hint:" in err
     assert not Path("catalog").exists()
+
+
+def test_two_datasets_of_one_folder_have_cards_of_their_files(here: Path, call: Call) -> None:
+    (here / "valid-laws.txt").write_text("Ein Gesetz.\n")
+    assert add(call, "--file", "train*", "--file", "valid.txt")[0] == 0
+    code, _, err = add(call, "--file", "*laws*", name="laws")
+    assert code == 0 and "1 documents" in err
+    assert [each["whole"] for each in answer(call, "catalog", "check")["datasets"]] == [True, True]
+    (here / "train-more.txt").write_text("Noch ein Brief.\n")
+    code, out, err = call("catalog", "check", "--json")
+    found = {each["name"]: each["changes"] for each in json.loads(out)["datasets"]}
+    assert found["letters"] == found["laws"] == [{"path": "train-more.txt", "what": "new"}], "nobody names it"
+    assert code != 0 and "laws, letters" in err
+    code, _, err = add(call, "--file", "nothing*", name="nothing")
+    assert code == 2 and "is called nothing*" in err and "hint:" in err
+
+
+# -- withdrawal ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def node(here: Path) -> Home:
+    home = Home(here.parent / "node")
+    home.make_folders()
+    made = settings.make(member="m", name="m-1", corpus=str(here), residency="CH")
+    home.settings.write_text(settings.render(made))
+    return home
+
+
+def test_what_a_withdrawal_did_is_said(node: Home, call: Call) -> None:
+    assert add(call, "--home", node.root)[0] == 0
+    tokens = node.cache / "tokens-0"
+    tokens.mkdir()
+    listed = list_of(Shelf.of_node(node.root).read("letters").card.files)
+    (tokens / "corpus.json").write_bytes(listed)
+    revoke = ("catalog", "revoke", "letters", "--home", node.root, "--offline")
+    with files.Lock(TrainerHome(node.root).lock):
+        assert "still in cache/, since a trainer is at work" in call(*revoke)[1]
+    found = answer(call, *revoke)
+    assert (found["tokens_removed"], found["manifests_lost"]) == (len(listed), [])
+    code, out, err = call(*revoke)
+    assert code == 0 and "none in cache/" in out and "before this call" in out, err
+    code, _, err = call("catalog", "revoke", "poems", "--home", node.root, "--offline")
+    assert code != 0 and "has no dataset poems" in err and "hint:" in err

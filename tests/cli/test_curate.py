@@ -9,23 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.cli.cards import GIVEN, answer
 from tests.cli.conftest import Call
 from tests.curation.made import GERMAN, TEXTS, prose
 from tests.training.support import Node
 
 CANARY = "canary-77aa01@example.org"
-GIVEN = (
-    "--license",
-    "CC-BY-4.0",
-    "--language",
-    "de",
-    "--residency",
-    "CH",
-    "--category",
-    "open",
-    "--stage",
-    "base",
-)
 SONGS = (
     'format = "tapestry.protected"\nversion = 1\n[[topics]]\nname = "songs"\nterms = {de = ["Regenlied"]}\n'
 )
@@ -62,12 +51,6 @@ def curate(call: Call, out: str, *more: object) -> Any:
     code, found, err = call(
         "catalog", "curate", "raw", "--out", out, "--language", "de", "--processes", 1, "--json", *more
     )
-    assert code == 0, err
-    return json.loads(found)
-
-
-def answer(call: Call, *arguments: object) -> Any:
-    code, found, err = call(*arguments, "--json")
     assert code == 0, err
     return json.loads(found)
 

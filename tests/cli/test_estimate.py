@@ -88,11 +88,13 @@ def test_a_file_that_is_not_there(call: Call, tmp_path: Path) -> None:
 # -- recorded rounds ----------------------------------------------------------------------------
 
 
-def node(root: Path, name: str = "a", rounds: int = 6) -> Path:
+def node(root: Path, name: str = "a", rounds: int = 6, *, called: str | None = None) -> Path:
     """A node's home after some rounds of two nodes, as far as calibration reads it."""
     home = Home(root)
     home.make_folders()
-    home.settings.write_text(settings.render(settings.make(member=name, name=f"{name}-1", corpus="text")))
+    home.settings.write_text(
+        settings.render(settings.make(member=name, name=called or f"{name}-1", corpus="text"))
+    )
     store, of = BlobStore.open(home.blobs), layout()
     plan = made_plan(layout=of.digest)
     for message in (of, plan):
@@ -136,6 +138,16 @@ def test_rounds_of_a_node_are_read_with_their_plan(tmp_path: Path) -> None:
         [node(tmp_path / "1"), node(tmp_path / "2", "b")], members(member("a"), member("b"))
     )
     assert sorted(both.lines) == ["a", "b"] and both.members.nodes == 2
+
+
+def test_two_nodes_of_one_member_are_two_nodes(tmp_path: Path) -> None:
+    """Rounds of both count, and neither stands among the others, of whom there are none in rounds of two."""
+    homes = [node(tmp_path / "1"), node(tmp_path / "2", called="a-2")]
+    (found,) = calibration.recorded(homes, members(member("a"), member("z")))
+    assert [(one.name, one.count) for one in found.members.members] == [("a", 2)]
+    assert len(found.lines["a"]) == 8
+    with pytest.raises(InputError, match="node a-1 is there twice"):
+        calibration.recorded([homes[0], node(tmp_path / "copy")], members(member("a")))
 
 
 def test_a_node_that_cannot_calibrate(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from tapestry.identity.invitations import make_token, token_hash
-from tapestry.identity.keyring import make_join, open_join
+from tapestry.identity.invitations import make_token, open_join, token_hash
+from tapestry.identity.keyring import make_join
 from tapestry.identity.keys import KeyPair
 
 

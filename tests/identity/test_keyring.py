@@ -20,6 +20,7 @@ from tapestry.errors import (
     UnknownMember,
 )
 from tapestry.identity.envelope import Envelope, sign
+from tapestry.identity.invitations import open_join
 from tapestry.identity.keyring import (
     KeyRing,
     Role,
@@ -27,7 +28,6 @@ from tapestry.identity.keyring import (
     make_certificate,
     make_join,
     make_revocation,
-    open_join,
 )
 from tapestry.identity.keys import KeyPair
 from tapestry.protocol.clock import add_seconds

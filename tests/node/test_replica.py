@@ -16,12 +16,13 @@ from tapestry.audit.fork import ForkProof
 from tapestry.audit.verify import Verifier
 from tapestry.core.proofs import Proofs
 from tapestry.core.service import Core
-from tapestry.errors import Behind, Fork, IntegrityError, SettingsError, Unreachable
+from tapestry.errors import Behind, Fork, IntegrityError, SettingsError, SignatureError, Unreachable
 from tapestry.identity.keys import KeyPair
 from tapestry.node.home import Home
 from tapestry.node.replica import Replica
 from tapestry.node.setup import Consortium
 from tapestry.rounds import machine
+from tests.audit.stage import on_core
 from tests.core.support import CoreUnderTest, make_plan
 
 
@@ -236,6 +237,78 @@ def test_a_longer_other_history_is_proved(scene: Scene) -> None:
     assert path.name in str(caught.value.hint)
     assert ForkProof.from_bytes(path.read_bytes()).check() == scene.joined.consortium
     assert replica.size == scene.size()  # none of it was believed
+
+
+@pytest.mark.parametrize("more", [0, 9])
+def test_a_core_that_was_recovered_from_nodes_that_had_seen_less_is_said(tmp_path: Path, more: int) -> None:
+    """Its new key signs a ledger without the end of this node's: shorter than that, or longer by now. Nobody
+    has signed two histories, so there is no proof; the node stands by what it saw."""
+    with on_core(tmp_path / "core") as scene:
+        nodes = [scene.node(name) for name in ("ada", "bob", "cyd")]
+        common = scene.core.journal.tree_head()[0]
+        shutil.copytree(scene.root, tmp_path / "lost")
+        with Core.open(tmp_path / "lost") as lost:
+            for _ in range(5):
+                lost.consortium.certify(nodes[0].certificate(KeyPair.generate()))
+            node = Following(tmp_path, lost)
+            node.replica.follow(common + 5)
+            node.replica.keep()
+        scene.succeed(*nodes)
+        for _ in range(more):
+            scene.core.consortium.certify(nodes[1].certificate(KeyPair.generate()))
+        node.client.core = scene.core
+        for _ in range(2):
+            with pytest.raises(
+                Fork, match=f"had seen {common} entries .* this node has {common + 5}.* the last 5"
+            ) as e:
+                node.replica.follow(common + 6, again=True)
+            assert "recover it anew, this node's folder" in str(e.value.hint)
+            assert str(node.home.ledger) in str(e.value.hint)
+        assert node.replica.size == common + 5 and not list(node.home.ledger.glob("fork-*.json"))
+
+
+def test_a_core_that_was_recovered_with_all_this_node_has_is_followed(tmp_path: Path) -> None:
+    """The control."""
+    with on_core(tmp_path / "core") as scene:
+        nodes = [scene.node(name) for name in ("ada", "bob", "cyd")]
+        node = Following(tmp_path, scene.core)
+        node.replica.follow(scene.core.journal.tree_head()[0])
+        node.replica.keep()
+        scene.succeed(*nodes)
+        node.replica.follow(scene.core.journal.tree_head()[0])
+        assert node.replica.size == scene.core.journal.tree_head()[0]
+
+
+def test_another_key_that_no_majority_has_signed_for_is_no_recovery(tmp_path: Path) -> None:
+    """It stays the error that it is: somebody gives a ledger that does not hold."""
+    with on_core(tmp_path / "core") as scene:
+        nodes = [scene.node(name) for name in ("ada", "bob", "cyd")]
+        shutil.copytree(scene.root, tmp_path / "lost")
+        with Core.open(tmp_path / "lost") as lost:
+            lost.consortium.certify(nodes[0].certificate(KeyPair.generate()))
+            node = Following(tmp_path, lost)
+            node.replica.follow(lost.journal.tree_head()[0])
+            node.replica.keep()
+        scene.core.consortium.core_key = KeyPair.generate()
+        node.client.core = scene.core
+        with pytest.raises(SignatureError, match="not signed by"):
+            node.replica.follow(node.replica.size + 1, again=True)
+
+
+class Following:
+    """A node that follows a core as `Ledger` gives its ledger."""
+
+    def __init__(self, folder: Path, core: Core) -> None:
+        self.home, self.client = Home(folder / "node"), Ledger(core)
+        self.home.make_folders()
+        joined = Consortium(
+            core_url="http://127.0.0.1:1",
+            consortium=core.consortium.id,
+            core_key=core.consortium.core_key.public_key,
+            root_key=KeyPair.generate().public_key,
+            ca=None,
+        )
+        self.replica = Replica(self.home, self.client, joined)  # type: ignore[arg-type]
 
 
 def test_bad_lines_behind_good_ones_are_not_asked_for_for_ever(scene: Scene) -> None:

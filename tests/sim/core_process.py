@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from starlette.requests import ClientDisconnect
 
 from tapestry.core.api import Api
+from tapestry.core.blobs_api import BlobsApi
 from tapestry.core.coordinator import Coordinator
 from tapestry.core.ledger_api import LedgerApi
 from tapestry.core.quota import Quota
@@ -116,7 +117,10 @@ class CoreProcess:
             trouble_changed=lambda _: None,
         )
         self._api = Api(core, watch, quota, coordinator)  # type: ignore[arg-type]
-        self._endpoints = {name: getattr(self._api, name, None) for _, _, name, _ in ROUTES}
+        blobs = BlobsApi(core, quota, coordinator)
+        self._endpoints = {
+            name: getattr(self._api, name, getattr(blobs, name, None)) for _, _, name, _ in ROUTES
+        }
         self._endpoints["ledger"] = LedgerApi(core).lines
         check = self._api._check if world.proofs else _believe
         self._app = SimpleNamespace(state=SimpleNamespace(check=check))

@@ -147,8 +147,8 @@ def test_a_change_holds_from_the_next_round_on_and_the_manifest_says_what_is_wit
         if file is not None:
             path.write_text(file)
         assert at_work.do(node.job(number))
-        assert at_work.corpus is not None
-        text = _decoded(at_work.corpus.train.tokens)
+        assert at_work.text.corpus is not None
+        text = _decoded(at_work.text.corpus.train.tokens)
         told.append(("Document 7:" in text, "Document 8:" in text, manifest(node, number).get("protected")))
     digests = [hashlib.sha256(each.encode()).hexdigest() for each in (of_document(7), HEAD)]
     assert told == [

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from tapestry.bundle.data import DataManifest
 from tapestry.errors import CardError, RightsRefused, SettingsError, TapestryError
+from tapestry.node.home import Home
+from tapestry.node.revoke import revoke
 from tapestry.protocol.canonical import sha256
-from tapestry.training import rights
+from tapestry.training import cards, rights
 from tapestry.training.holding import hold
 from tapestry.training.home import Status, TrainerHome
 from tapestry.training.island import ISLAND_OF_ONE
@@ -144,9 +147,106 @@ def test_with_the_defence_off_it_would_be_trained(
     given = hold(corpus(node))
     card = give_card(node.root / "elsewhere", corpus(node))
     assert card.card.content == given.content
-    monkeypatch.setattr(rights.Rights, "admit", lambda self, stage, day: rights.Admitted(card, stage))
+    monkeypatch.setattr(rights.Rights, "admit", lambda self, stage, day: rights.Admitted((card,), stage))
     assert trainer(node).do(node.job(1, evaluate=False))
     assert list(node.out.iterdir())
+
+
+# -- several cards ---------------------------------------------------------------------------------
+
+
+def two_cards(node: Node, **described: Any) -> None:
+    """`text` of what was there, and `letters` of files that come to it."""
+    folder = corpus(node)
+    (folder / "train").mkdir()
+    (folder / "train" / "letters.txt").write_text("Lieber Freund, der Regen fällt seit Tagen. " * 40)
+    (folder / "valid-letters.txt").write_text("Es grüßt dich dein Bruder.")
+    fields = {
+        "name": "letters", "description": "", "owner": "acme", "languages": ["de"], "licence": "CC-BY-4.0",
+        "made": "2026-11-22", "residency": ["CH"], "category": "open", "stages": ["base"],
+    }  # fmt: skip
+    made = hold(folder, only=lambda path: "letters" in path)
+    Shelf.of_node(node.root).put(made.values(folder, **fields | described))
+
+
+def test_each_card_counts_its_own_files(node: Node) -> None:
+    two_cards(node)
+    trainer(node).do(node.job(1))
+    path = node.root / "cache" / "manifests" / f"{node.result(1).data_manifest}.json"
+    manifest = DataManifest.from_bytes(path.read_bytes())
+    assert [each.name for each in manifest.cards] == ["letters", "text"]
+    for each in manifest.cards:
+        card = Shelf.of_node(node.root).read(each.name)
+        assert (each.card, each.root, each.documents) == (
+            card.digest, card.card.content.root, card.card.content.documents,
+        )  # fmt: skip
+        assert each.tokens.train + each.tokens.valid == card.card.content.tokens, "its tokens are bytes"
+        assert (node.root / "cache" / "used-cards" / f"{card.digest}.json").is_file()
+    assert [file.path for file in manifest.files] == [
+        "train.jsonl", "train/letters.txt", "valid-letters.txt", "valid.jsonl",
+    ]  # fmt: skip
+
+
+def moved(node: Node) -> None:
+    corpus(node).rename(node.root / "elsewhere")
+    toml = node.root / "node.toml"
+    toml.write_text(toml.read_text().replace('corpus = "corpus"', 'corpus = "elsewhere"'))
+
+
+def one_gone(node: Node) -> None:
+    for path in (corpus(node) / "train" / "letters.txt", corpus(node) / "valid-letters.txt"):
+        path.unlink()
+
+
+OF_TWO: dict[str, tuple[Callable[[Node], object], type[TapestryError] | None, str]] = {
+    "moved": (moved, None, ""),
+    "one of them gone": (one_gone, None, ""),
+    "one changed": (
+        lambda node: (corpus(node) / "train" / "letters.txt").write_text("Anderes."),
+        CardError, r"not what cards letters, text describe: train/letters.txt \(changed\)",
+    ),
+    "a file of nobody": (new_file, CardError, r"train-2.txt \(new\)"),
+    "a file of both": (
+        lambda node: give_card(node.root, corpus(node), replace=True), CardError, "cards: letters, text",
+    ),
+    "one forbidden": (
+        lambda node: edit_card(node, "letters", licence="CC-BY-NC-4.0"),
+        RightsRefused, "dataset letters may not enter stage base: rule licence",
+    ),
+}  # fmt: skip
+
+
+def edit_card(node: Node, name: str, **described: Any) -> None:
+    shelf = Shelf.of_node(node.root)
+    values = shelf.read(name).card.model_dump(mode="json") | described
+    shelf.put(values, replace=True)
+
+
+@pytest.mark.parametrize("name", OF_TWO)
+def test_what_holds_of_one_card_holds_of_each(name: str, node: Node) -> None:
+    spoil, error, said = OF_TWO[name]
+    two_cards(node)
+    spoil(node)
+    if error is None:
+        trainer(node).do(node.job(1))
+        assert node.result(1)
+        return
+    with pytest.raises(error, match=said) as caught:
+        trainer(node).do(node.job(1))
+    assert caught.value.hint and not any(node.out.iterdir())
+
+
+def test_one_of_two_is_withdrawn(node: Node) -> None:
+    """All stops; once its files are elsewhere, the other goes on under the card it has."""
+    two_cards(node)
+    assert trainer(node).do(node.job(1))
+    assert revoke(Home(node.root), "letters", tell=False).kept == ("test-run.1",)
+    with pytest.raises(RightsRefused, match=r"dataset letters .* rule withdrawn"):
+        trainer(node).do(node.job(2))
+    one_gone(node)
+    assert trainer(node).do(node.job(2))
+    path = node.root / "cache" / "manifests" / f"{node.result(2).data_manifest}.json"
+    assert [each.name for each in DataManifest.from_bytes(path.read_bytes()).cards] == ["text"]
 
 
 def test_the_manifest_binds_the_card(node: Node) -> None:
@@ -198,27 +298,27 @@ def test_another_text_under_a_running_trainer_is_no_text_of_the_card(node: Node)
 def test_a_restart_reads_no_text_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Path] = []
 
-    def counted(folder: Path, *more: Any) -> Any:
+    def counted(folder: Path, **more: Any) -> Any:
         calls.append(folder)
-        return hold(folder, *more)
+        return hold(folder, **more)
 
-    monkeypatch.setattr(rights, "hold", counted)
+    monkeypatch.setattr(cards, "hold", counted)
     for _ in range(3):
-        trainer(node)._rights.admit("base", "2026-11-22")
+        trainer(node).text.rights.admit("base", "2026-11-22")
     assert len(calls) == 1
     os.utime(corpus(node) / "train.jsonl")
-    trainer(node)._rights.admit("base", "2026-11-22")
+    trainer(node).text.rights.admit("base", "2026-11-22")
     assert len(calls) == 2, "a file that was touched is read again"
 
 
 def test_a_change_that_keeps_size_and_time_is_seen(node: Node) -> None:
-    trainer(node)._rights.admit("base", "2026-11-22")
+    trainer(node).text.rights.admit("base", "2026-11-22")
     path = corpus(node) / "valid.jsonl"
     before, info = path.read_bytes(), path.stat()
     path.write_bytes(before.replace(b"Document", b"document", 1))
     os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
     with pytest.raises(CardError, match="changed"):
-        trainer(node)._rights.admit("base", "2026-11-22")
+        trainer(node).text.rights.admit("base", "2026-11-22")
 
 
 def test_a_folder_that_was_moved_keeps_its_card(node: Node) -> None:
@@ -226,10 +326,10 @@ def test_a_folder_that_was_moved_keeps_its_card(node: Node) -> None:
     corpus(node).rename(moved)
     path = node.root / "node.toml"
     path.write_text(path.read_text().replace('corpus = "corpus"', 'corpus = "moved"'))
-    assert trainer(node)._rights.admit("base", "2026-11-22").file.card.name == "text"
+    assert trainer(node).text.rights.admit("base", "2026-11-22").cards[0].card.name == "text"
     (moved / "valid.jsonl").write_text('{"text": "other"}\n')
     with pytest.raises(CardError, match="has no card"):
-        trainer(node)._rights.admit("base", "2026-11-22")
+        trainer(node).text.rights.admit("base", "2026-11-22")
 
 
 def test_the_trainer_ends_with_one_typed_error(node: Node) -> None:

@@ -101,10 +101,12 @@ def test_what_is_sent_is_what_the_paper_says(tmp_path: Path) -> None:
     optimizer = InnerOptimizer(loaded.parameters, inner, node.plan.codec.is_embedding)
     loop = InnerLoop(trainer.home, trainer.settings, trainer.island)
     loaded.module.train()
-    assert trainer.corpus is not None
+    assert trainer.text.corpus is not None
     from tapestry.training.task import make_task
 
-    current = Round(node.job(1), optimizer, make_task(node.plan, trainer.corpus, "acme-1"), _base(node), 0)
+    current = Round(
+        node.job(1), optimizer, make_task(node.plan, trainer.text.corpus, "acme-1"), _base(node), 0
+    )
     due: tuple[int, dict[str, Tensor]] | None = None
     deltas = []
     for step in range(5 * STEPS):

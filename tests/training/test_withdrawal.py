@@ -3,6 +3,8 @@ repeated without it from the middle comes to the same bytes as one that never ha
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +14,24 @@ import pytest
 
 from tapestry.catalog.withdrawal import Withdrawn
 from tapestry.errors import RightsRefused
+from tapestry.host import files
+from tapestry.node.home import Home
+from tapestry.node.revoke import revoke
 from tapestry.protocol.artifact import State
+from tapestry.protocol.encoding import Codec, Fp4, TopK
 from tapestry.protocol.messages import Merged
-from tapestry.protocol.plan import Merge, Origin, Plan, Retention, Rounds
+from tapestry.protocol.plan import Merge, Origin, Plan, Retention, Rounds, Streaming
 from tapestry.replay.engine import Engine
 from tapestry.replay.job import MergeJob
 from tapestry.rounds.weights import UNIT
 from tapestry.training import trainer as trainers
+from tapestry.training.blobs import BlobFolder
 from tapestry.training.home import Status, TrainerHome
+from tapestry.training.island import ISLAND_OF_ONE
+from tapestry.training.residual import Residual
 from tapestry.training.settings import TrainerSettings
 from tapestry.training.spool import TrainJob, TrainResult
+from tapestry.training.stale import Removed
 from tapestry.training.trainer import Trainer
 from tapestry.training.withdrawals import Withdrawals
 from tests.cards import give_card
@@ -107,6 +117,145 @@ def test_the_same_documents_are_refused_under_another_name(node: Node) -> None:
     mark(node, "gone", (card.content.root,))
     with pytest.raises(RightsRefused, match="rule withdrawn"):
         make_trainer(node).do(node.job(2))
+
+
+# -- other text, on top of it ------------------------------------------------------------------------
+
+
+def other_text(node: Node, name: str = "other", *, old: str = "voll") -> None:
+    """The node has other text, with a card of another name, as after a withdrawal or before one."""
+    text = node.root / "corpus" / "train.jsonl"
+    text.write_text(text.read_text().replace(old, name))
+    for card in (node.root / "cards").glob("*.json"):
+        card.unlink()
+    give_card(node.root, node.root / "corpus", name=name)
+
+
+@pytest.mark.parametrize("withdrawn", [True, False])
+def test_a_round_that_goes_on_from_it_begins_anew(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, withdrawn: bool
+) -> None:
+    """The moments are of the text before; withdrawn in mid-round, they are in nothing that is published."""
+    assert make_trainer(node).do(node.job(1))
+    other_text(node)
+    home, worker = TrainerHome(node.root), make_trainer(node)
+    steps = AtStep(monkeypatch, node, 2 if withdrawn else 10_000)
+    if withdrawn:
+        assert not worker.do(node.job(2)) and not node.folder(2).exists()
+        assert worker.do(node.job(2))  # as `serve` asks for it again
+    else:
+        assert worker.do(node.job(2))
+    assert steps.steps == (12 if withdrawn else 6)
+    assert (home.holds_of(RUN, 2) == {node.result(2).data_manifest}) is withdrawn
+    without = Node.make(tmp_path / "without")
+    other_text(without)
+    assert make_trainer(without).do(without.job(2))
+    assert (node.fingerprints(2) == without.fingerprints(2)) is withdrawn
+
+
+@pytest.mark.parametrize("withdrawn", [True, False])
+def test_steps_that_were_taken_ahead_on_top_of_it_are_dropped(
+    node: Node, tmp_path: Path, withdrawn: bool
+) -> None:
+    """With overlap they lie in the trainer's memory, parameters and all."""
+    streaming = Streaming(fragments=1, overlap_steps=2)
+    node.plan = node.plan.model_copy(update={"streaming": streaming})
+    node.store.put(node.plan.to_bytes())
+    assert make_trainer(node).do(node.job(1))
+    after = node.merged(1, node.state)
+    other_text(node)
+    worker = make_trainer(node)
+    assert worker.do(node.job(2, after))
+    assert len(TrainerHome(node.root).holds_of(RUN, 2)) == 2
+    if withdrawn:
+        mark(node)
+    assert worker.do(node.job(3, node.merged(2, after)))
+    assert len(TrainerHome(node.root).holds_of(RUN, 3)) == (1 if withdrawn else 2)
+
+
+def test_a_residual_that_withdrawn_text_has_used_up_is_not_used_twice(node: Node) -> None:
+    """What the first round left over went into the second's update, which was merged; the third begins with
+    none. Withdrawn in the third round, the first is the newest that may be gone on from."""
+    few = TopK(keep=32, side=64, bits=2)
+    codec = Codec(matrices=few, embeddings=few, norms=Fp4(), error_feedback=0.95)
+    node.plan = node.plan.model_copy(update={"codec": codec})
+    node.store.put(node.plan.to_bytes())
+    assert make_trainer(node).do(node.job(1))
+    other_text(node)
+    assert make_trainer(node).do(node.job(2, merged_round=1))
+    other_text(node, "third", old="other")
+    home, source, layout = TrainerHome(node.root), BlobFolder(node.root / "blobs"), node.layout
+    found = Residual.before(home, node.job(3, merged_round=2), layout, source, ISLAND_OF_ONE)
+    assert found is not None and found.folder == node.folder(2)
+    mark(node, "other")
+    assert [number for number, _ in home.before(node.job(3))] == [1]
+    assert Residual.before(home, node.job(3, merged_round=2), layout, source, ISLAND_OF_ONE) is None
+    found = Residual.before(home, node.job(3, merged_round=1), layout, source, ISLAND_OF_ONE)
+    assert found is not None and found.folder == node.folder(1)  # the second was merged nowhere
+
+
+# -- tokens ------------------------------------------------------------------------------------------
+
+
+def tokens(node: Node) -> list[Path]:
+    return sorted((node.root / "cache").glob("tokens-*"))
+
+
+def test_tokens_of_withdrawn_text_are_removed_once_nobody_trains(node: Node) -> None:
+    assert make_trainer(node).do(node.job(1))
+    (kept,) = tokens(node)
+    shutil.copytree(kept, kept.with_name("tokens-half.tmp"))  # what a killed trainer left
+    with files.Lock(TrainerHome(node.root).lock):  # as a trainer has it
+        assert revoke(Home(node.root), "text", tell=False).removed is None
+    assert kept in tokens(node) and Withdrawals(node.root).marks()
+    removed = revoke(Home(node.root), "text", tell=False).removed
+    assert removed is not None and removed.bytes > 10_000 and tokens(node) == []
+    again = revoke(Home(node.root), "text", tell=False).removed
+    assert again is not None and not again.folders
+
+
+def test_a_kill_while_tokens_are_removed_is_finished_by_the_next(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark is there by then, and no name that a trainer reads."""
+    assert make_trainer(node).do(node.job(1))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Removed, "erase", raise_interrupt)
+        revoke(Home(node.root), "text", tell=False)
+    assert Withdrawals(node.root).marks()
+    assert [path.suffix for path in tokens(node)] == [".old"]
+    revoke(Home(node.root), "text", tell=False)
+    assert tokens(node) == []
+
+
+def raise_interrupt(_: Removed) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_tokens_of_a_dataset_that_was_changed_are_removed(node: Node, same: bool) -> None:
+    """The trainer itself does it, once it has read the new text; tokens of other datasets stay."""
+    assert make_trainer(node).do(node.job(1))
+    (before,) = tokens(node)
+    other_text(node, "text" if same else "other")
+    assert make_trainer(node).do(node.job(2))
+    assert (before in tokens(node)) is not same and len(tokens(node)) == (1 if same else 2)
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_tokens_of_what_is_protected_by_now_are_removed(node: Node, changed: bool) -> None:
+    """They hold the very documents; those that nothing was changed about stay."""
+    assert make_trainer(node).do(node.job(1))
+    (before,) = tokens(node)
+    if changed:
+        topic = '[[topics]]\nname = "songs"\nterms = {de = ["Document 7"]}\n'
+        (node.root / "protected.toml").write_text(f'format = "tapestry.protected"\nversion = 1\n{topic}')
+    assert make_trainer(node).do(node.job(2))
+    (now,) = tokens(node)
+    assert (now != before) is changed
+    if changed:
+        withheld = json.loads((now / "withheld.json").read_bytes())
+        assert withheld["train"] == 1
 
 
 # -- the run repeated ------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from tapestry.errors import IntegrityError
 from tapestry.identity.envelope import Envelope
-from tapestry.identity.keyring import KeyRing, open_join
+from tapestry.identity.invitations import open_join
+from tapestry.identity.keyring import KeyRing
 from tapestry.ledger.entries import CoreSucceeded, Entry, KeyCertified, KeyRevoked, MemberAdmitted
 
 

@@ -16,6 +16,7 @@ from tapestry.audit import members
 from tapestry.audit.file import Line
 from tapestry.audit.governance import nothing_overdue, repeated
 from tapestry.audit.heads import signed_checkpoint, tree_of
+from tapestry.audit.inputs import unsigned
 from tapestry.audit.members import Here
 from tapestry.errors import Fork, FormatError, IntegrityError, SignatureError, TapestryError
 from tapestry.governance.effects import permit
@@ -41,7 +42,6 @@ from tapestry.rounds import events as ev
 from tapestry.rounds import machine
 from tapestry.rounds.inputs import Attest, Contribute, Input
 from tapestry.rounds.state import RunState
-from tapestry.rounds.taking import NOT_REVEALED
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """Times in events are milliseconds since then."""
@@ -303,16 +303,7 @@ class Verifier:
 
     def _input(self, entry: Entry, event: ev.Event) -> Input:
         """What was put to the run; the rest of the event must then follow from it."""
-        plain: dict[str, Any] = {
-            name: getattr(event, name)
-            for name in ("round", "fragment", "node", "contribution")
-            if hasattr(event, name)
-        }
         match event:
-            case ev.RunStarted():
-                return machine.Start()
-            case ev.PlanRevised():
-                return machine.Revise(plan=event.plan)
             case ev.NodeEnrolled():
                 enrolment = self._said(entry, event.enrolment, Enrolment)
                 return machine.Enrol(
@@ -321,28 +312,8 @@ class Verifier:
                     plan=enrolment.plan,
                     enrolment=event.enrolment,
                 )
-            case ev.NodeWithdrawn():
-                return machine.Withdraw(node=event.node, reason=event.reason)
             case ev.ContributionReceived() | ev.ContributionCommitted() | ev.ContributionLate():
                 return self._contribution(entry, event)
-            case ev.ContributionRevealed():
-                return machine.Reveal(node=event.node, contribution=event.contribution)
-            case ev.ContributionAccepted():
-                return machine.Screened(**plain, reason=None)
-            case ev.ContributionRefused() if event.reason != NOT_REVEALED:
-                return machine.Screened(**plain, reason=event.reason)
-            case ev.RoundCommitted():
-                return machine.MergeDone(
-                    round=event.round,
-                    fragment=event.fragment,
-                    state=event.state,
-                    base=event.base,
-                    outer=event.outer,
-                )
-            case ev.RoundAbandoned() if event.reason != "below-quorum":
-                return machine.MergeFailed(
-                    round=event.round, fragment=event.fragment, reason=event.reason, detail=event.detail
-                )
             case ev.BaseAttested():
                 return self._attestation(entry, event)
             case ev.ScorePublished():
@@ -357,7 +328,7 @@ class Verifier:
                     score=event.score,
                 )
             case _:
-                return machine.Tick()
+                return unsigned(event)
 
     def _contribution(self, entry: Entry, event: ev.Handed | ev.ContributionLate) -> Contribute:
         said = self._said(entry, event.contribution, Contribution)

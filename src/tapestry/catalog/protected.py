@@ -9,16 +9,16 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-import tomllib
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from tapestry.catalog.words import Label, Language, Prose
 from tapestry.errors import SettingsError
+from tapestry.protocol import toml
 from tapestry.protocol.canonical import Sha256
 from tapestry.protocol.message import Part, explain
 
@@ -166,14 +166,11 @@ class Protected:
     @classmethod
     def parse(cls, data: bytes, where: str) -> Protected:
         """Raises `SettingsError` naming file and field; what is in terms is not repeated."""
+        value, _ = toml.parse(data, what=where, max_bytes=MAX_FILE_BYTES, error=SettingsError, hint=HINT)
         try:
-            value = tomllib.loads(data.decode("utf-8"))
-            _tuples(value)
-            return cls(data, ProtectedFile.model_validate(value))
+            return cls(data, ProtectedFile.model_validate(toml.as_tuples(value)))
         except ValidationError as e:
             raise SettingsError(f"{where}: {explain(e).replace('Value error, ', '')}", hint=HINT) from e
-        except (ValueError, RecursionError) as e:
-            raise SettingsError(f"{where} is not TOML in UTF-8: {e}", hint=HINT) from e
 
     def file_holding(self, path: str) -> str | None:
         """The holding that a file belongs to, by its path below the corpus folder."""
@@ -288,15 +285,3 @@ def _goes_on(letter: str) -> bool:
     if _IS_UNSPACED.match(letter):
         return False
     return letter.isalnum() or letter == "_" or unicodedata.category(letter).startswith("M")
-
-
-def _tuples(value: Any) -> None:
-    """Lists of TOML as tuples, in place, as closed parts want them."""
-    for key, each in value.items():
-        if isinstance(each, dict):
-            _tuples(each)
-        elif isinstance(each, list):
-            for inner in each:
-                if isinstance(inner, dict):
-                    _tuples(inner)
-            value[key] = tuple(each)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,6 +117,12 @@ def add(
             metavar="FIELD=LEVEL", help="Who may know a field: public, consortium, private. Repeatable."
         ),
     ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB", help="Only files of such paths below DIR: others have a card too. Repeatable."
+        ),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Make the card of that name anew.")] = False,
     home: NodeFolder = None,
     catalog: CatalogFolder = DEFAULT,
@@ -138,8 +145,14 @@ def add(
     }  # fmt: skip
     place.check(described, replace=replace, day=today())
     with counted(f"hashing {folder}") as tell:
-        holding = hold(folder, tell)
-    described["lineage"] = lineage_of(folder, holding)
+        holding = hold(folder, tell, only=_named(file))
+    if not holding.files:
+        from tapestry.errors import CorpusError
+
+        raise CorpusError(
+            f"no text in {folder} is called {' or '.join(file or ())}", hint="--file 'letters/*', say"
+        )
+    described["lineage"] = None if file else lineage_of(folder, holding)
     made = place.put(holding.values(folder, **described), replace=replace)
     if as_json:
         emit_json({"card": str(place.path(name)), "digest": made.digest, **facts(made.card)})
@@ -359,6 +372,13 @@ def _member(home: Path | None) -> str:
     from tapestry.node.home import Home
 
     return settings.load(Home(home)).node.member
+
+
+def _named(globs: list[str] | None) -> Callable[[str], bool]:
+    """Whether a file is one of those; any where none is named. `*` is any letters, also `/`."""
+    from fnmatch import fnmatchcase
+
+    return lambda path: not globs or any(fnmatchcase(path, glob) for glob in globs)
 
 
 def _levels(given: list[str] | None) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,15 +61,19 @@ class Checked:
 
 def check_all(shelf: Shelf, names: list[str], folder: Path | None, home: Path | None) -> list[Checked]:
     """Hold each card against its folder. Raises `InputError`, and `CardError` for a card that is none."""
-    from tapestry.errors import InputError
+    from tapestry.errors import InputError, TapestryError
 
     wanted = names or shelf.names()
     if folder is not None and len(wanted) != 1:
         raise InputError("--folder is for one dataset", hint="name it")
-    return [_check(shelf.read(name).card, folder, home) for name in wanted]
+    every = []
+    for name in shelf.names():
+        with suppress(TapestryError):
+            every.append(shelf.read(name).card)
+    return [_check(shelf.read(name).card, every, folder, home) for name in wanted]
 
 
-def _check(card: Card, folder: Path | None, home: Path | None) -> Checked:
+def _check(card: Card, every: list[Card], folder: Path | None, home: Path | None) -> Checked:
     from tapestry.errors import CorpusError
     from tapestry.training.holding import changes, hold
     from tapestry.training.rights import protected_of
@@ -77,10 +82,20 @@ def _check(card: Card, folder: Path | None, home: Path | None) -> Checked:
     protected = protected_of(home) if home is not None else None
     where = folder or Path(card.folder)
     permitted = decisions(card, home) if home is not None else []
+    mine = {file.path for file in card.files}
+    others = {
+        file.path
+        for each in every
+        if each.name != card.name and each.folder == card.folder
+        for file in each.files
+        if file.path not in mine
+    }
     try:
         with counted(f"hashing {card.name}") as tell:
-            found = hold(where, tell)
-        kept_out = withheld(where, protected) if protected is not None else None
+            found = hold(where, tell, only=lambda path: path not in others)
+        kept_out = (
+            withheld(where, protected, lambda path: path not in others) if protected is not None else None
+        )
     except CorpusError as e:
         return Checked(
             name=card.name, folder=str(where), changes=[], root=False, error=e.message, decisions=permitted

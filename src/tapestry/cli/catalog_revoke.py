@@ -13,6 +13,7 @@ from tapestry.cli.output import emit_json, emit_line, emit_pairs, emit_table, no
 if TYPE_CHECKING:
     from tapestry.node.revoke import Revoked
     from tapestry.node.touched import Touched
+    from tapestry.training.stale import Removed
 
 SHOWN: Final = 12
 """Rounds of a run that the table names; --json names all."""
@@ -22,7 +23,7 @@ REMAINS: Final = (
     "Whoever exported or adopted one of these bases, released it, or built on it, has a copy that nothing "
     "here reaches: no register of releases and derivatives is kept yet, so none is known to this node.",
     "Other nodes that hold the same text go on with it until it is withdrawn there too.",
-    "The text, its tokens in cache/ and its card stay on this machine until somebody erases them.",
+    "The text and its card stay on this machine until somebody erases them.",
 )
 """What a withdrawal does not undo."""
 
@@ -71,9 +72,11 @@ def _json(done: Revoked, written: dict[str, Any] | None) -> dict[str, Any]:
         "withdrawn_at": done.mark.at,
         "reason": done.mark.reason,
         "manifests": list(done.manifests),
+        "manifests_lost": list(done.lost),
         **done.touched.to_json(),
         "ledger": done.ledger,
         "kept_here": list(done.kept),
+        "tokens_removed": None if done.removed is None else done.removed.bytes,
         "releases": [],
         "derivatives": [],
         "listing": done.listing,
@@ -99,8 +102,14 @@ def _print(done: Revoked, written: dict[str, Any] | None) -> None:
             ("releases, derivatives", "none known to this node: no register of them is kept yet"),
             ("listing", done.listing),
             ("kept here", ", ".join(done.kept[:SHOWN]) + (" ..." if done.kept[SHOWN:] else "") or None),
+            ("tokens", _tokens(done.removed)),
         ]
     )
+    if done.lost:
+        note(
+            f"data manifests that cannot be read in cache/manifests/, or name no dataset: {len(done.lost)}. "
+            "What was trained with them counts as withdrawn, since nobody can tell what it was"
+        )
     if done.ledger is not None:
         note(f"what it touched is not known: {done.ledger}")
     _tables(found)
@@ -116,8 +125,18 @@ def _print(done: Revoked, written: dict[str, Any] | None) -> None:
             f"{', '.join(written['nodes'])}; the operator starts it: "
             f"tapestry run plan {written['file']} --core HOME"
         )
+        for name, each in written["lowered"].items():
+            note(
+                f"{name} was {each['from']}, and no more than {each['to']} are left: it is {each['to']} there"
+            )
     elif found.runs:
         note("a plan to repeat a run without it: the same command with --plan FILE")
+
+
+def _tokens(removed: Removed | None) -> str:
+    if removed is None:
+        return "still in cache/, since a trainer is at work: the same again once the node has stopped"
+    return f"{removed.bytes:,} bytes removed from cache/" if removed.folders else "none in cache/"
 
 
 def _tables(found: Touched) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,7 +53,8 @@ def write(path: Path, found: Touched, run: Run, dataset: str) -> dict[str, Any]:
         raise PlanError(f"nobody but its owner took part in round {use.round} of run {run.run}")
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"{path} cannot be a file", hint="name a file in a folder that is there")
-    text = render(plan, use, run.run, dataset, others)
+    limits = _limits(plan, others, found.members)
+    text = render(plan, use, run.run, dataset, others, limits)
     read = planfile.parse(text.encode(), what=str(path))
     if path.exists() and path.read_bytes() != text.encode():
         raise Conflict(f"{path} is there already and says something else", hint="name another file")
@@ -66,15 +68,54 @@ def write(path: Path, found: Touched, run: Run, dataset: str) -> dict[str, Any]:
         "merges_to_repeat": plan.rounds.total - use.merges,
         "state": use.state,
         "nodes": list(others),
+        "lowered": {
+            name: {"from": before, "to": after} for name, (before, after) in _lowered(plan, limits).items()
+        },
     }
 
 
-def render(plan: Plan, use: Use, run: str, dataset: str, others: tuple[str, ...]) -> str:
+def _limits(plan: Plan, others: tuple[str, ...], members: Mapping[str, str]) -> dict[tuple[str, str], int]:
+    """The largest threshold that those who are left can meet, by table and field. Nodes make a round, members
+    a quorum of witnesses: several nodes of one member are one there.
+
+    Raises:
+        PlanError: of the plan's witnesses nobody is left.
+    """
+    known = {members.get(node, node) for node in others}
+    words = sorted(member for member in known if plan.witness.counts(member))
+    if plan.witness.quorum and not words:
+        raise PlanError(
+            f"none of the plan's witnesses is left: {', '.join(plan.witness.members)}",
+            hint="agree on others, and write the plan by hand: [origin] of docs/guides/plan-file.md, and "
+            "witness.members",
+        )
+    nodes = len(others)
+    return {("rounds", "min_nodes"): nodes, ("rounds", "quorum"): nodes, ("witness", "quorum"): len(words)}
+
+
+def _lowered(plan: Plan, limits: Mapping[tuple[str, str], int]) -> dict[str, tuple[int, int]]:
+    """What it was, and what it is now, of each threshold that the others cannot meet."""
+    before = {(table, key): getattr(getattr(plan, table), key) for table, key in limits}
+    return {
+        f"{table}.{key}": (before[table, key], most)
+        for (table, key), most in limits.items()
+        if before[table, key] > most
+    }
+
+
+def render(
+    plan: Plan,
+    use: Use,
+    run: str,
+    dataset: str,
+    others: tuple[str, ...],
+    limits: Mapping[tuple[str, str], int],
+) -> str:
     """The file's text: the rules in force in that round, with thresholds that those who are left can meet."""
     values = plan.model_dump(mode="json")
-    rounds, witness = values["rounds"], values["witness"]
-    for table, key in ((rounds, "min_nodes"), (rounds, "quorum"), (witness, "quorum")):
-        table[key] = min(table[key], len(others))
+    rounds = values["rounds"]
+    for (table, key), most in limits.items():
+        values[table][key] = min(values[table][key], most)
     rounds.setdefault("reveal_s", 0)
     values["merge"].setdefault("largest_overlap", 0)
     name = f"{run}-without-{dataset}"
@@ -83,9 +124,13 @@ def render(plan: Plan, use: Use, run: str, dataset: str, others: tuple[str, ...]
     head = [
         f"# Run {run} from round {use.round} on, without dataset {dataset}. Its last base without that is",
         f"# after merge {use.merges}. Nodes of that round that did not use it: {', '.join(others)}.",
-        "# min_nodes and quorums are no more than these can meet. Nodes go on from the inner state that they",
-        "# kept of the rounds before; those who have it no longer begin anew. Each says which of both.",
+        "# Nodes go on from the inner state that they kept of the rounds before; those who have it no longer",
+        "# begin anew. Each says which of both.",
     ]
+    for field, (was, now) in _lowered(plan, limits).items():
+        head.append(
+            f"# {field} was {was}: no more than {now} are left. Whoever starts the run agrees to that."
+        )
     lines = [*head, *_pairs({"format": planfile.FORMAT, "version": planfile.VERSION, "sync": plan.sync})]
     title = f"{plan.title or run}, without {dataset}"[:200]
     lines += ["", "[run]", *_pairs({"name": name, "title": title, "stage": plan.stage or "base"})]

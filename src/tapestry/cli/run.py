@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tapestry.cli.options import Json, RunName
-from tapestry.cli.output import emit_json, emit_line, emit_table, human_seconds, note, short
+from tapestry.cli.output import emit_json, emit_line, note, short
+from tapestry.cli.run_recompute import recompute
+from tapestry.cli.runhome import records_of, run_of, source
 
 if TYPE_CHECKING:
     from tapestry.cli.planfile import PlanFile
-    from tapestry.cli.recompute import Recomputed
     from tapestry.protocol.plan import Plan
-    from tapestry.protocol.views import RoundRecord
-    from tapestry.storage.blobs import BlobStore
     from tapestry.training.export import Lineage
 
 app = typer.Typer(help="Runs: estimate, plan, start, look, revise, export, recompute.", no_args_is_help=True)
 
 PlanPath = Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The plan file; see examples/plan.toml.")]
 CoreOption = Annotated[Path, typer.Option("--core", metavar="HOME", help="Folder of the core.")]
-
-EXIT_MISMATCH = 3
 
 
 @app.command()
@@ -166,7 +162,7 @@ def start(core: CoreOption, run: RunName = None, as_json: Json = False) -> None:
     """
     from tapestry.core import operator
 
-    view = operator.start(core, _run_of(core, run))
+    view = operator.start(core, run_of(core, run))
     if as_json:
         emit_json(view.model_dump(mode="json"))
         return
@@ -187,7 +183,7 @@ def status(core: CoreOption, run: RunName = None, as_json: Json = False) -> None
     from tapestry.core.service import Core
     from tapestry.core.views import environments
 
-    name = _run_of(core, run)
+    name = run_of(core, run)
     view = operator.view(core, name)
     with Core.open(core) as opened:
         scores = corehome.scores(opened, name)
@@ -216,7 +212,7 @@ def revise(file: PlanPath, core: CoreOption, as_json: Json = False) -> None:
     from tapestry.core import operator
 
     read = planfile.load(file)
-    before = operator.current_plan(core, _run_of(core, read.run.name))
+    before = operator.current_plan(core, run_of(core, read.run.name))
     fixed = {name: getattr(before, name) for name in ("model", "layout", "initial_state", "parameters")}
     view = operator.revise(core, read.plan(**fixed, origin=before.origin, revision=before.revision + 1))
     if as_json:
@@ -240,7 +236,7 @@ def withdraw(
     from tapestry.core import operator
     from tapestry.errors import NotFound
 
-    name = _run_of(core, run)
+    name = run_of(core, run)
     if node not in operator.view(core, name).enrolled:
         raise NotFound(f"node {node} is not enrolled in run {name}", hint="see: tapestry run status")
     view = operator.withdraw(core, name, node)
@@ -266,7 +262,7 @@ def export(
     from tapestry.protocol.artifact import State
     from tapestry.training.export import export as write
 
-    store, name, state = _source(core, node, run)
+    store, name, state = source(core, node, run)
     head = State.from_bytes(store.read(state, State.MAX_BYTES))
     write(head, store, out, _lineage(core, node, name))
     if as_json:
@@ -282,7 +278,7 @@ def _lineage(core: Path | None, node: Path | None, run: str) -> Lineage:
     from tapestry.core.service import Core
     from tapestry.training.export import Lineage
 
-    _, records, _, _ = _records(core, node, run)
+    _, records, _, _ = records_of(core, node, run)
     last = max((r.round for r in records), default=0)
     plan = next((r.plan for r in records if r.round == last), "")
     names = {merged.member for record in records for merged in record.merged}
@@ -294,112 +290,4 @@ def _lineage(core: Path | None, node: Path | None, run: str) -> Lineage:
     return Lineage(plan=plan, rounds=last, members=sorted(names), tokens=tokens)
 
 
-@app.command()
-def recompute(
-    core: Annotated[Path | None, typer.Option("--core", metavar="HOME", help="Folder of the core.")] = None,
-    node: Annotated[Path | None, typer.Option("--node", metavar="HOME", help="Folder of a node.")] = None,
-    run: RunName = None,
-    round_: Annotated[str, typer.Option("--round", metavar="N|all", help="One round, or all.")] = "all",
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Shards worked on at once.")] = 2,
-    as_json: Json = False,
-) -> None:
-    """Repeat merges from the plan and the contributions, and compare the hash of each state.
-
-    Ends with exit code 3 when one differs.
-
-    Examples: tapestry run recompute --core ./core
-
-    tapestry run recompute --node ./node --run first --round 3
-    """
-    from tapestry.cli import recompute as repeat
-    from tapestry.errors import NotFound
-
-    only = _round_number(round_)
-    store, records, name, home = _records(core, node, run)
-    if only is not None and only not in {record.round for record in records}:
-        raise NotFound(f"round {only} of run {name} is not committed, or not known here")
-    found = repeat.recompute(store, records, scratch_parent=home, only=only, threads=threads, told=_tell)
-    if as_json:
-        emit_json({"run": name, "rounds": [asdict(one) for one in found]})
-    else:
-        emit_table(
-            ("round", "contributions", "recorded", "computed", "", "seconds"),
-            [
-                (
-                    r.round,
-                    r.contributions,
-                    short(r.recorded),
-                    short(r.computed),
-                    r.verdict,
-                    f"{r.seconds:.2f}",
-                )
-                for r in found
-            ],
-            right=("round", "contributions", "seconds"),
-        )
-    if any(one.verdict == "differs" for one in found):
-        note(f"a merge of run {name} does not come out as recorded; show this to the other members")
-        raise typer.Exit(EXIT_MISMATCH)
-    if not any(one.verdict == "same" for one in found):
-        raise NotFound(
-            f"no merge of run {name} could be repeated here", hint="its blobs or rounds are not here (yet)"
-        )
-
-
-def _tell(one: Recomputed) -> None:
-    more = f": {one.note}" if one.note else ""
-    note(f"round {one.round}: {one.verdict}, {human_seconds(one.seconds)}{more}")
-
-
-def _round_number(text: str) -> int | None:
-    from tapestry.errors import InputError
-
-    if text == "all":
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise InputError(f"--round {text!r} is neither a number from 1 on nor all")
-    return int(text)
-
-
-def _run_of(core: Path, given: str | None) -> str:
-    from tapestry.cli import corehome
-    from tapestry.core.service import Core
-
-    with Core.open(core) as opened:
-        return corehome.choose_run(opened.runs.names(), given, where=core)
-
-
-def _one_home(core: Path | None, node: Path | None) -> None:
-    from tapestry.errors import InputError
-
-    if (core is None) == (node is None):
-        raise InputError("give either --core HOME or --node HOME")
-
-
-def _source(core: Path | None, node: Path | None, run: str | None) -> tuple[BlobStore, str, str]:
-    """Blobs, run and newest state of a core or of a node's copy."""
-    from tapestry.cli import nodehome
-    from tapestry.core.service import Core
-
-    _one_home(core, node)
-    if node is not None:
-        return nodehome.head(node, run)
-    assert core is not None  # noqa: S101 - _one_home
-    name = _run_of(core, run)
-    with Core.open(core) as opened:
-        return opened.store, name, opened.runs.standing(name).state.head
-
-
-def _records(
-    core: Path | None, node: Path | None, run: str | None
-) -> tuple[BlobStore, list[RoundRecord], str, Path]:
-    from tapestry.cli import corehome, nodehome
-    from tapestry.core.service import Core
-
-    _one_home(core, node)
-    if node is not None:
-        return (*nodehome.records(node, run), node)
-    assert core is not None  # noqa: S101 - _one_home
-    name = _run_of(core, run)
-    with Core.open(core) as opened:
-        return opened.store, corehome.records(opened, name), name, core
+app.command()(recompute)

@@ -12,8 +12,8 @@ from tapestry.errors import AuthError, Conflict, InvitationError
 from tapestry.governance import machine
 from tapestry.governance.state import Assembly
 from tapestry.identity.envelope import Envelope
-from tapestry.identity.invitations import token_hash
-from tapestry.identity.keyring import KeyRing, open_join
+from tapestry.identity.invitations import open_join, token_hash
+from tapestry.identity.keyring import KeyRing
 from tapestry.identity.keys import KeyPair, key_id
 from tapestry.ledger.entries import CoreSucceeded, Founded, KeyCertified, KeyRevoked, MemberAdmitted
 from tapestry.protocol.clock import parse_time, time_text

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tapestry.errors import SettingsError
-from tapestry.protocol import canonical
-from tapestry.protocol.message import explain
+from tapestry.protocol import canonical, toml
 
 MAX_SETTINGS_BYTES: Final = 1 << 20
+HINT: Final = "see docs/guides/curation.md"
 Action = Literal["drop", "report", "off"]
 """`report` counts what it would drop, and keeps it."""
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=False)]
@@ -104,9 +103,10 @@ class CurationSettings(Table):
     @classmethod
     def parse(cls, data: bytes, where: str) -> CurationSettings:
         """Raises `SettingsError` naming file and key."""
+        value, text = toml.parse(
+            data, what=where, max_bytes=MAX_SETTINGS_BYTES, error=SettingsError, hint=HINT
+        )
         try:
-            return cls.model_validate(tomllib.loads(data.decode("utf-8")))
+            return cls.model_validate(value)
         except ValidationError as e:
-            raise SettingsError(f"{where}: {explain(e)}", hint="see docs/guides/curation.md") from e
-        except (ValueError, RecursionError) as e:
-            raise SettingsError(f"{where} is not TOML in UTF-8: {e}") from e
+            raise SettingsError(toml.describe(e, text, where), hint=HINT) from e

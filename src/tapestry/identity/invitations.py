@@ -1,4 +1,5 @@
-"""Invitations: a random word that admits one member once. The core keeps only its hash."""
+"""Invitations: a random word that admits one member once, and the request that brings it. The core keeps only
+its hash."""
 
 from __future__ import annotations
 
@@ -6,8 +7,10 @@ import re
 import secrets
 from typing import Final
 
-from tapestry.errors import InvitationError
+from tapestry.errors import InvitationError, SignatureError
+from tapestry.identity.envelope import Envelope
 from tapestry.protocol import canonical
+from tapestry.protocol.messages import Join
 
 TOKEN_BYTES = 32
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
@@ -30,3 +33,23 @@ def check_token(token: str) -> None:
             f"that is no invitation: {len(token)} characters, or some that no invitation has",
             hint="copy the whole line that `tapestry core invite` printed",
         )
+
+
+def open_join(envelope: Envelope, consortium: str) -> Join:
+    """A request for admission, signed by the very key it brings.
+
+    The one message that is parsed before its signature is verified, since the key is inside. The
+    signature shows that the sender holds the key; that it may join is what the invitation shows.
+
+    Raises:
+        SignatureError: not signed by the key it names, or meant for another consortium.
+        FormatError: not a valid `Join`.
+    """
+    join = envelope.unverified(Join)
+    envelope.open_as(Join, join.root_key)
+    if join.consortium != consortium:
+        raise SignatureError(
+            f"the request to join is for consortium {join.consortium[:16]}, this one is {consortium[:16]}",
+            hint="join again with the invitation and address of this consortium",
+        )
+    return join

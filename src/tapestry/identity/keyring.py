@@ -384,25 +384,5 @@ def make_join(root: KeyPair, *, consortium: str, invitation: str, member: str) -
     )
 
 
-def open_join(envelope: Envelope, consortium: str) -> Join:
-    """A request for admission, signed by the very key it brings.
-
-    The one message that is parsed before its signature is verified, since the key is inside. The
-    signature shows that the sender holds the key; that it may join is what the invitation shows.
-
-    Raises:
-        SignatureError: not signed by the key it names, or meant for another consortium.
-        FormatError: not a valid `Join`.
-    """
-    join = envelope.unverified(Join)
-    envelope.open_as(Join, join.root_key)
-    if join.consortium != consortium:
-        raise SignatureError(
-            f"the request to join is for consortium {join.consortium[:16]}, this one is {consortium[:16]}",
-            hint="join again with the invitation and address of this consortium",
-        )
-    return join
-
-
 def _holder(signer: Signer) -> str:
     return f"node {signer.node}" if signer.node is not None else f"member {signer.member}"

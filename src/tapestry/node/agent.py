@@ -28,19 +28,18 @@ from tapestry.errors import (
     TapestryError,
     VersionError,
 )
-from tapestry.host import files
 from tapestry.node import airlock, child, keys, settings
-from tapestry.node.home import Home, identity
+from tapestry.node.home import Home
 from tapestry.node.memory import Memory
 from tapestry.node.mend import Mender
 from tapestry.node.mirrors import Mirrors
 from tapestry.node.prune import Pruner
-from tapestry.node.session import Order, Session, summary
+from tapestry.node.relay import Relay
+from tapestry.node.session import Session, summary
 from tapestry.node.tools import Tools
 from tapestry.node.turns import Turns
 from tapestry.node.watch import News, RunWatcher
 from tapestry.protocol.canonical import is_name
-from tapestry.protocol.messages import Progress
 from tapestry.protocol.views import RunView
 from tapestry.transport.patience import Pauses, patiently
 
@@ -48,7 +47,6 @@ POLL_S: Final = 0.01
 HOUSEKEEPING_S: Final = 0.1
 LIST_RUNS_S: Final = 2.0
 LIST_RUNS_BUSY_S: Final = 30.0
-PROGRESS_S: Final = 1.0
 STATUS_S: Final = 0.5
 KEEP_S: Final = 2.0
 """The ledger on disk is at most about so far behind what the core has told."""
@@ -87,12 +85,10 @@ class Agent:
         self._retry: dict[str, float] = {}
         """Runs to be looked at again, and when."""
         self._pauses = Pauses()
-        self._trouble: dict[str, str] = {}
+        self._trouble: dict[str, TapestryError] = {}
         self._turns = Turns(home)
         self._next_list = 0.0
-        self._progress: tuple[float, tuple[int, int]] = (0.0, (0, 0))
-        self._progress_of: Order | None = None
-        self._progress_path = str(home.progress)
+        self._relay = Relay(home, self._client, self._outbox)
         self._next_status = self._next_keep = 0.0
         self._old_key_until = 0.0
         self._closed = False
@@ -219,8 +215,15 @@ class Agent:
         if isinstance(error, PeerError):
             self._tools.replica.doubt()
         wait_s = self._pauses.next()
-        self._trouble[what] = error.message
-        child.log("trouble", what=what, code=error.code, error=error.message, retry_s=round(wait_s, 2))
+        self._trouble[what] = error
+        child.log(
+            "trouble",
+            what=what,
+            code=error.code,
+            error=error.message,
+            hint=error.hint,
+            retry_s=round(wait_s, 2),
+        )
         self._say_status(now=True)
         return wait_s
 
@@ -270,36 +273,14 @@ class Agent:
     # -- what is said ---------------------------------------------------------------------------
 
     def _say_progress(self) -> None:
-        """Hand on what the gate lets out of the trainer's progress, once a second. Only ever a help."""
-        now = time.monotonic()
-        when, seen = self._progress
         given = self._turns.given
-        if given is not self._progress_of:  # what lies there now is of the job before
-            self._progress, self._progress_of = (when, identity(self._progress_path) or (0, 0)), given
-            return
-        if given is None or not given.job.train or now - when < PROGRESS_S:
-            return
-        if given.job.run in self._trouble or "runs" in self._trouble:
-            return
-        found = identity(self._progress_path)
-        if found is None or found == seen:
-            return
+        quiet = "runs" in self._trouble or (given is not None and given.job.run in self._trouble)
         try:
-            data = files.read_limited(self._home.progress, Progress.MAX_BYTES)
-            progress = Progress.from_bytes(data)
-        except (FileNotFoundError, FormatError):
-            return
-        self._progress = (now, found)
-        if progress.round != given.job.round:
-            return
-        try:
-            self._client.progress(given.job.run, progress)
+            self._relay.tell(given, quiet=quiet)
         except TapestryError as error:
             self._stumble("progress", error)
-            return
         finally:
             self._trouble.pop("progress", None)
-        self._outbox.progress(len(data))
 
     def _tell(self, phase: str) -> None:
         self._status.update(phase=phase)
@@ -316,8 +297,8 @@ class Agent:
         trouble = next(iter(self._trouble.values()), None)
         self._status.update(
             phase=self._phase(),
-            trouble=trouble,
-            hint=None,
+            trouble=trouble and trouble.message,
+            hint=trouble and trouble.hint,
             runs={run: summary(session, self._memory) for run, session in self._sessions.items()},
             traffic=self._outbox.total(),
         )

@@ -48,6 +48,7 @@ from tapestry.node.settings import Publish
 from tapestry.protocol import canonical
 from tapestry.protocol.messages import Progress
 from tapestry.storage.blobs import BlobStore
+from tapestry.training.home import TrainerHome
 from tapestry.training.spool import TrainResult
 from tapestry.training.withdrawals import Withdrawals
 
@@ -99,6 +100,7 @@ class Gate:
         self.home = home
         self._leaks = Leaks(home)
         self._withdrawals = Withdrawals(home.root)
+        self._trainers = TrainerHome(home.root)
         self._approvals = Approvals(home) if approve else None
         self._waiting: set[str] = set()
         """Folders that may leave when the owner says so."""
@@ -176,7 +178,8 @@ class Gate:
         target = self.home.passed(result.run, result.round)
         if target.exists() and files.read_limited(target, MAX_RESULT_BYTES) == data:
             return
-        if self._withdrawals.covers_manifest(result.data_manifest):
+        made_of = {result.data_manifest, *self._trainers.holds_of(result.run, result.round)}
+        if any(map(self._withdrawals.covers_manifest, made_of)):
             raise RightsRefused(WITHDRAWN)
         if not self._approved(folder.name, published):
             return

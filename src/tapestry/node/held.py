@@ -1,7 +1,7 @@
 """What the agent must not send any more, since the text behind it was withdrawn.
 
-state/withdrawn.json     hashes of data manifests; written by `tapestry catalog revoke`, since the agent can
-                         read neither cards nor manifests
+state/withdrawn.json     hashes of data manifests, and of deltas that went on from rounds with these; written
+                         by `tapestry catalog revoke`, since the agent can read neither cards nor manifests
 """
 
 from __future__ import annotations
@@ -28,38 +28,51 @@ class WithdrawnManifests(Message):
     MAX_BYTES: ClassVar[int] = 16 << 20
 
     manifests: Annotated[tuple[Sha256, ...], Field(max_length=100_000)]
+    deltas: Annotated[
+        tuple[Sha256, ...] | None, Field(max_length=100_000, exclude_if=lambda v: v is None)
+    ] = None
+    """Of rounds with other text, which went on from moments, parameters or a residual of such rounds."""
+
+
+_NOTHING: Final = WithdrawnManifests(manifests=())
 
 
 class Held:
-    """Of one home."""
+    """Of one home. The agent's threads may share one."""
 
     def __init__(self, home: Home) -> None:
         self._path = home.state / "withdrawn.json"
-        self._seen: tuple[int, int] | None = None
-        self._manifests: frozenset[str] = frozenset()
+        self._seen: tuple[tuple[int, int] | None, WithdrawnManifests] = (None, _NOTHING)
 
-    def manifests(self) -> frozenset[str]:
-        """All there are. Raises `SettingsError` where the file cannot be read: then nothing is to be sent."""
-        now = identity(str(self._path))  # each version is another file
-        if now != self._seen:
-            self._manifests = frozenset() if now is None else self._read()
-            self._seen = now
-        return self._manifests
+    def covers(self, manifest: str, delta: str | None = None) -> bool:
+        """Whether something is held back, by the data manifest it names and its delta.
 
-    def covers(self, manifest: str) -> bool:
-        return manifest in self.manifests()
+        Raises `SettingsError` where the file cannot be read: then nothing is to be sent.
+        """
+        found = self._now()
+        return manifest in found.manifests or (delta is not None and delta in (found.deltas or ()))
 
-    def add(self, manifests: Iterable[str]) -> None:
-        """Durable when this returns."""
-        every = {*manifests, *self.manifests()}
-        if every != self._manifests or self._seen is None:
-            made = WithdrawnManifests(manifests=tuple(sorted(every)))
+    def add(self, manifests: Iterable[str], deltas: Iterable[str] = ()) -> None:
+        """Durable when this returns. For one process at a time: `node.revoke` holds a lock."""
+        before = self._now()
+        every = tuple(sorted({*manifests, *before.manifests}))
+        made = WithdrawnManifests(
+            manifests=every, deltas=tuple(sorted({*deltas, *(before.deltas or ())})) or None
+        )
+        if made != before or self._seen[0] is None:
             files.write_atomic(self._path, made.to_bytes())
 
-    def _read(self) -> frozenset[str]:
+    def _now(self) -> WithdrawnManifests:
+        now = identity(str(self._path))  # each version is another file
+        before, found = self._seen
+        if now != before:
+            found = _NOTHING if now is None else self._read()
+            self._seen = now, found
+        return found
+
+    def _read(self) -> WithdrawnManifests:
         try:
-            data = files.read_limited(self._path, WithdrawnManifests.MAX_BYTES)
-            return frozenset(WithdrawnManifests.from_bytes(data).manifests)
+            return WithdrawnManifests.from_bytes(files.read_limited(self._path, WithdrawnManifests.MAX_BYTES))
         except (OSError, TapestryError) as e:
             raise SettingsError(
                 f"{self._path} cannot be read: {e}",

@@ -22,6 +22,7 @@ from tapestry.host import failpoints, files
 from tapestry.ledger.checkpoint import Checkpoint, origin_of
 from tapestry.ledger.entries import Entry
 from tapestry.ledger.tree import HASH_BYTES
+from tapestry.node import histories
 from tapestry.node.home import Home
 from tapestry.node.setup import Consortium
 from tapestry.protocol.message import Message
@@ -70,6 +71,8 @@ class Replica:
         self._checkpoint = ""
         self.doubted = False
         """Whether the core was away since the ledgers were compared last."""
+        self._recovered: tuple[str, Fork | None] | None = None
+        """A head of another history, and what is known of that."""
         self._forked: Fork | None = None
         """What others were shown, which contradicts these entries."""
         self._kept = 0
@@ -79,8 +82,6 @@ class Replica:
         self._whole = True
         """Whether what was taken ends with a checkpoint."""
         self._verifier = self._load()
-
-    # -- looking ------------------------------------------------------------------------------
 
     @property
     def size(self) -> int:
@@ -302,27 +303,24 @@ class Replica:
         self._forked, self.doubted = error, True
 
     def _other_history(self) -> Fork | None:
-        """Where what does not follow is the end of another, longer ledger that the core has signed: that."""
+        """What the core shows, where that is another, longer ledger that it has signed, or one under another
+        key that lacks the end of this."""
         try:
-            entries, head = self._all()
-            found = fork.prove(entries, head, self._checkpoint)
+            lines = histories.everything(self._client)
         except TapestryError:
             return None
+        head, entries = str(lines[-1][1]), histories.entries_of(lines)
+        try:
+            found = fork.prove(entries, head, self._checkpoint)
+        except TapestryError:
+            if self._recovered is None or self._recovered[0] != head:  # verifying all of it takes a while
+                self._recovered = head, histories.recovered_without(lines, self._verifier, self._folder)
+            if (known := self._recovered[1]) is None:
+                return None
+            return Fork(known.message, hint=known.hint)
         error = Fork(f"the core shows a ledger of {len(entries)} entries that is not this node's", seen=head)
         self._keep_proof(found, error)
         return error
-
-    def _all(self) -> tuple[list[Entry], str]:
-        """All the core gives, not verified: its entries and the head it has signed of them."""
-        entries: list[Entry] = []
-        while True:
-            lines = list(file.parse(self._client.ledger(after=len(entries))))
-            more = [value for kind, value in lines if kind == "entry"]
-            if not more or any(each.sequence != at for at, each in enumerate(more, start=len(entries) + 1)):
-                raise FormatError("the core gives no ledger")  # or the same part of it for ever
-            entries += more
-            if lines[-1][0] == "checkpoint":
-                return entries, str(lines[-1][1])
 
     def _prove(self, error: Fork, data: bytes) -> bool:
         """Keep what shows anybody that the core has signed two histories; whether there is such a proof."""
@@ -345,18 +343,13 @@ class Replica:
     def _proof(self, error: Fork, data: bytes) -> fork.ForkProof | None:
         """Between `error.seen` and the newest head that these entries make and the core has signed."""
         pending = bytes(self._pending).removeprefix(file.FIRST)
-        held = (*self._lines(), *file.parse(pending))
-        entries = [value for kind, value in held if kind == "entry"]
-        given = [value for kind, value in file.parse(data) if kind == "entry"]
-        heads = [value for kind, value in file.parse(data) if kind == "checkpoint"]
-        tries = [(entries, self._checkpoint), (entries + given, heads[-1] if heads else "")]
-        for known, head in tries:
-            if known and head and head != error.seen:
-                try:
-                    return fork.prove(known, head, error.seen)
-                except IntegrityError:
-                    continue
-        return None
+        entries = histories.entries_of((*self._lines(), *file.parse(pending)))
+        given = list(file.parse(data))
+        heads = [value for kind, value in given if kind == "checkpoint"]
+        longer = [*entries, *histories.entries_of(given)]
+        return histories.proof(
+            [(entries, self._checkpoint), (longer, heads[-1] if heads else "")], error.seen
+        )
 
     def _lines(self) -> Iterator[file.Line]:
         """All that is on disk."""
@@ -401,7 +394,6 @@ _HINT: Final = "move the folder away: the node then verifies it anew, and has fo
 
 def _read(path: Path, size: int) -> bytes:
     with path.open("rb") as handle:
-        data = handle.read(size)
-    if len(data) != size:
-        raise FormatError(f"{path.name} is shorter than it was")
-    return data
+        if len(data := handle.read(size)) == size:
+            return data
+    raise FormatError(f"{path.name} is shorter than it was")

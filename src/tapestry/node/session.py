@@ -339,7 +339,7 @@ class Session:
         if not fits or (result.delta is not None) != order.job.train:
             self._looked = looked
             return None
-        if self._tools.submitter.held.covers(result.data_manifest):
+        if self._tools.submitter.held.covers(result.data_manifest, result.delta):
             self._looked = looked
             self.note = f"round {result.round} is not sent: {WITHDRAWN}"
             child.log("held-back", run=self.run, round=result.round)

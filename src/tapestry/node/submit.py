@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from tapestry.errors import (
     Conflict,
@@ -11,6 +11,7 @@ from tapestry.errors import (
     KeyRefused,
     NotFound,
     ProtocolError,
+    RightsRefused,
     SignatureError,
     TooLarge,
     Unreachable,
@@ -29,6 +30,7 @@ from tapestry.node.settings import NodeSection
 from tapestry.node.setup import Consortium
 from tapestry.node.sync import blobs_of
 from tapestry.protocol import canonical
+from tapestry.protocol.artifact import Blob
 from tapestry.protocol.messages import Contribution, Enrolment, Receipt, Score
 from tapestry.protocol.plan import Plan
 from tapestry.storage.blobs import BlobStore
@@ -141,11 +143,18 @@ class Submitter:
             self._send(run, own, self._deliver)
 
     def _held_back(self, run: str, own: OwnContribution) -> bool:
-        """Whether it may not be sent any more, since the text behind it was withdrawn."""
-        if not self.held.manifests() or not self.held.covers(own.said.data_manifest):
-            return False
-        self.refused(run, WITHDRAWN)
-        return True
+        """Whether it may not be sent any more, since text behind it was withdrawn."""
+        try:
+            self._check_held(own)
+        except RightsRefused as error:
+            self.refused(run, error.message)
+            return True
+        return False
+
+    def _check_held(self, own: OwnContribution) -> None:
+        """Raise `RightsRefused` where it may not be sent any more."""
+        if self.held.covers(own.said.data_manifest, own.delta):
+            raise RightsRefused(WITHDRAWN)
 
     def refused(self, run: str, reason: str) -> None:
         """The newest contribution is in no merge; the ledger says why."""
@@ -163,7 +172,7 @@ class Submitter:
             answer = how(run, own)
         except (VersionError, SignatureError):
             raise
-        except (ProtocolError, IntegrityError, TooLarge) as error:
+        except (ProtocolError, IntegrityError, RightsRefused, TooLarge) as error:
             self.refused(run, error.message)
             return
         failpoints.reach("node.contribution.sent")
@@ -227,9 +236,10 @@ class Submitter:
         for _ in range(MAX_UPLOADS):
             with self._meter.span("uploaded"):
                 try:
-                    self._meter.add("uploaded_bytes", self._client.upload_blobs(blobs, self._store))
+                    self._meter.add("uploaded_bytes", self._upload(blobs, own))
                 except Conflict as error:  # another connection of this node still holds a blob: no refusal
                     raise Unreachable(f"an upload got nowhere: {error.message}") from error
+            self._check_held(own)
             answer = self._client.contribute(run, envelope)
             if not answer.missing:
                 return answer
@@ -237,6 +247,10 @@ class Submitter:
             if not known.issuperset(answer.missing):
                 raise Conflict("the core asks for blobs that are no part of the contribution")
         raise Conflict(f"the core lost the blobs of round {own.round} {MAX_UPLOADS} times")
+
+    def _upload(self, blobs: Sequence[Blob], own: OwnContribution) -> int:
+        """Bytes sent. The text may be withdrawn meanwhile: then this ends before the next request."""
+        return self._client.upload_blobs(blobs, self._store, before=lambda: self._check_held(own))
 
     def _keep_receipt(self, run: str, own: OwnContribution, receipt: bytes) -> None:
         """Verify and keep it: with the envelope it proves what the core has taken in."""

@@ -1,15 +1,16 @@
 """What a dataset has touched: read from a node's own copy of the ledger, which the node has verified.
 
-A contribution is touched where its data manifest names the dataset, in any revision of its card. From the
-first merge that holds such a contribution on, every base of the run descends from it, and so does every run
-that repeats such a run from a later base.
+A contribution is touched where its data manifest names the dataset, in any revision of its card, or where
+nobody can tell any more since its node has lost that manifest. From the first merge that holds such a
+contribution on, every base of the run descends from it, and so does every run that repeats such a run from a
+later base.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,7 @@ _WANTED: Final = (
     "round-abandoned",
     "run-planned",
     "plan-revised",
+    "node-enrolled",
     "run-finished",
 )
 _ENDS: Final = tuple(f'"type":"{each}","version":1}}}}'.encode() for each in _WANTED)
@@ -101,6 +103,8 @@ class Touched:
     """Of the runs that are touched, by digest."""
     contributions: list[Contribution] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    members: dict[str, str] = field(default_factory=dict)
+    """By node, of all that ever enrolled."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -126,19 +130,20 @@ class _Reading:
 class _Reader:
     """Takes the entries in their order."""
 
-    def __init__(self, manifests: Collection[str]) -> None:
-        self._manifests = manifests
+    def __init__(self, counts: Callable[[str, str], bool]) -> None:
+        self._counts = counts
         self._runs: dict[str, _Reading] = {}
         self._touched: dict[str, Contribution] = {}
         """By the digest of the envelope."""
         self._plans: dict[str, dict[str, Any]] = {}
+        self._members: dict[str, str] = {}
         self.entries = 0
 
     def found(self) -> Touched:
         runs = [at.found for _, at in sorted(self._runs.items()) if at.found.first is not None]
         needed = {run.first.plan for run in runs if run.first is not None}
         plans = {sha: plan for sha, plan in self._plans.items() if sha in needed}
-        return Touched(self.entries, plans, list(self._touched.values()), runs)
+        return Touched(self.entries, plans, list(self._touched.values()), runs, self._members)
 
     def take(self, kind: str, scope: str, body: dict[str, Any], blob: bytes) -> None:
         """`blob`: the newest line of one before this entry."""
@@ -159,6 +164,8 @@ class _Reader:
             at.merges[body["round"]] = at.head
         elif kind == "round-closed":
             self._closed(at, body)
+        elif kind == "node-enrolled":
+            self._members[body["node"]] = body["member"]
         elif kind == "run-finished":
             at.found.finished = True
         else:
@@ -187,7 +194,7 @@ class _Reader:
                 f"the envelope of contribution {body['contribution'][:12]} is not before its entry"
             )
         said = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
-        if said["data_manifest"] in self._manifests:
+        if self._counts(said["node"], said["data_manifest"]):
             names = ("run", "round", "member", "node", "delta", "data_manifest")
             one = Contribution(**{name: said[name] for name in names}, contribution=body["contribution"])
             one.status = "late" if late else one.status
@@ -218,15 +225,19 @@ class _Reader:
             at.found.bases.append(Base(number, body["merges"], body["state"], body["base"]))
 
 
-def touched(home: Home, manifests: Collection[str]) -> Touched:
-    """What descends from text with these data manifests.
+def touched(home: Home, counts: Callable[[str, str], bool]) -> Touched:
+    """What descends from some of the contributions.
+
+    Args:
+        home: of a node that keeps a ledger.
+        counts: which, by node and data manifest.
 
     Raises:
         InputError: this node holds no ledger.
         FormatError: it cannot be read.
     """
     kept = Kept.of(home)
-    reader = _Reader(manifests)
+    reader = _Reader(counts)
     try:
         blob = b""
         for line in _lines(kept.path, kept.size):

@@ -80,7 +80,7 @@ def serve(root: Path, settings: TrainerSettings, status: Status) -> None:
 
 def held(home: TrainerHome) -> Lock:
     """The spool's lock; a predecessor that was killed may take a moment to go. Raises `Busy`."""
-    lock = Lock(home.spool)
+    lock = Lock(home.lock)
     lock.wait(LOCK_S)
     return lock
 

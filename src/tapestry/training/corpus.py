@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,10 +24,13 @@ from tapestry.host import files
 from tapestry.protocol import canonical
 from tapestry.training.batches import sequences
 from tapestry.training.documents import documents, format_of
+from tapestry.training.stale import TOKENS, WITHHELD
 from tapestry.training.tokenizer import Tokenizer
 
 Split = Literal["train", "valid"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "valid")
+COUNTS: Final = "counts.json"
+"""In a folder of tokens: how many each file has."""
 _HINT: Final = "a corpus folder holds train.txt or train.jsonl, and valid.txt or valid.jsonl"
 
 Tokens = npt.NDArray[np.uint16 | np.uint32]
@@ -81,6 +84,8 @@ class Corpus:
     valid: SplitTokens
     manifest: bytes
     withheld: Withheld | None = None
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Of each file, by its path; ends of documents count."""
 
     @property
     def digest(self) -> str:
@@ -177,8 +182,8 @@ def open_corpus(
     manifest = manifest or manifest_of(found)
     without = f"{protected.digest} {MATCHING}" if protected is not None else ""
     key = canonical.sha256(manifest + tokenizer.digest.encode() + without.encode())
-    place = cache / f"tokens-{key[:32]}"
-    if not (place / "corpus.json").is_file():
+    place = cache / f"{TOKENS}{key[:32]}"
+    if not _is_whole(place):
         _tokenize_once(_Reading(folder, found or find_files(folder), manifest, tokenizer, protected), place)
     dtype = _dtype(tokenizer)
     return Corpus(
@@ -189,13 +194,19 @@ def open_corpus(
         ),
         manifest=manifest,
         withheld=_withheld(place, protected),
+        tokens=json.loads((place / COUNTS).read_bytes()),
     )
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether the tokens are there; those of releases that did not count by file are not taken."""
+    return (place / "corpus.json").is_file() and (place / COUNTS).is_file()
 
 
 def _withheld(place: Path, protected: Protected | None) -> Withheld | None:
     if protected is None:
         return None
-    found = json.loads((place / "withheld.json").read_bytes())
+    found = json.loads((place / WITHHELD).read_bytes())
     return Withheld(protected.digest, train=found["train"], valid=found["valid"])
 
 
@@ -220,7 +231,7 @@ def _tokenize_once(reading: _Reading, place: Path) -> None:
     lock = files.Lock(place.parent)
     lock.wait()
     try:
-        if not (place / "corpus.json").is_file():
+        if not _is_whole(place):
             _tokenize(reading, place)
     finally:
         lock.release()
@@ -229,11 +240,12 @@ def _tokenize_once(reading: _Reading, place: Path) -> None:
 def _tokenize(reading: _Reading, place: Path) -> None:
     temporary = place.with_name(place.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    withheld = {}
+    withheld: dict[str, int] = {}
+    counts: dict[str, int] = {}
     with files.full_disk(place):
         temporary.mkdir()
         for split in SPLITS:
-            written, withheld[split] = _write_split(temporary, split, reading)
+            written, withheld[split] = _write_split(temporary, split, reading, counts)
             if written == 0:
                 what = f"{withheld[split]} documents are withheld, the rest is empty"
                 raise CorpusError(
@@ -241,23 +253,28 @@ def _tokenize(reading: _Reading, place: Path) -> None:
                     hint=what if withheld[split] else "they are all empty",
                 )
         if reading.protected is not None:
-            (temporary / "withheld.json").write_text(json.dumps(withheld))
+            said = {**withheld, "protected": reading.protected.digest}
+            (temporary / WITHHELD).write_text(json.dumps(said))
+        (temporary / COUNTS).write_text(json.dumps(counts))
         (temporary / "corpus.json").write_bytes(reading.manifest)
     if manifest_of(reading.found) != reading.manifest:
         raise CorpusError(
             f"a file in {reading.folder} changed while it was read",
             hint="start again when nothing writes there",
         )
+    shutil.rmtree(place, ignore_errors=True)
     files.publish_dir(temporary, place)
 
 
-def _write_split(place: Path, split: Split, reading: _Reading) -> tuple[int, int]:
-    """Tokens of text (ends of documents not counted) that were written, and documents that were withheld."""
+def _write_split(place: Path, split: Split, reading: _Reading, counts: dict[str, int]) -> tuple[int, int]:
+    """Tokens of text (ends of documents not counted) that were written, and documents that were withheld.
+    `counts` gets the tokens of each file."""
     dtype, tokenizer, total, withheld = _dtype(reading.tokenizer), reading.tokenizer, 0, 0
     lengths_path = place / "valid.bytes" if split == "valid" else Path("/dev/null")
     with (place / f"{split}.tokens").open("wb") as out, lengths_path.open("wb") as lengths:
         written_to = (out, lengths) if split == "valid" else (out,)
         for file in (file for file in reading.found if file.split == split):
+            before = out.tell()
             for document in documents(file.path):
                 watch = Watch(reading.protected, file.name) if reading.protected is not None else None
                 start, written = [stream.tell() for stream in written_to], 0
@@ -275,4 +292,5 @@ def _write_split(place: Path, split: Split, reading: _Reading) -> tuple[int, int
                     out.write(dtype(tokenizer.end_id).tobytes())
                     lengths.write(np.uint16(0).tobytes())
                     total += written
+            counts[file.name] = (out.tell() - before) // np.dtype(dtype).itemsize
     return total, withheld

@@ -51,15 +51,20 @@ class Change:
     """`changed`, `missing` or `new`."""
 
 
-def hold(folder: Path, tell: Tell = lambda done, total: None) -> Holding:
-    """All documents and files of a folder, as docs/formats/cards.md counts them.
+def hold(
+    folder: Path,
+    tell: Tell = lambda done, total: None,
+    *,
+    only: Callable[[str], bool] = lambda path: True,
+) -> Holding:
+    """All documents and files of a folder, as docs/formats/cards.md counts them; `only` some, by their paths.
 
     Each file is read twice at the same time: as it lies there, and as documents.
 
     Raises:
         CorpusError: as of `find_files` and `documents`; or a file that changes meanwhile.
     """
-    found = find_files(folder)
+    found = [file for file in find_files(folder) if only(file.name)]
     if len(found) > MAX_FILES:
         raise CorpusError(
             f"{folder} has {len(found)} files; a card has at most {MAX_FILES}",

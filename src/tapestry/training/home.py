@@ -55,6 +55,11 @@ class TrainerHome:
         return self.root / "spool" / "train"
 
     @property
+    def lock(self) -> Path:
+        """Held by whoever trains here."""
+        return self.spool / ".lock"
+
+    @property
     def job(self) -> Path:
         return self.root / "spool" / "job" / "job.json"
 
@@ -126,6 +131,10 @@ class TrainerHome:
         except (OSError, TapestryError, ValueError, TypeError):
             return frozenset(("",))
 
+    def has_withdrawn(self, run: str, round: int, withdrawals: Withdrawals) -> bool:
+        """Whether a finished round has something of text that was withdrawn since."""
+        return any(map(withdrawals.covers_manifest, self.holds_of(run, round)))
+
     def earlier(self, job: TrainJob) -> list[str]:
         """The same of all that a job may go on from, in ascending order."""
         every = [self.holds_of(*_named(folder)) for _, folder in self.before(job)]
@@ -138,12 +147,23 @@ class TrainerHome:
         own, origin = self._usable(job.run, job.round - 1), job.plan.origin
         return own if own or origin is None else self._usable(origin.run, origin.round)
 
+    def withdrawn_before(self, job: TrainJob) -> list[int]:
+        """Finished rounds that it would go on from, had no text been withdrawn."""
+        withdrawals, origin = Withdrawals(self.root), job.plan.origin
+        lasts = {job.run: job.round - 1} | ({origin.run: origin.round} if origin is not None else {})
+        return [
+            number
+            for run, last in lasts.items()
+            for number in self.rounds(run)
+            if number <= last and self.has_withdrawn(run, number, withdrawals)
+        ]
+
     def _usable(self, run: str, last: int) -> list[tuple[int, Path]]:
         withdrawals = Withdrawals(self.root)
         return [
             (number, self.result(run, number))
             for number in self.rounds(run)
-            if number <= last and not any(map(withdrawals.covers_manifest, self.holds_of(run, number)))
+            if number <= last and not self.has_withdrawn(run, number, withdrawals)
         ]
 
     def is_done(self, job: TrainJob) -> bool:

@@ -200,9 +200,13 @@ class Encoder:
 def _newest(home: TrainerHome, job: TrainJob, layout: Layout, source: BlobSource) -> Residual | None:
     """The newest residual before a job, with the delta where that returns.
 
-    A damaged one is passed over, and with it older ones that have become part of what was merged since.
+    A damaged one is passed over, and with it older ones that have become part of what was merged since; so
+    are those that a round on withdrawn text has used up.
     """
+    used_up = max((number for number in home.withdrawn_before(job) if number <= job.merged_round), default=0)
     for number, folder in home.before(job):
+        if number < used_up:
+            return None
         if not (folder / INNER / RESIDUAL / MANIFEST).exists():
             continue
         try:

@@ -1,6 +1,6 @@
-"""Nothing is trained without a card: which one is a corpus', whether it still holds, and what it permits.
+"""Nothing is trained without a card: which are a corpus', whether they still hold, and what they permit.
 
-The card is held against all documents once; from then on a file counts as the same while its identity is. A
+Cards are held against all documents once; from then on a file counts as the same while its identity is. A
 decision of the policy is taken anew for each round, since consents end.
 """
 
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tapestry.catalog.card import Card
 from tapestry.catalog.croissant import CardFile
 from tapestry.catalog.policy import MAX_RULES_BYTES, Decision, Policy
 from tapestry.catalog.protected import FILE as PROTECTED
@@ -22,16 +21,17 @@ from tapestry.errors import CardError, SettingsError, TapestryError
 from tapestry.host import files
 from tapestry.protocol import canonical
 from tapestry.protocol.plan import Plan
-from tapestry.training.corpus import Corpus, TextFile, find_files
-from tapestry.training.holding import changes, hold, identity, in_words
+from tapestry.training.cards import cards_of, hold_all
+from tapestry.training.corpus import Corpus, find_files
+from tapestry.training.holding import identity
 from tapestry.training.home import TrainerHome, log
 from tapestry.training.settings import TrainerSettings
 from tapestry.training.shelf import Shelf
+from tapestry.training.stale import list_of
 from tapestry.training.withdrawals import Withdrawals
 
 RULES: Final = "rights.cedar"
 """Of a node's home: rules that its owner adds."""
-_ADD: Final = "tapestry catalog add DIR --name NAME --license SPDX ... --home"
 
 
 def stage_of(plan: Plan) -> Stage:
@@ -46,44 +46,40 @@ def today() -> str:
 
 @dataclass(frozen=True)
 class Admitted:
-    """A dataset that may be trained on."""
+    """Datasets that may be trained on together: the text of one folder.
 
-    file: CardFile
+    Args:
+        cards: by name; each of files of its own.
+        stage: that they enter.
+    """
+
+    cards: tuple[CardFile, ...]
     stage: Stage
 
     @property
     def files_manifest(self) -> bytes:
-        """As `corpus.manifest_of` the files, which the card was held against."""
-        entries = [
-            {"bytes": file.bytes, "path": file.path, "sha256": file.sha256, "split": file.split}
-            for file in self.file.card.files
-        ]
-        return canonical.encode({"files": entries, "format": "tapestry.data-manifest", "version": 1})
+        """As `corpus.manifest_of` the files, which the cards were held against."""
+        return list_of(file for each in self.cards for file in each.card.files)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The same for the same cards and stage."""
+        return _digest(self.cards), self.stage
 
     def require(self, corpus: Corpus) -> None:
-        """Raise `CardError` where text was read before it became what the card describes."""
+        """Raise `CardError` where text was read before it became what the cards describe."""
         if corpus.manifest != self.files_manifest:
+            names = ", ".join(each.card.name for each in self.cards)
             raise CardError(
-                f"the text in {corpus.folder} and its card {self.file.card.name} were changed after the "
-                "trainer had read what was there before",
+                f"the text in {corpus.folder} and its card {names} were changed after the trainer had read "
+                "what was there before",
                 hint="start the node again, which reads the text anew",
             )
 
     def data_manifest(self, corpus: Corpus, tokenizer: str) -> bytes:
         """What a contribution names by its hash: card, files, and what the run's tokenizer makes of them."""
-        card = self.file.card
-        of_card: dict[str, Any] = {
-            "name": card.name,
-            "card": self.file.digest,
-            "root": card.content.root,
-            "documents": card.content.documents,
-            "bytes": card.content.bytes,
-            "tokenizer": tokenizer,
-            "tokens": {"train": len(corpus.train.tokens), "valid": len(corpus.valid.tokens)},
-            "stage": self.stage,
-        }
         values: dict[str, Any] = {
-            "cards": [of_card],
+            "cards": [self._of_card(each, corpus, tokenizer) for each in self.cards],
             "files": json.loads(corpus.manifest)["files"],
             "format": "tapestry.data-manifest",
             "version": 2,
@@ -92,6 +88,22 @@ class Admitted:
             documents = {"train": without.train, "valid": without.valid}
             values["protected"] = {"sha256": without.protected, "withheld": documents}
         return canonical.encode(values)
+
+    def _of_card(self, file: CardFile, corpus: Corpus, tokenizer: str) -> dict[str, Any]:
+        card = file.card
+        tokens = {"train": 0, "valid": 0}
+        for each in card.files:
+            tokens[each.split] += corpus.tokens[each.path]
+        return {
+            "name": card.name,
+            "card": file.digest,
+            "root": card.content.root,
+            "documents": card.content.documents,
+            "bytes": card.content.bytes,
+            "tokenizer": tokenizer,
+            "tokens": tokens,
+            "stage": self.stage,
+        }
 
 
 class Rights:
@@ -109,24 +121,26 @@ class Rights:
         self._seen: dict[Path, tuple[list[int], CardFile]] = {}
         self._policy: tuple[str, Policy] | None = None
         self._held: str | None = None
-        """Digest of the card that was held against the files."""
+        """Digest of the cards that were held against the files."""
         self.withdrawals = Withdrawals(home.root)
 
     def admit(self, stage: Stage, day: str) -> Admitted:
-        """The card of the corpus, if it holds and lets the text into a stage on a day.
+        """The cards of the corpus, if they hold and all let their text into a stage on a day.
 
         Raises:
-            CardError: none, several, or one that is not of these files.
+            CardError: none, two of one file, or some that are not of these files.
             RightsRefused: a rule forbids it.
             SettingsError: the owner's rules are none.
         """
         try:
-            found = self._card()
-            withdrawn = self.withdrawals.covers(found.card)
-            if self._held != found.digest and not withdrawn:  # its files may be gone by now
+            found = cards_of(self._folder, self._cards(), Shelf.of_node(self._home.root).folder)
+            gone = [self.withdrawals.covers(each.card) for each in found]
+            held = _digest(found)
+            if self._held != held and not any(gone):  # its files may be gone by now
                 self._hold(found)
-                self._held = found.digest
-            self._decide(found, stage, day, withdrawn).enforce()
+                self._held = held
+            for each, withdrawn in zip(found, gone, strict=True):
+                self._decide(each, stage, day, withdrawn).enforce()
         except TapestryError as e:
             log("dataset refused", stage=stage, reason=e.message)
             raise
@@ -134,9 +148,10 @@ class Rights:
 
     def stop(self, admitted: Admitted) -> None:
         """Raise `RightsRefused` where a dataset was withdrawn since it was admitted. Asked at every step."""
-        if self.withdrawals.covers(admitted.file.card):
-            log("dataset withdrawn", dataset=admitted.file.card.name)
-            self._decide(admitted.file, admitted.stage, today(), withdrawn=True).enforce()
+        for each in admitted.cards:
+            if self.withdrawals.covers(each.card):
+                log("dataset withdrawn", dataset=each.card.name)
+                self._decide(each, admitted.stage, today(), withdrawn=True).enforce()
 
     def _decide(self, found: CardFile, stage: Stage, day: str, withdrawn: bool) -> Decision:
         return self._rules().decide(
@@ -160,42 +175,15 @@ class Rights:
             found.append(self._seen[path][1])
         return found
 
-    def _card(self) -> CardFile:
-        """The card made of this folder, or, where the folder was moved, of just such files."""
-        every, folder = self._cards(), self._folder.resolve()
-        found = [each for each in every if Path(each.card.folder) == folder]
-        if not found:
-            held = find_files(self._folder)
-            found = [each for each in every if _looks_like(each.card, held)]
-        if not found:
-            raise CardError(
-                f"the text in {self._folder} has no card, and nothing is trained without one",
-                hint=f"make one with: {_ADD} {self._home.root}",
-            )
-        if len(found) > 1:
-            names = ", ".join(each.card.name for each in found[:5])
-            raise CardError(
-                f"the text in {self._folder} has {len(found)} cards: {names}",
-                hint=f"remove all but one from {Shelf.of_node(self._home.root).folder}",
-            )
-        return found[0]
-
-    def _hold(self, found: CardFile) -> None:
-        """Hold the card against the folder, unless that was done and no file has another identity since."""
-        place = self._home.cache / "cards" / f"{found.digest}.json"
+    def _hold(self, found: tuple[CardFile, ...]) -> None:
+        """Hold the cards against the folder, unless that was done and no file has another identity since."""
+        name = found[0].digest if len(found) == 1 else _digest(found)
+        place = self._home.cache / "cards" / f"{name}.json"
         known = json.dumps([[file.name, *identity(file.path)] for file in find_files(self._folder)]).encode()
         if _content(place) == known:
             return
-        log("holding the card against the text", dataset=found.card.name)
-        holding = hold(self._folder)
-        different = changes(found.card, holding.files)
-        if different or holding.content != found.card.content:
-            what = in_words(different) if different else "its documents hash to another root"
-            raise CardError(
-                f"the text in {self._folder} is not what card {found.card.name} describes: {what}",
-                hint=f"see what changed: tapestry catalog check {found.card.name}; then make the card anew: "
-                f"tapestry catalog add {self._folder} --name {found.card.name} ... --replace",
-            )
+        log("holding the card against the text", dataset=" ".join(each.card.name for each in found))
+        hold_all(self._folder, found)
         with files.full_disk(place):
             place.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(place, known, durable=False)
@@ -260,9 +248,9 @@ def _owners(path: Path, max_bytes: int) -> bytes:
         raise SettingsError(f"{path} cannot be read: {e}") from e
 
 
-def _looks_like(card: Card, held: list[TextFile]) -> bool:
-    listed = {(file.path, file.split, file.bytes) for file in card.files}
-    return listed == {(file.name, file.split, file.path.stat().st_size) for file in held}
+def _digest(cards: tuple[CardFile, ...]) -> str:
+    """Stands for all of them."""
+    return canonical.sha256(" ".join(each.digest for each in cards).encode())
 
 
 def _content(path: Path) -> bytes | None:

@@ -18,21 +18,18 @@ from types import FrameType
 from tapestry.errors import Diverged, ModelError, PlanError, TapestryError
 from tapestry.host import failpoints, files
 from tapestry.protocol.artifact import Artifact
-from tapestry.protocol.canonical import sha256
 from tapestry.protocol.plan import Plan
 from tapestry.training.blobs import BlobFolder
-from tapestry.training.corpus import Corpus, open_corpus
 from tapestry.training.home import Pace, Status, TrainerHome, log
 from tapestry.training.inner import MAX_LOSS, InnerLoop, Round, may_go_on
 from tapestry.training.island import ISLAND_OF_ONE, Island
 from tapestry.training.loaded import Loaded
 from tapestry.training.machine import environment
-from tapestry.training.manifests import store_card, store_manifest
 from tapestry.training.publish import publish
-from tapestry.training.rights import Admitted, Rights, parse_protected, protected_data, stage_of, today
 from tapestry.training.settings import TrainerSettings
 from tapestry.training.spool import TextScore, TrainJob
 from tapestry.training.task import make_task
+from tapestry.training.text import Text
 
 POLL_S = 0.01
 MAX_JOB_BYTES = 1 << 20
@@ -64,12 +61,7 @@ class Trainer:
         self.inner = InnerLoop(home, settings, island)
         self.blobs = BlobFolder(home.blobs)
         self.loaded: Loaded | None = None
-        self.corpus: Corpus | None = None
-        self._rights = Rights(home, settings)
-        self._manifests: dict[tuple[str, str], str] = {}
-        """Of the corpus as it is, by digest of its card and stage."""
-        self._protected = b""
-        """The file of what is withheld, as the corpus was read with it."""
+        self.text = Text(home, settings, island)
         self._job_seen: tuple[int, int, int] | None = None
         self._ahead: tuple[TrainJob, Round] | None = None
         """A finished job, and the round after it as far as it is trained."""
@@ -78,8 +70,6 @@ class Trainer:
         self._stopping = False
         self._in_steps = False
         self._environment = environment(settings, island, status.level)
-        self._admitted: Admitted | None = None
-        """What is trained on, at the rank that leads."""
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Signal handler: in the middle of a round a checkpoint is written first."""
@@ -100,17 +90,15 @@ class Trainer:
         self.status.update(phase="loading", run=job.run, round=job.round)
         if self.island.lead:
             self.home.forget(job)
-        if self._ahead is not None and not _follows(self._ahead[0], job):
+        if self._ahead is not None and not self._is_of_use(*self._ahead, job):
             self._ahead = None  # its memory goes before another model's comes
-        admitted = self._admitted = (
-            self._rights.admit(stage_of(job.plan), today()) if self.island.lead else None
-        )
-        self._protect()
+        self.text.admit(job.plan)
+        if self.text.protect():
+            self._ahead = None
         loaded = self._load(job.plan)
-        corpus = self._corpus(loaded, admitted)
-        if admitted is not None and _key(admitted) not in self._manifests:
-            admitted.require(corpus)
-        manifest = self._manifest(admitted, corpus, loaded) if admitted is not None else ""
+        if self.text.corpus is None:
+            self.status.update(phase="reading")
+        corpus, manifest = self.text.read(loaded)
         task = make_task(job.plan, corpus, self.settings.node)
         base = loaded.base(self.blobs, job.base)
         manifests = self._manifests_of(job, manifest)
@@ -126,6 +114,15 @@ class Trainer:
             return False
         self.status.update(phase="publishing")
         self._stop_withdrawn(job)  # after the manifest was written: whoever withdraws looks for it after that
+        if self.text.has_withdrawn(manifests[1:]):
+            return self._do_anew(job)
+        self._publish(current, loaded, manifest)
+        self._ended = time.monotonic()
+        return True
+
+    def _publish(self, current: Round, loaded: Loaded, manifest: str) -> None:
+        """Make the round's folder; with steps of the next round meanwhile, where the plan has it so."""
+        job = current.job
         stated = self._environment | ({"inner": current.began} if current.began is not None else {})
 
         def finish() -> None:
@@ -157,14 +154,25 @@ class Trainer:
             # What is published is only read, and the next step changes nothing before its gradient is there.
             with ThreadPoolExecutor(1, "publish") as pool:
                 self._train_ahead(current, loaded, before_update=pool.submit(finish).result)
-        self._ended = time.monotonic()
-        return True
 
     def _manifests_of(self, job: TrainJob, manifest: str) -> tuple[str, ...]:
         """As a round has them, the same at every rank."""
         ahead = self._ahead[1].manifests if self._ahead is not None else ()
         every = [manifest, *sorted({*self.home.earlier(job), *ahead})] if self.island.lead else []
         return tuple(self.island.share(" ".join(every).encode()).decode().split(" "))
+
+    def _is_of_use(self, finished: TrainJob, ahead: Round, job: TrainJob) -> bool:
+        """Whether what was trained ahead after a finished job may be gone on from."""
+        return _follows(finished, job) and not self.text.has_withdrawn(ahead.manifests)
+
+    def _do_anew(self, job: TrainJob) -> bool:
+        """The text is permitted still, but a round that this one went on from was of other text, which was
+        withdrawn meanwhile: it begins anew, from what is left."""
+        log("round begins anew: what it went on from was withdrawn", run=job.run, round=job.round)
+        if self.island.lead:
+            self.home.set_aside(self.home.partial(job.run, job.round))
+        self._job_seen = None
+        return False
 
     def _joined(self, job: TrainJob, loaded: Loaded, base: Artifact) -> Round | None:
         """The round as far as it was trained ahead of its job; None where that was for another."""
@@ -187,7 +195,7 @@ class Trainer:
             going = self.inner.step_ahead(
                 current,
                 loaded,
-                stopping=lambda: self._stopping or self._is_withdrawn(),
+                stopping=lambda: self._stopping or self.text.is_withdrawn(),
                 before_update=before_update,
             )
             if not going:
@@ -235,23 +243,20 @@ class Trainer:
         return None if self._is_done(job) else job
 
     def _is_done(self, job: TrainJob) -> bool:
-        """Whether a finished folder holds what the job asks for, and not of text that was withdrawn since."""
-        if not self.home.is_done(job):
-            return False
-        return not self._rights.withdrawals.covers_manifest(self.home.trained_on(job.run, job.round))
-
-    def _is_withdrawn(self) -> bool:
-        """Whether the text that is trained on just now was withdrawn; False at ranks that do not lead."""
-        return self._admitted is not None and self._rights.withdrawals.covers(self._admitted.file.card)
+        """Whether a finished folder holds what the job asks for, and nothing of text withdrawn since."""
+        return self.home.is_done(job) and not self.home.has_withdrawn(
+            job.run, job.round, self.text.rights.withdrawals
+        )
 
     def _stop_withdrawn(self, job: TrainJob) -> None:
         """Throw away what there is of a round whose text was withdrawn, and raise `RightsRefused`."""
-        if self._admitted is None or not self._is_withdrawn():
+        admitted = self.text.admitted
+        if admitted is None or not self.text.is_withdrawn():
             return
         self._ahead = None
         for number in (job.round, job.round + 1):
             self.home.set_aside(self.home.partial(job.run, number))
-        self._rights.stop(self._admitted)
+        self.text.rights.stop(admitted)
 
     def _job_identity(self) -> tuple[int, int, int] | None:
         try:
@@ -274,17 +279,11 @@ class Trainer:
             return False
         return True
 
-    def _protect(self) -> None:
-        """Look at what the owner protects, the same at every rank; text that was read otherwise goes."""
-        data = self.island.share(protected_data(self.home.root) if self.island.lead else b"")
-        if data != self._protected:
-            self._protected, self.corpus, self._manifests, self._ahead = data, None, {}, None
-
     def _load(self, plan: Plan) -> Loaded:
         if self.loaded is None or self.loaded.digest != plan.model:
             self.loaded = None  # its memory goes before the next model's comes
             self.loaded = Loaded.read(self.blobs, plan.model, self.island, self.settings)
-            self.corpus, self._manifests = None, {}
+            self.text.forget()
         if self.loaded.model.layout != plan.layout:
             raise PlanError(f"the plan of {plan.run} names another layout than its model")
         longest = self.loaded.config.get("max_position_embeddings")
@@ -294,40 +293,6 @@ class Trainer:
                 f"max_position_embeddings {longest}"
             )
         return self.loaded
-
-    def _corpus(self, loaded: Loaded, admitted: Admitted | None) -> Corpus:
-        """The text; the lead tokenizes it where that was not done before. Only text that is admitted."""
-        if self.corpus is None:
-            self.status.update(phase="reading")
-            folder = self.settings.corpus_path(self.home.root)
-            protected = parse_protected(self.home.root, self._protected)
-
-            def opened(manifest: bytes) -> Corpus:
-                return open_corpus(
-                    folder, loaded.tokenizer, self.home.cache, manifest=manifest, protected=protected
-                )
-
-            manifest = b""
-            if admitted is not None:
-                manifest = admitted.files_manifest
-                self.corpus = opened(manifest)
-                if (without := self.corpus.withheld) is not None:
-                    self.home.seen_protected()
-                    log("documents withheld", train=without.train, valid=without.valid)
-            manifest = self.island.share(manifest)
-            if self.corpus is None:
-                self.corpus = opened(manifest)
-        return self.corpus
-
-    def _manifest(self, admitted: Admitted, corpus: Corpus, loaded: Loaded) -> str:
-        """Digest of the data manifest, which is kept at the node."""
-        key = _key(admitted)
-        if key not in self._manifests:
-            manifest = admitted.data_manifest(corpus, loaded.tokenizer.digest)
-            store_manifest(self.home.cache, manifest)
-            store_card(self.home.cache, admitted.file)
-            self._manifests = {key: sha256(manifest)}
-        return self._manifests[key]
 
     def _score(self, current: Round, loaded: Loaded) -> None:
         """Of the shared base, which is not what a node trains that goes on from its own parameters."""
@@ -366,7 +331,7 @@ class Trainer:
                 due = self.island.lead and time.monotonic() - saved >= self.settings.checkpoint_s
                 spent = current.train_s + time.monotonic() - started
                 over = limit is not None and self.island.lead and spent >= limit
-                ended = self._is_withdrawn()
+                ended = self.text.is_withdrawn()
                 flags = self.inner.step(current, loaded, self._stopping, overtaken, due, over, ended)
                 stopping, overtaken, due, over, ended = flags
                 failpoints.reach("trainer.step")
@@ -393,10 +358,6 @@ def _goes_ahead(job: TrainJob) -> bool:
     """Whether steps of the next round follow before its base is there."""
     more = job.merges + 1 < job.plan.rounds.total
     return job.train and more and job.plan.streaming.overlap_steps > 0
-
-
-def _key(admitted: Admitted) -> tuple[str, str]:
-    return admitted.file.digest, admitted.stage
 
 
 def _follows(finished: TrainJob, job: TrainJob) -> bool:

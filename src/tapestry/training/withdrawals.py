@@ -40,6 +40,8 @@ class Withdrawals:
         self._manifests = home / "cache" / MANIFESTS
         self._seen: tuple[int, int] | None = None
         self._marks: tuple[Withdrawn, ...] = ()
+        self._free: set[str] = set()
+        """Manifests that no mark of now covers."""
 
     def marks(self) -> tuple[Withdrawn, ...]:
         """All there are now. Raises `SettingsError` for one that cannot be read: then nothing may be used."""
@@ -50,7 +52,8 @@ class Withdrawals:
         if self._seen == (info.st_ino, info.st_mtime_ns):
             return self._marks
         found = tuple(read(path) for path in sorted(self.folder.glob(f"*{ENDING}")))
-        self._marks = found
+        if found != self._marks:
+            self._marks, self._free = found, set()
         # Times of folders are coarse: one of just now may stand for two changes.
         settled = time.time_ns() - info.st_mtime_ns > SETTLED_NS
         self._seen = (info.st_ino, info.st_mtime_ns) if settled else None
@@ -63,27 +66,31 @@ class Withdrawals:
         """Whether what was trained on, by the hash of its data manifest, was withdrawn by now. One that is
         not here counts as withdrawn, once anything is."""
         marks = self.marks()
-        if not marks:
+        if not marks or sha in self._free:
             return False
+        named = self.datasets(sha)
+        if not named or any(mark.covers(*each) for mark in marks for each in named):
+            return True
+        self._free.add(sha)
+        return False
+
+    def datasets(self, sha: str) -> list[tuple[str, str]]:
+        """Name and content hash of each dataset of a data manifest; none if it is not here or names none."""
         try:
             path = self._manifests / f"{sha}{ENDING}"
-            data = files.read_limited(path, MAX_MANIFEST_BYTES) if is_sha256(sha) else b""
+            return datasets_of(files.read_limited(path, MAX_MANIFEST_BYTES) if is_sha256(sha) else b"")
         except (OSError, TapestryError):
-            return True
-        named = datasets_of(data)
-        return not named or any(mark.covers(*each) for mark in marks for each in named)
+            return []
 
     def manifests(self, dataset: str, roots: frozenset[str] = frozenset()) -> dict[str, set[str]]:
         """Hashes of the data manifests that name a dataset, or documents with one of these content hashes;
-        with the content hashes each gives."""
+        with the content hashes each gives it. Other datasets may be named beside it."""
         found: dict[str, set[str]] = {}
         for path in sorted(self._manifests.glob(f"*{ENDING}")):
-            try:
-                named = datasets_of(files.read_limited(path, MAX_MANIFEST_BYTES))
-            except (OSError, TapestryError):
-                continue
-            if any(name == dataset or root in roots for name, root in named):
-                found[path.name.removesuffix(ENDING)] = {root for _, root in named}
+            sha = path.name.removesuffix(ENDING)
+            mine = {r for name, r in self.datasets(sha) if name == dataset or r in roots}
+            if mine:
+                found[sha] = mine
         return found
 
     def path(self, dataset: str) -> Path:

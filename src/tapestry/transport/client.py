@@ -11,7 +11,7 @@ read, compression is refused, messages are parsed by their closed schemas, blobs
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -340,8 +340,15 @@ class CoreClient:
         """Of these, the blobs the core lacks, each with the bytes of it that it has."""
         return self._transfers.missing(shas)
 
-    def upload_blobs(self, blobs: Sequence[Blob], store: Blobs) -> int:
+    def upload_blobs(
+        self, blobs: Sequence[Blob], store: Blobs, *, before: Callable[[], None] = lambda: None
+    ) -> int:
         """Send the blobs that the core lacks, several at once, from where an earlier try broke off.
+
+        Args:
+            blobs: that are wanted there.
+            store: which has them.
+            before: called before each request with bytes, in several threads; what it raises ends the upload.
 
         Returns:
             bytes of blobs sent.
@@ -349,7 +356,7 @@ class CoreClient:
         Raises:
             HashMismatch: a blob kept arriving with other bytes than its name says.
         """
-        return self._transfers.upload(blobs, store)
+        return self._transfers.upload(blobs, store, before)
 
     def download_blobs(self, blobs: Sequence[Blob], store: Blobs, *, durable: bool = False) -> int:
         """Fetch the blobs that `store` lacks, several at once, from where an earlier try broke off.

@@ -90,17 +90,18 @@ class Transfers:
             found.update(offsets)
         return {sha: found[sha] for sha in shas if sha in found}, least
 
-    def upload(self, blobs: Sequence[Blob], store: Blobs) -> int:
+    def upload(self, blobs: Sequence[Blob], store: Blobs, before: Callable[[], None] = lambda: None) -> int:
         wanted = {blob.sha256: blob for blob in blobs}
         lacking, least = self._missing(list(wanted))
         jobs = [(wanted[sha], offset) for sha, offset in lacking.items()]
 
         def send(job: tuple[Blob, int]) -> int:
             blob, offset = job
+            before()
             direct = least is not None and blob.bytes >= least and offset == 0 and self._direct.usable
             if direct and self._put_directly(blob, store):
                 return blob.bytes
-            return self._upload(blob, offset, store)
+            return self._upload(blob, offset, store, before)
 
         return sum(self._each(send, jobs))
 
@@ -125,12 +126,13 @@ class Transfers:
         )
         return read_url(self._connection.ask(request, cap=wire.MAX_DIRECT_BYTES))
 
-    def _upload(self, blob: Blob, offset: int, store: Blobs) -> int:
+    def _upload(self, blob: Blob, offset: int, store: Blobs, ask: Callable[[], None]) -> int:
         sent = failures = 0
         while True:
             before = offset
             try:
                 while True:
+                    ask()
                     size = self._chunk(blob.bytes - offset)
                     self._put(blob, offset, size, store)
                     sent, offset = sent + size, offset + size

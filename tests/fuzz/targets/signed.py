@@ -19,8 +19,8 @@ from tapestry.audit import pieces
 from tapestry.audit.heads import tree_of
 from tapestry.audit.verify import Verifier
 from tapestry.identity.envelope import Envelope, payload_type, pre_authentication, sign
-from tapestry.identity.invitations import check_token
-from tapestry.identity.keyring import Role, make_join, open_join
+from tapestry.identity.invitations import check_token, open_join
+from tapestry.identity.keyring import Role, make_join
 from tapestry.identity.notes import Note
 from tapestry.identity.requests import check_proof, make_proof
 from tapestry.ledger.checkpoint import Checkpoint, origin_of

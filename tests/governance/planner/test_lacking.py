@@ -10,7 +10,7 @@ from tapestry.governance.planner.estimate import estimate
 from tapestry.governance.planner.lacking import Lack, lacking
 from tapestry.governance.planner.members import Committed, Core, Goal, Prices
 from tapestry.governance.planner.scenario import Scenario
-from tapestry.protocol.plan import Inner, Retention, Rounds, Witness
+from tapestry.protocol.plan import Evaluation, Inner, Retention, Rounds, Witness
 from tests.governance.planner.made import member, members, scenario
 
 PRICES = Prices(accelerator_hour=1.0)
@@ -59,6 +59,18 @@ CASES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         "a",
         {"rounds": Rounds(total=1, deadline_s=1.2)},
         {"rounds": Rounds(total=1, deadline_s=2.0)},
+    ),
+    (  # one round in ten scores the base, and takes so much longer
+        "deadline",
+        "a",
+        {
+            "rounds": Rounds(total=1, deadline_s=2.0),
+            "evaluation": Evaluation(every_rounds=10, max_tokens=4000),
+        },
+        {
+            "rounds": Rounds(total=1, deadline_s=2.0),
+            "evaluation": Evaluation(every_rounds=10, max_tokens=400),
+        },
     ),
     (
         "reveal",

@@ -42,7 +42,7 @@ class Recorded:
         plan: they were of.
         layout: of its model.
         members: who took part, over which links.
-        lines: by member, lines of its node's `state/times.jsonl`.
+        lines: by member, lines of its nodes' `state/times.jsonl`.
     """
 
     plan: Plan

@@ -161,7 +161,7 @@ def _rounds(found: Estimate, scenario: Scenario) -> Iterator[Lack]:
             unit="nodes",
             remedy="name members of the members file in witness.members, or lower witness.quorum",
         )
-    longest = found.train_s.worst + found.exchange_s.worst
+    longest = _before_s(scenario) + found.exchange_s.worst
     if longest > plan.rounds.deadline_s:
         yield Lack(
             what="deadline",
@@ -169,7 +169,7 @@ def _rounds(found: Estimate, scenario: Scenario) -> Iterator[Lack]:
             need=longest,
             have=plan.rounds.deadline_s,
             unit="s",
-            remedy="raise rounds.deadline_s, or take fewer steps: who is later than that is left out",
+            remedy="raise rounds.deadline_s, or take fewer steps, or score less: who is later is left out",
         )
     reveal, sending = plan.rounds.reveal_s, _sending_s(scenario)
     if reveal is not None and sending > reveal:
@@ -191,6 +191,13 @@ def _rounds(found: Estimate, scenario: Scenario) -> Iterator[Lack]:
             unit="part",
             remedy="lower rounds.quorum, or ask for more dependable nodes: so often a round has its quorum",
         )
+
+
+def _before_s(scenario: Scenario) -> float:
+    """From the opening of a round in which the base is scored until the last node has trained, in the worst
+    case."""
+    it = scenario.round("worst", scenario.plan.inner.steps)
+    return max(p.train_s + p.evaluate_s * scenario.plan.evaluation.every_rounds for p in it.parties)
 
 
 def _sending_s(scenario: Scenario) -> float:

@@ -188,5 +188,6 @@ class Scenario:
     def expected_round_s(self, corner: Corner, steps: int) -> float:
         """With the wait for the deadline where somebody does not deliver."""
         timed = timing.time_round(self.round(corner, steps))
-        waits = max(0.0, self.plan.rounds.deadline_s - timed.train_s)
+        trained = timed.period_s - timed.exposed_s  # the deadline counts from the opening, scores and all
+        waits = max(0.0, self.plan.rounds.deadline_s - trained)
         return timed.period_s + (1 - self.chance_of_all(corner)) * waits

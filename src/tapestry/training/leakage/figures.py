@@ -81,13 +81,16 @@ def true_positive_rate(
 
 def area(members: Scores, non_members: Scores, *, confidence: float = CONFIDENCE) -> Figure:
     """Probability that a member scores above a non-member, equal scores counted half (the area below the ROC
-    curve), with the interval of DeLong (Biometrics 1988)."""
+    curve), with the interval of DeLong (Biometrics 1988). That has no width where no pair is in the wrong
+    order, or none in the right one: then it is that of as many pairs as there can be apart, all alike."""
     m, n = len(members), len(non_members)
     both = _midranks(np.concatenate([members, non_members]))
     beats = (both[:m] - _midranks(members)) / n
     beaten = 1 - (both[m:] - _midranks(non_members)) / m
     value = float(beats.mean())
     error = math.sqrt(_variance(beats) / m + _variance(beaten) / n)
+    if error == 0.0:
+        return _all_alike(value, min(m, n), 0.0, 1.0, confidence)
     reach = NormalDist().inv_cdf(0.5 + confidence / 2) * error
     return Figure(value=value, low=max(0.0, value - reach), high=min(1.0, value + reach))
 
@@ -129,11 +132,31 @@ def exposure_by_chance(candidates: int) -> float:
     return float(np.log2(candidates + 1) - np.log2(ranks).mean())
 
 
-def mean(values: Scores, *, confidence: float = CONFIDENCE) -> Figure:
-    """A mean, with the interval of a normal distribution."""
-    value = float(values.mean())
-    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(_variance(values) / len(values))
-    return Figure(value=value, low=value - reach, high=value + reach)
+def mean(values: Scores, lowest: float, highest: float, *, confidence: float = CONFIDENCE) -> Figure:
+    """A mean of values between two bounds, with the interval of Student's t; of a single value, or of several
+    that are equal, see `_all_alike`."""
+    value, n = float(values.mean()), len(values)
+    if (variance := _variance(values)) == 0.0:
+        return _all_alike(value, n, lowest, highest, confidence)
+    reach = _student(0.5 + confidence / 2, n - 1) * math.sqrt(variance / n)
+    return Figure(value=value, low=max(lowest, value - reach), high=min(highest, value + reach))
+
+
+def _all_alike(value: float, of: int, lowest: float, highest: float, confidence: float) -> Figure:
+    """The interval of a mean where all that was drawn is the same: with what is left of the confidence on
+    either side, at least a part `surely` of all there is would have been that too (Clopper and Pearson), and
+    nothing is known of the rest but its bounds."""
+    surely = ((1 - confidence) / 2) ** (1 / of)
+    low, high = (value + (bound - value) * (1 - surely) for bound in (lowest, highest))
+    return Figure(value=value, low=low, high=high)
+
+
+def _student(probability: float, freedom: int) -> float:
+    """The quantile of Student's distribution: with t = √ν tan θ its density is as cos(θ)^(ν − 1)."""
+    angles = np.linspace(-math.pi / 2, math.pi / 2, 200_001)
+    mass = np.cos(angles).clip(0.0) ** (freedom - 1)
+    below = np.concatenate([[0.0], np.cumsum((mass[1:] + mass[:-1]) / 2)])
+    return math.sqrt(freedom) * math.tan(float(np.interp(probability * below[-1], below, angles)))
 
 
 def standardized(scores: Scores, non_members: Scores) -> Scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
@@ -217,13 +218,14 @@ class Survey:
             seed=self.asked.seed,
             told=self._told,
         )
+        most = math.log2(self.asked.candidates + 1)
         return Exposure(
             subject=subject,
             round=round,
             target=target,
             canaries=len(canaries),
             candidates=self.asked.candidates,
-            bits=Interval(**_rounded(figures.mean(bits))),
+            bits=Interval(**_rounded(figures.mean(bits, 0.0, most))),
             highest=_digits(float(bits.max())),
             by_chance=_digits(figures.exposure_by_chance(self.asked.candidates)),
         )
