@@ -8,7 +8,7 @@ GROUPS := federation sim training cli core node attacks replay
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz sim chaos split test-long lock clean help
+.PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz forged life story sim chaos split test-long lock clean help
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
@@ -52,6 +52,12 @@ test-long: $(STAMP)  ## the long runs: 200 random kills, a run repeated without 
 fuzz: $(STAMP)   ## hostile input to every parser: FUZZ_ARGS="--minutes 60"; goes on where it ended
 	RUST_BACKTRACE=0 $(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
+forged: $(STAMP)  ## 10,000 forged governance messages: FORGED_ARGS="--messages 100000 --seed 2"
+	$(BIN)/python -m tests.governance.forged --report benchmarks/results $(FORGED_ARGS)
+
+life: $(STAMP)   ## 100,000 steps through the life of decisions: LIFE_ARGS="--steps 1000000 --seed 2"
+	$(BIN)/python -m tests.governance.life --report benchmarks/results $(LIFE_ARGS)
+
 chaos: $(STAMP)  ## 200 faults of real processes and lines, 8 nodes: CHAOS_ARGS="--batches 2"; goes on where it ended
 	$(BIN)/python -m tests.chaos --report benchmarks/results $(CHAOS_ARGS)
 
@@ -66,6 +72,9 @@ bench: $(STAMP)  ## measure; writes benchmarks/results/
 
 parity: $(STAMP)  ## loss against bytes, one member a language: PARITY_ARGS="--setting small --corpora DIR"
 	$(BIN)/python -m benchmarks.parity --out parity $(PARITY_ARGS)
+
+story: $(STAMP)  ## the life of a consortium of five, as its guide tells it (two minutes)
+	$(BIN)/python -m pytest -m long tests/federation/test_life.py $(TEST_ARGS)
 
 sim: $(STAMP)   ## more seeds of the fault simulator: SIM_ARGS="--seeds N --minutes M"; goes on where it stopped
 	$(BIN)/python -m tests.sim $(SIM_ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tapestry.rounds import machine
 from tests.attacks.catalog import attack, attacks, case
 from tests.attacks.switches import Switches
 from tests.attacks.test_votes import REPEATED, RING, RULES, Given, believed
-from tests.audit.promising import Promising
+from tests.audit.promising import PILOT, Promising
 from tests.audit.support import Ledger, verify
 
 WHO = "a member, and a core, that want a phase to open"
@@ -413,3 +414,42 @@ def test_a_phase_that_was_open_before(tmp_path: Path, switches: Switches) -> Non
 
     with switches.off("tapestry.governance.effects.still_open", stays):
         opens(tmp_path / "two")
+
+
+@attack(
+    "pledge-of-a-phase-that-ended",
+    tries="has a phase dropped and named again, so that what was promised to the first opens the second",
+    stopped_by="a pledge ends with the need it was made for",
+)
+def test_a_phase_that_is_named_again(tmp_path: Path, switches: Switches) -> None:
+    def change(council: Promising, phases: dict[str, Any]) -> None:
+        held = council.votes.assembly().governance.charter
+        assert held is not None
+        named = council.charter(phases=phases).phases
+        fields = {"revision": held.revision + 1, "phases": named}
+        council.passed(subjects.ChangeCharter(charter=held.model_copy(update=fields)))
+
+    def again(root: Path) -> tuple[bool, Ledger]:
+        """Whether the second of that name is opened."""
+        council = Promising(root, "ada", "bob", "cyd", "dan")
+        with council.core:
+            council.founded()
+            council.brought("ada", "compute", "100 accelerator-hours", by="bob")
+            council.brought("bob", "funds", "5000 EUR", by="ada")
+            change(council, {"text": {"needs": {"data.fr": "3 GB"}}})
+            change(council, {"pilot": {**PILOT, "runs": ("larger",), "override": None}})
+            council.decided("ada", subjects.OpenPhase(phase="pilot"), yes=council.nodes)
+            return bool(council.votes.assembly().governance.phases), council.ledger()
+
+    def stay(governance: object, _changed: object) -> object:
+        return governance.pledges  # type: ignore[attr-defined]
+
+    opened, honest = again(tmp_path / "one")
+    assert not opened
+    verify(honest)
+    with switches.off("tapestry.governance.effects.still_held", stay):
+        opened, lie = again(tmp_path / "two")
+        assert opened
+        verify(lie)
+    with pytest.raises(IntegrityError, match="by the rules comes another proposal-decided"):
+        verify(lie)

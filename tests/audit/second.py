@@ -307,6 +307,7 @@ class Run:
                 at["nodes"] = sorted({*at["nodes"], *body.get("nodes", ())})
             else:
                 at["phase"] = {"closed": "merging"}.get(what, what)
+                at["merged"] = body.get("merged", at.get("merged"))
             if kind == "round-committed":
                 self.head, self.attested = {k: body[k] for k in self.head}, {}
             ended = [r for r in self.rounds if r["phase"] in ("committed", "abandoned")]
@@ -375,6 +376,7 @@ class Ledger:
         self.heads.add(self.head(**self.here))
         if kind == "round-committed":
             self.runs[scope].committed = self.here
+            self.votes.merged(self.runs[scope].find(body) or {})
 
     def succeeded(self, body: Json, now: int) -> None:  # most members have signed, here
         about = {"consortium": self.consortium, "core_key": body["core_key"], **self.here}

@@ -120,3 +120,9 @@ class Pledges:
         if "phases" not in charter and "phases" not in self.votes.charter:
             return set(self.votes.phases)
         return self.votes.phases & self.phases().keys() & charter.get("phases", {}).keys()
+
+    def still_held(self, charter: Json) -> None:  # under a changed charter
+        for key, held in [*self.held.items()]:
+            need = charter.get("phases", {}).get(held["phase"], {"needs": {}})["needs"].get(held["resource"])
+            if need is None or not held["base"] or amount(need)[0] != held["of"]:
+                del self.held[key]

@@ -33,6 +33,7 @@ class Votes:
         self.suspended, self.operator = dict[str, tuple[str, str]](), ""
         self.pledges = Pledges(self)
         self.disputes = dict[str, str]()
+        self.merges: list[list[Json]] | None = None  # since votes go by contribution
 
     def open(self) -> list[Json]:
         left = [item for item in self.items.values() if "outcome" not in item]
@@ -78,14 +79,31 @@ class Votes:
     def adopt(self, body: Json, now: int) -> None:
         charter = self.tools.parse(body["charter"].encode(), 1 << 20)
         self.need(self.tools.fits("tapestry.charter", charter) and self.charter is None, "no first charter")
-        self.need(charter["voting"]["weights"] != "contribution", "votes by contribution are not kept")
         said = [self.ledger.valid(text.encode(), "charter-signature", now)[0] for text in body["envelopes"]]
         about = (self.ledger.consortium, self.tools.sha256(charter))
         for_it = all((each["consortium"], each["charter"]) == about for each in said)
         signed = [each["member"] for each in said]
         everybody = self.members() == signed == sorted(charter["members"])
         self.need(for_it and everybody, "not every member has signed the first charter")
+        self.in_force(charter)
+
+    def in_force(self, charter: Json) -> None:
         self.charter = charter
+        self.merges = (self.merges or []) if charter["voting"]["weights"] == "contribution" else None
+
+    def merged(self, at: Json) -> None:
+        if self.merges is not None:
+            self.merges.append(at["merged"])
+
+    def contributed(self) -> dict[str, int] | None:
+        if self.merges is None or self.charter is None:
+            return None
+        rules, found = self.charter["contribution"], dict.fromkeys(self.members(), 0)
+        for merge in self.merges[-rules["window_rounds"] :]:
+            for name in found:
+                weights = [each["weight"] for each in merge if each["member"] == name]
+                found[name] += sum(weights) if rules["measure"] == "weight" else bool(weights)
+        return found
 
     def disputed(self, body: Json, now: int) -> None:
         said, _ = self.ledger.valid(body["envelope"].encode(), "dispute", now)
@@ -113,16 +131,16 @@ class Votes:
         roles = {*self.seat(charter, member)["roles"]} & {*rule["proposers"]}
         few = sum(item["member"] == member for item in self.open()) < 16
         need(bool(roles) and not away and few, "this member may not propose that")
-        if kind == "change-charter":
-            by_contribution = subject["charter"]["voting"]["weights"] == "contribution"
-            need(not by_contribution, "votes by contribution are not kept")
         need(self.does(subject, at, opening=True), "there is nothing to decide")
         closes = later(at, rule["voting"])
+        given = self.contributed()
         need(body["closes"] == closes, "voting ends at another time")
+        need(body.get("contributions") == given, "members have contributed something else")
         away_now = [name for name in self.members() if self.is_suspended(name, at)]
         self.items[digest] = {
             "charter": charter, "subject": subject, "member": member, "opened": at, "closes": closes,
             "sequence": sequence, "members": self.members(), "suspended": away_now, "ballots": [],
+            "contributions": given or {},
         }  # fmt: skip
 
     def cast(self, said: Json, body: Json, at: str, sequence: int) -> None:
@@ -157,12 +175,12 @@ class Votes:
         yes = Fraction(tally["yes"])
         does = tally["verdict"] == "passed" and self.does(item["subject"], at, yes=yes)
         due = {"proposal": digest, "verdict": tally["verdict"], "in_force": does}
-        item["outcome"] = {"at": at, "passed": does}
-        if does:
-            self.apply(item, digest, at)
         if does and item["subject"]["kind"] == "accept-release":
             due |= {"signers": self.signers(item["charter"], self.tools.milliseconds(at))}
         self.need(body == due | {"tally": self.tools.canonical(tally)}, "the ballots give another decision")
+        item["outcome"] = {"at": at, "passed": does}
+        if does:
+            self.apply(item, digest, at)
 
     def signers(self, charter: Json, now: int) -> list[Json]:  # keys are in the order they were certified
         found = dict[str, str]()
@@ -176,7 +194,12 @@ class Votes:
         charter, kind, party = item["charter"], item["subject"]["kind"], self.party(item)
         rule = charter["decisions"][kind]
         seats = [
-            {"member": m, "contribution": 0, "suspended": m in item["suspended"], **self.seat(charter, m)}
+            {
+                "member": m,
+                "contribution": item["contributions"].get(m, 0),
+                "suspended": m in item["suspended"],
+                **self.seat(charter, m),
+            }
             for m in item["members"]
         ]
         last = {each["member"]: each for each in item["ballots"]}
@@ -264,7 +287,8 @@ class Votes:
                 self.phases.add(subject["phase"])
             case "change-charter":
                 self.phases = self.pledges.still_open(subject["charter"])
-                self.charter = subject["charter"]
+                self.pledges.still_held(subject["charter"])
+                self.in_force(subject["charter"])
             case "accept-release" | "revoke-release":
                 self.releases[subject["release"]] = subject["kind"] == "accept-release"
             case "appoint-operator":

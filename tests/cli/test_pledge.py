@@ -54,6 +54,9 @@ def test_a_phase_is_pledged_for_and_opened(running: CoreUnderTest, call: Call, t
     assert "one of: compute" in pledge("acme", "computers", "20", fails=2)
     assert "pledge it in the unit of the charter" in pledge("acme", "funds", "7 CHF", fails=5)
     assert "has no phase two" in pledge("acme", "funds", "7 EUR", "--phase", "two", fails=5)
+    odd = pledge("acme", "funds", "7 EUR", "--dataset", "My Letters", fails=2)
+    assert "cannot be signed: dataset" in odd and "publish its card" in odd
+    assert "write at most" in pledge("acme", "funds", "7 EUR", "--text", "x" * 100_000, fails=2)
     assert "needs no storage" in pledge("acme", "storage", "7 TB", fails=5)
     hours = pledge("acme", "compute", "40 accelerator-hours")["pledge"]
     assert pledge("acme", "compute", "100 accelerator-hours")["number"] == 2
@@ -148,3 +151,12 @@ def test_the_example_with_phases_is_explained(call: Call) -> None:
     assert code == 0 and "Until phase pilot is open, pilot-1 or pilot-2 does not start." in said
     assert "Below its thresholds it opens where at least three quarters of all votes are yes: 4" in said
     assert "Nothing opens phase base below its thresholds" in said
+
+
+def test_a_need_is_written_once(call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "charter.toml"
+    for needs, fails in (("data.fr = '3 GB'", 0), ("data.fr = '3 GB', 'data.fr' = '5 GB'", 2)):
+        file.write_text(TEXT.replace('compute = "100 accelerator-hours"', needs))
+        code, _, err = call("charter", "check", file)
+        assert code == fails, err
+    assert "phases.pilot.needs.data.fr is written twice" in " ".join(err.split())

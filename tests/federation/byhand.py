@@ -81,16 +81,22 @@ class Hand:
         """One block. It begins in the common folder if it changes into its place itself."""
         text = block.replace("8440", self.port)
         printed = [name for _, name in PRINTS.findall(block)]
+        for name in printed:  # what stands behind it in the same block
+            text = re.sub(
+                rf"(?<!# prints )(?<![-\w]){name}(?![-\w])", f"$(head -n 1 '{self.root}/{name}')", text
+            )
         text = PRINTS.sub(rf'\1 | tee "{self.root}/\2"', text)
         wanted = set(re.findall(r"\b[A-Z]+(?:-[A-Z]+)+\b|\b[A-Z]{4,}\b", block)) - {*printed}
         wanted &= self._told | self.names.keys()
         self.until(lambda: wanted <= self.names.keys())  # what somebody else hands over
         for name in sorted(wanted, key=len, reverse=True):
-            text = re.sub(rf"\b{name}\b", self.names[name], text)
+            text = re.sub(rf"(?<![-\w]){name}(?![-\w])", self.names[name], text)
         for line, smaller in self.smaller.items():
             text = re.sub(rf"^{re.escape(line)}$", smaller, text, flags=re.MULTILINE)
         if "tapestry doctor" in text:  # a small disk is worth saying, and no reason to stop here
             text = text.replace("tapestry doctor", "tapestry doctor || test $? -eq 6")
+        if "tapestry node leave" in text:  # Ctrl-C in the other terminal comes first, as the page says
+            self.end(place)
         begins_outside = re.search(rf"\bcd {place}$", text, re.MULTILINE)
         folder = self.root if begins_outside else self.root / place
         kept = KEEPS_THE_TERMINAL.findall(text)
@@ -140,6 +146,12 @@ class Hand:
         self.running.append(Running(command, place, process, log))
         if command.startswith("tapestry core serve"):
             self.until(lambda: f"http://127.0.0.1:{self.port}" in log.read_text(errors="replace"))
+
+    def end(self, place: str) -> None:
+        one = self.process(place)
+        self.running.remove(one)
+        one.process.send_signal(signal.SIGINT)
+        one.process.wait(30)
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition; nothing that was started may end meanwhile."""

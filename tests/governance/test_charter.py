@@ -149,6 +149,18 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"kinds": {"expel": {"of": "all"}}}, "decisions.change-charter.of", "all"),
     ({"kinds": {"expel": {"yes_members": 3}}}, "decisions.change-charter.yes_members", "3"),
     ({"kinds": {"expel": {"quorum": "at least 3/5"}}}, "decisions.change-charter.quorum", "at least 3/5"),
+    ({"kinds": {"expel": {"voting": "15 days"}}}, "decisions.change-charter.voting", "15 days"),
+    ({"kinds": {"change-charter": {"voting": "13 days"}}}, "decisions.change-charter.voting", "14 days"),
+    (
+        {"seats": (3, 2, 2, 1, 1), "kinds": {"expel": {"quorum_of": "votes"}}},
+        "decisions.change-charter.quorum_of",
+        "votes",
+    ),
+    (
+        {"seats": (3, 2, 2, 1, 1), "kinds": {"change-charter": {"quorum_of": "votes"}}},
+        "decisions.change-charter.quorum_of",
+        "members",
+    ),
     (
         {"entitlements": {"weight": "1/2"}, "contribution": {"influence_cap": "1/3"}},
         "entitlements.weight",
@@ -210,6 +222,18 @@ def test_the_page_of_the_format_has_every_field_with_its_default(table: str) -> 
 
 def test_a_charter_without_contradictions_has_none() -> None:
     assert list(find(charter())) == []
+
+
+def test_what_is_no_easier_way_is_not_refused() -> None:
+    """Of equal votes a quorum of votes is one of members; a share of all votes is a quorum too."""
+    charter(kinds={"expel": {"quorum_of": "votes"}})
+    heavy: dict[str, Any] = {"seats": (3, 2, 2, 1, 1)}
+    by_votes = {"quorum": "at least 1/3", "quorum_of": "votes"}
+    charter(
+        **heavy, kinds={"admit": by_votes, "change-charter": {"of": "all"}}, usual={"quorum": "at least 0"}
+    )
+    charter(**heavy, kinds={kind: {"quorum_of": "votes"} for kind in words.KINDS})
+    charter(kinds={"change-charter": {"voting": "15 days"}})
 
 
 def test_the_words_for_data_are_those_of_the_cards() -> None:

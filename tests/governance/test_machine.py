@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -12,12 +14,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tapestry.errors import CharterError, Conflict, NotFound, Refused, TapestryError
+from tapestry.cli import charterfile
+from tapestry.errors import CharterError, Conflict, NotFound, Refused, StoreError, TapestryError
 from tapestry.governance import proposal as subjects
 from tapestry.governance.charter import Charter
 from tapestry.governance.machine import MAX_OPEN, Moment, Step, adopt, may_join, propose, settle, vote
 from tapestry.governance.proposal import Ballot, CharterSignature, Proposal, Subject
 from tapestry.governance.state import Assembly, Item
+from tapestry.governance.tally import tally
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.identity.keyring import KeyRing, make_certificate
 from tapestry.identity.keys import KeyPair
@@ -37,7 +41,7 @@ RULES: Final[dict[str, Any]] = {
     "usual": {"voting": "1 minute", "quorum": "at least 1/2", "approval": "more than 1/2"},
     "kinds": {
         "expel": {"voting": "2 minutes", "approval": "at least 2/3", "of": "all"},
-        "change-charter": {"voting": "1 minute", "approval": "at least 2/3", "of": "all"},
+        "change-charter": {"voting": "2 minutes", "approval": "at least 2/3", "of": "all"},
     },
     "deadlines": {"suspension": "3 minutes", "appeal": "4 minutes"},
 }
@@ -274,18 +278,23 @@ TestDecisions = Decisions.TestCase
 TestDecisions.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
 
 
-def asked(assembly: Assembly, subject: Subject, *, by: str = "ada", at: str = START, nonce: int = 1) -> Step:
+def fields_of(assembly: Assembly, subject: Subject, *, by: str = "ada", nonce: int = 1) -> dict[str, Any]:
     held = assembly.governance.charter
-    said = Proposal(
-        consortium=HERE,
-        member=by,
-        charter=held.digest if held is not None else "0" * 64,
-        subject=subject,
-        title="",
-        text="",
-        nonce=f"{nonce:032x}",
-    )
-    return propose(assembly, sign(said, VOTE[by]), moment(at))
+    return {
+        "consortium": HERE,
+        "member": by,
+        "charter": held.digest if held is not None else "0" * 64,
+        "subject": subject,
+        "title": "",
+        "text": "",
+        "nonce": f"{nonce:032x}",
+    }
+
+
+def asked(assembly: Assembly, subject: Subject, *, by: str = "ada", at: str = START, nonce: int = 1) -> Step:
+    said = Proposal(**fields_of(assembly, subject, by=by, nonce=nonce))
+    given = replace(moment(at), contributed=lambda *_: {}) if nonce > 1 else moment(at)
+    return propose(assembly, sign(said, VOTE[by]), given)
 
 
 def test_a_consortium_without_a_charter_is_as_it_was() -> None:
@@ -315,10 +324,73 @@ def test_the_first_charter_is_everybodys() -> None:
         adopt(BEGUN.assembly, other, [], moment())
 
 
+def by_contribution(**fields: Any) -> Charter:
+    voting = charter().voting.model_copy(
+        update={"weights": "contribution", "equal_part": "1/2", "cap": "1/3"}
+    )
+    return charter(voting=voting, **fields)
+
+
 def test_a_charter_that_cannot_be_held() -> None:
-    voting = charter().voting.model_copy(update={"weights": "contribution", "equal_part": "1/2"})
-    with pytest.raises(CharterError, match="weigh by contribution"):
-        begun(charter(voting=voting))
+    with pytest.raises(CharterError, match="could sign a release alone"):
+        begun(charter(release=charter().release.model_copy(update={"signatures": 1})))
+
+
+def test_votes_by_contribution_are_those_at_the_opening() -> None:
+    assembly = begun(by_contribution()).assembly
+    assert assembly.governance.counted_from == 100
+    with pytest.raises(StoreError, match="nobody has told"):
+        asked(assembly, subjects.OpenPhase(phase="one"))
+    told: list[tuple[str, int, int]] = []
+
+    def contributed(measure: str, window: int, since: int) -> dict[str, int]:
+        told.append((measure, window, since))
+        return {"ada": 3, "bob": 1, "gone": 9}
+
+    at = Moment(consortium=HERE, at=START, sequence=101, contributed=contributed)
+    said = Proposal(**fields_of(assembly, subjects.OpenPhase(phase="one")))
+    step = propose(assembly, sign(said, VOTE["ada"]), at)
+    assert told == [("rounds", 100, 100)]
+    item = step.assembly.governance.proposals[said.digest]
+    assert item.contributions == {"ada": 3, "bob": 1, "cyd": 0, "dan": 0}
+    found = tally(by_contribution(), item.question, item.standings(by_contribution()), ())
+    assert [each.share for each in found.electors] == ["1/3", "1/3", "1/6", "1/6"]
+    assert Assembly.from_json(step.assembly.to_json()) == step.assembly
+
+
+def test_the_sample_for_fifty_can_be_adopted() -> None:
+    """Its votes go by contribution."""
+    rules = charterfile.load(Path(__file__).parents[2] / "examples" / "charter-50.toml")
+    ring, signed = KeyRing(), []
+    times = {"not_before": add_seconds(START, -60), "expires": add_seconds(START, 1e6)}
+    for place, name in enumerate(rules.members):
+        root, key = KeyPair.generate(), KeyPair.generate()
+        ring = ring.admit(name, root.public_key, sequence=2 * place + 1)
+        given = make_certificate(
+            root, member=name, node=None, role="vote", public_key=key.public_key, **times
+        )
+        ring = ring.certify(given, sequence=2 * place + 2, at=START)
+        signed.append(sign(CharterSignature(consortium=HERE, member=name, charter=rules.digest), key))
+    step = adopt(Assembly(ring=ring), rules, signed, moment(sequence=101))
+    assert (step.assembly.governance.charter, step.assembly.governance.counted_from) == (rules, 101)
+
+
+def test_from_when_on_merges_count() -> None:
+    """From the charter by which votes came to go by contribution; others after it change nothing of that."""
+    assembly, at = BEGUN.assembly, START
+    since = []
+    for number, new in enumerate((by_contribution, by_contribution, charter, by_contribution), start=2):
+        opened = asked(assembly, subjects.ChangeCharter(charter=new(revision=number)), at=at, nonce=number)
+        assembly, (proposal,) = opened.assembly, [each.proposal for each in opened.assembly.governance.open]
+        for place, name in enumerate(NAMES):
+            said = Ballot(consortium=HERE, member=name, proposal=proposal, number=1, choice="yes", reason="")
+            assembly = vote(assembly, sign(said, VOTE[name]), moment(at, 100 * number - 9 + place)).assembly
+        at = add_seconds(at, 121)
+        step = settle(assembly, moment(at, sequence=100 * number))
+        assert step is not None
+        assembly = step.assembly
+        since.append(assembly.governance.counted_from)
+    assert since == [200, 200, None, 500]
 
 
 def test_nobody_floods_the_others() -> None:

@@ -463,6 +463,7 @@ def test_what_the_ledger_shows_of_work() -> None:
         ({"accelerator": "Made Up 1", "ranks": "8"}, 8.0),
         ({"accelerator": "Made Up 1"}, 1.0),
         ({"ranks": "8"}, None),
+        ({"accelerator": "Made Up 1", "ranks": "9" * 64}, None),
     ):
         found = Delivered()
         steps = (

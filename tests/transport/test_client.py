@@ -266,3 +266,27 @@ def test_pauses_double_up_to_the_longest() -> None:
         assert most / 2 <= pause <= most
     pauses.reset()
     assert pauses.next() <= 1
+
+
+# -- pledges --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("moves", "total"), [(False, 1 << 17), (True, 1 << 10)])
+def test_a_list_of_pledges_has_an_end(core: StubCore, client: CoreClient, moves: bool, total: int) -> None:
+    """Whatever a core says: too many are none, and a list that changes is asked for anew."""
+    asked: list[int] = []
+
+    def page() -> tuple[int, dict[str, str], bytes]:
+        asked.append(1)
+        if len(asked) > 20:
+            return 404, {}, b"{}"
+        sequence = len(asked) if moves else 1
+        return 200, {}, canonical.encode({"pledges": [{}], "sequence": sequence, "total": total})
+
+    core.answers["/v1/pledges"] = page
+    if moves:
+        assert client.pledges()[1] is None
+    else:
+        with pytest.raises(FormatError, match="list of pledges is not one"):
+            client.pledges()
+    assert len(asked) <= 2

@@ -27,9 +27,17 @@ MAY_STAND: Final = ("proposal-decided", "core-succeeded")
 """After a deadline. A new key of the core is signed for at one size of the ledger: nothing is added."""
 
 
-def repeated(assembly: Assembly, entry: Entry, event: Governed, consortium: str) -> Assembly:
+def repeated(
+    assembly: Assembly,
+    entry: Entry,
+    event: Governed,
+    consortium: str,
+    contributed: machine.Contributed | None = None,
+) -> Assembly:
     """The assembly after an entry. Raises `IntegrityError` and whatever the rules refuse it with."""
-    moment = machine.Moment(consortium=consortium, at=entry.at, sequence=entry.sequence)
+    moment = machine.Moment(
+        consortium=consortium, at=entry.at, sequence=entry.sequence, contributed=contributed
+    )
     step: machine.Step | None
     match event:
         case CharterAdopted():

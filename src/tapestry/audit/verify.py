@@ -7,9 +7,11 @@ deadlines, weights and caps are checked by that. Keys are judged as of the posit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from tapestry.audit import members
@@ -19,6 +21,7 @@ from tapestry.audit.heads import signed_checkpoint, tree_of
 from tapestry.audit.inputs import unsigned
 from tapestry.audit.members import Here
 from tapestry.errors import Fork, FormatError, IntegrityError, SignatureError, TapestryError
+from tapestry.governance.contributions import MAX_MERGES, amounts, weights
 from tapestry.governance.effects import permit
 from tapestry.governance.machine import may_join
 from tapestry.governance.state import Assembly
@@ -36,7 +39,7 @@ from tapestry.ledger.entries import (
 from tapestry.protocol import canonical
 from tapestry.protocol.clock import parse_time
 from tapestry.protocol.message import Part
-from tapestry.protocol.messages import Attestation, Contribution, Enrolment, Score
+from tapestry.protocol.messages import Attestation, Contribution, Enrolment, Merged, Score
 from tapestry.protocol.plan import Plan
 from tapestry.rounds import events as ev
 from tapestry.rounds import machine
@@ -89,10 +92,14 @@ class Verifier:
         self._opened: set[tuple[str, int, str, str, int]] | None = set()
         """Run, round, state, plan and merges of every round; None where the first entries were taken another
         time."""
+        self._merges: deque[Mapping[str, int]] = deque(maxlen=MAX_MERGES)
+        """Weights by member, since votes go by contribution; nothing where they do not."""
         self.roots = bytearray()
         """Roots of the trees of 1, 2, ... entries."""
         self.leaf = b""
         """Hash of the entry that was taken last."""
+        self._merging: tuple[Merged, ...] = ()
+        """What is in the merge that is committed next."""
         self._signer = ""
         """Name of the key that has signed the envelope which was opened last."""
         self._ended = False
@@ -162,6 +169,7 @@ class Verifier:
             "nodes": [[level, index, found.hex()] for (level, index), found in self._nodes.items()],
             "committed": self._committed,
             "newest": self._newest,
+            **({"merges": [dict(each) for each in self._merges]} if self._merges else {}),
         }
 
     def restore(self, value: dict[str, Any], roots: bytes) -> None:
@@ -176,6 +184,7 @@ class Verifier:
             }
             self._nodes = {(level, index): bytes.fromhex(found) for level, index, found in value["nodes"]}
             self._committed, self._newest = dict(value["committed"]), dict(value["newest"])
+            self._merges.extend(value.get("merges", ()))
             expected = self.found.entries * tree.HASH_BYTES
         except (AttributeError, KeyError, TypeError, ValueError) as e:
             raise FormatError(f"this is not where a verification stood: {e}") from e
@@ -232,7 +241,10 @@ class Verifier:
             self._founding_key = event.core_key
             self.found.consortium = entry.digest
         elif isinstance(event, Governed):
-            self._assembly = repeated(self._assembly, entry, event, self.found.consortium)
+            since = self._assembly.governance.counted_from
+            self._assembly = repeated(self._assembly, entry, event, self.found.consortium, self._contributed)
+            if self._assembly.governance.counted_from != since:
+                self._merges.clear()
         else:
             here = Here(consortium=self.found.consortium, root=self.root(self.found.entries).hex())
             if isinstance(event, MemberAdmitted):
@@ -240,6 +252,10 @@ class Verifier:
                 self.found.members += 1
             ring = members.changed(self._assembly.ring, entry, event, here)
             self._assembly = replace(self._assembly, ring=ring)
+
+    def _contributed(self, measure: str, window: int, _since: int) -> Counter[str]:
+        """By member, in the last so many merges since votes go by contribution."""
+        return amounts(measure, islice(reversed(self._merges), window))
 
     # -- runs -------------------------------------------------------------------------------------
 
@@ -254,6 +270,8 @@ class Verifier:
         if not _says(entry, expected) or entry.at != self._due_at[entry.scope]:
             raise IntegrityError(f"by the rules comes {expected.type}, the ledger has another {entry.type}")
         if isinstance(expected, ev.RoundCommitted):
+            if self._assembly.governance.counted_from is not None:
+                self._merges.append(weights(self._merging))
             self._committed[entry.scope] = entry.sequence
             self.found.merges += 1
             self.found.runs[entry.scope] = expected.state
@@ -291,6 +309,10 @@ class Verifier:
         else:
             given = self._input(entry, event)
             permit(self._assembly, state, given, entry.at)
+            if isinstance(given, machine.MergeDone):
+                self._merging = next(
+                    (each.merged for each in state.rounds if each.key == (given.round, given.fragment)), ()
+                )
             step = machine.step(state, given, now_ms)
         if not step.events:
             raise IntegrityError(f"by the rules nothing follows here, the ledger has {event.type}")

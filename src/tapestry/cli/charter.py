@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tapestry.governance.capture import Capture, Power
     from tapestry.governance.charter import Charter
     from tapestry.governance.contradictions import Fault
+    from tapestry.governance.takeover import Takeover
 
 app = typer.Typer(help="The charter: rules of a consortium in one file.", no_args_is_help=True)
 
@@ -33,6 +34,8 @@ def check(file: CharterFile, as_json: Json = False) -> None:
     from tapestry.cli.charterfile import load, place_of
     from tapestry.errors import CharterError
     from tapestry.governance import capture
+    from tapestry.governance.prose import together
+    from tapestry.governance.takeover import takeover
 
     charter = load(file)
     captures = capture.check(charter)
@@ -54,6 +57,7 @@ def check(file: CharterFile, as_json: Json = False) -> None:
             note(f"also: {message}; {way_out}")
         raise CharterError(said[0][0], hint=said[0][1])
     if not as_json:
+        note(together(takeover(charter)))
         note(f"no member controls anything alone; in words: tapestry charter explain {file}")
 
 
@@ -205,8 +209,19 @@ def _fault(fault: Fault) -> dict[str, str]:
     return {"where": fault.where, "rule": fault.rule, "way_out": fault.way_out}
 
 
+def _takeover(found: Takeover) -> dict[str, Any]:
+    return {
+        "directly": found.directly,
+        "after_removing_others": found.after,
+        "removed": found.removed,
+        "by": list(found.by),
+        "exact": found.exact,
+    }
+
+
 def _as_json(charter: Charter, captures: list[Capture], refused: list[Fault]) -> dict[str, Any]:
     from tapestry.governance.capture import overrides
+    from tapestry.governance.takeover import takeover
 
     def power(found: Power) -> dict[str, Any]:
         return {"one": [each[0] for each in found.names(1)], "two": found.names(2)}
@@ -218,6 +233,7 @@ def _as_json(charter: Charter, captures: list[Capture], refused: list[Fault]) ->
         "refused": [_fault(each) for each in refused],
         "members": len(charter.members),
         "voters": len(charter.voters),
+        "to_change_charter": _takeover(takeover(charter)),
         "decisions": [
             {
                 "kind": each.kind,

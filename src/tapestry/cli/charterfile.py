@@ -58,7 +58,7 @@ def parse(data: bytes, *, what: str) -> Charter:
     if own:
         whole["decisions"] = _every_kind(own, what, text)
     if "phases" in whole:
-        whole["phases"] = _one_deep(whole["phases"])
+        whole["phases"] = _one_deep(whole["phases"], what)
     try:
         return Charter.model_validate(tomlfile.as_tuples(whole))
     except ValidationError as e:
@@ -76,8 +76,9 @@ def _every_kind(own: dict[str, Any], what: str, text: str) -> dict[str, Any]:
     return {kind: {**usual, **own.get(kind, {})} for kind in KINDS}
 
 
-def _one_deep(phases: Any) -> Any:
-    """TOML reads `data.fr` as a table `data`; in a charter it is one name."""
+def _one_deep(phases: Any, what: str) -> Any:
+    """TOML reads `data.fr` as a table `data`; in a charter it is one name. Raises `CharterError` where it is
+    written in both ways."""
     if not isinstance(phases, dict):
         return phases
     found = {}
@@ -86,7 +87,13 @@ def _one_deep(phases: Any) -> Any:
         data = needs.get("data") if isinstance(needs, dict) else None
         if isinstance(needs, dict) and isinstance(data, dict):
             flat = {key: each for key, each in needs.items() if key != "data"}
-            flat |= {f"data.{language}": each for language, each in data.items()}
+            deep = {f"data.{language}": each for language, each in data.items()}
+            if twice := sorted(flat.keys() & deep.keys()):
+                raise CharterError(
+                    f"{what}: phases.{name}.needs.{twice[0]} is written twice, with quotes and without",
+                    hint="leave one of the two out",
+                )
+            flat |= deep
             phase = {**phase, "needs": flat}
         found[name] = phase
     return found

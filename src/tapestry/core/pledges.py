@@ -61,7 +61,8 @@ class Pledges:
     def page(self, after: int, limit: int) -> dict[str, Any]:
         """Pledges in force behind so many, with what was signed, and how many there are; JSON values."""
         standing = self._standing()
-        every = list(standing.state.governance.pledges.values())
+        held = standing.state.governance.pledges.values()  # in another order once the core has begun anew
+        every = sorted(held, key=lambda each: each.sequence)
         found: list[dict[str, Any]] = []
         size = 0
         for each in every[after : after + limit]:
@@ -116,7 +117,9 @@ class Pledges:
             pieces, head = journal.entries(found.sequence, limit=PIECE, max_bytes=MAX_BYTES)
             for data in pieces:
                 entry = Entry.from_bytes(data)
-                found.take(entry, self._said(entry) if entry.scope in runs else None)
+                found.sequence = entry.sequence
+                if entry.scope in runs:
+                    found.take(entry, self._said(entry))
             if not pieces or found.sequence >= head:
                 break
         return found
@@ -133,8 +136,9 @@ class Pledges:
 
     def _check_dataset(self, said: Pledge) -> None:
         """What a member pledges of its data, its catalog shows; that is not in the ledger, so only the core
-        looks. What the card keeps to itself is not asked for."""
-        if said.dataset is None or not said.resource.startswith("data."):
+        looks. What the card keeps to itself is not asked for; nor is anything of who takes a pledge back,
+        whose dataset may be gone."""
+        if said.dataset is None or not said.resource.startswith("data.") or _nothing(said.amount):
             return
         with self._core.database.reading() as connection:
             found = listings.newest(connection, said.member, said.dataset)
@@ -157,11 +161,24 @@ class Pledges:
             pledged = amount(said.amount).base
         except ValueError:
             return  # the rules say so
-        if card.bytes is not None and pledged > card.bytes:
+        also = self._in_other_languages(said)
+        if card.bytes is not None and pledged + also > card.bytes:
+            more = f", beside {also} bytes of it in other languages" if also else ""
+            has = f"dataset {said.dataset} has {card.bytes} bytes by its card"
             raise Refused(
-                f"dataset {said.dataset} has {card.bytes} bytes by its card, and {said.amount} are pledged",
+                f"{has}, and {said.amount} are pledged{more}",
                 hint="pledge what there is, or publish the card of what there is",
             )
+
+    def _in_other_languages(self, said: Pledge) -> int:
+        """Bytes of the dataset that its member pledges to this phase as something else: a card does not say
+        how much is in which language, and no byte is in two."""
+        own = (said.phase, said.member, said.dataset)
+        return sum(
+            amount(each.amount).base
+            for each in self._standing().state.governance.pledges.values()
+            if (each.phase, each.member, each.dataset) == own and each.resource != said.resource
+        )
 
     def _act(self, act: Act, envelope: Envelope) -> Assembly:
         consortium = self._core.consortium.id
@@ -175,11 +192,21 @@ class Pledges:
         return self._core.journal.apply(ASSEMBLY, decide).state
 
 
+def _nothing(text: str) -> bool:
+    try:
+        return not amount(text).base
+    except ValueError:
+        return False  # the rules say so
+
+
 class PledgesApi:
     """Endpoints over one core; whoever asks is a member, by a node's key or by its vote key."""
 
     def __init__(self, core: Core) -> None:
         self._pledges = Pledges(core)
+        self._following = asyncio.Lock()
+        """After a start the first look at phases reads the whole ledger: others wait for it here, and not in
+        threads, of which there are few for all that members ask."""
 
     def routes(self) -> tuple[tuple[str, str, Endpoint], ...]:
         return (
@@ -209,4 +236,5 @@ class PledgesApi:
 
     async def phases(self, request: Request, call: Signed) -> Response:
         server.query(request)
-        return server.answer(await asyncio.to_thread(self._pledges.phases))
+        async with self._following:
+            return server.answer(await asyncio.to_thread(self._pledges.phases))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
+from tapestry.core.contributed import contributed
 from tapestry.core.journal import ASSEMBLY, Decision, Journal, Moment, Standing
 from tapestry.errors import NotFound, TapestryError
 from tapestry.governance import disputes, machine
@@ -120,7 +122,12 @@ class Votes:
         return self._journal.apply(ASSEMBLY, decide).state
 
     def _moment(self, moment: Moment) -> machine.Moment:
-        return machine.Moment(consortium=self._consortium, at=moment.at, sequence=moment.sequence)
+        return machine.Moment(
+            consortium=self._consortium,
+            at=moment.at,
+            sequence=moment.sequence,
+            contributed=partial(contributed, moment.connection),
+        )
 
 
 def summary(item: Item) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
-from tapestry.governance.words import KINDS, Bound, Kind, bound, share, text_of
+from tapestry.governance.words import KINDS, Bound, Kind, bound, seconds, share, text_of
 
 if TYPE_CHECKING:
     from tapestry.governance.charter import Charter, Rule
@@ -135,30 +135,46 @@ def _level(threshold: Bound) -> tuple[Fraction, bool]:
     return (threshold.share, threshold.strict)
 
 
-def _easier(rule: Rule, than: Rule) -> str | None:
-    """The field by which `rule` passes where `than` would not."""
+def _easier(rule: Rule, than: Rule, *, alike: bool) -> str | None:
+    """The field by which `rule` passes where `than` would not, or sooner. `alike`: all weigh the same."""
     if _level(bound(rule.approval)) < _level(bound(than.approval)):
         return "approval"
     if rule.of == "cast" and than.of == "all":
         return "of"
     if rule.yes_members < than.yes_members:
         return "yes_members"
-    return "quorum" if _turnout(rule) < _turnout(than) else None
+    mine, its = _turnout(rule, alike), _turnout(than, alike)
+    if any(own < other for own, other in zip(mine, its, strict=True)):
+        lower = _level(bound(rule.quorum)) < _level(bound(than.quorum))
+        return "quorum" if lower or rule.quorum_of == than.quorum_of else "quorum_of"
+    return "voting" if seconds(rule.voting) < seconds(than.voting) else None
 
 
-def _turnout(rule: Rule) -> tuple[Fraction, bool]:
-    """How much must take part, where a share of all votes must be yes as well."""
-    quorum = _level(bound(rule.quorum))
-    return max(quorum, _level(bound(rule.approval))) if rule.of == "all" else quorum
+def _turnout(rule: Rule, alike: bool) -> tuple[tuple[Fraction, bool], tuple[Fraction, bool]]:
+    """How much must take part, as a share of the members and of the votes: the quorum, and where a share of
+    all votes must be yes, that too. Where votes weigh the same, one is the other."""
+    quorum, none = _level(bound(rule.quorum)), (Fraction(0), False)
+    members, votes = (quorum, none) if rule.quorum_of == "members" else (none, quorum)
+    if rule.of == "all":
+        votes = max(votes, _level(bound(rule.approval)))
+    return (max(members, votes), max(members, votes)) if alike else (members, votes)
 
 
 def _ways_round(charter: Charter) -> Iterator[Fault]:
     """Where changing the charter is easier than another decision, that one is only as hard as the change."""
-    change = charter.decisions["change-charter"]
+    change, alike = charter.decisions["change-charter"], charter.voting.weights == "equal"
     for kind in KINDS:
         rule = charter.decisions[kind]
-        field = _easier(change, rule)
-        if field is not None:
+        field = _easier(change, rule, alike=alike)
+        if field == "quorum_of":
+            yield Fault(
+                where="decisions.change-charter.quorum_of",
+                rule=f"{kind} has a quorum of {rule.quorum_of}, a change of the charter one of "
+                f"{change.quorum_of}, and votes do not weigh the same: few heavy members or many light ones "
+                f"could first make {kind} easier",
+                way_out=f'write quorum_of = "{rule.quorum_of}" in both',
+            )
+        elif field is not None:
             yield Fault(
                 where=f"decisions.change-charter.{field}",
                 rule=f"{kind} is harder than a change of the charter ({field} {getattr(rule, field)} against "

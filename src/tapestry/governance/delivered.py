@@ -20,6 +20,8 @@ from tapestry.ledger.entries import CONSORTIUM, Entry
 from tapestry.protocol.messages import Contribution
 
 HOUR_MS: Final = 3_600_000
+MAX_RANKS: Final = 1_000_000
+"""Of one node; one that says more would make the sum of all members mean nothing."""
 HANDED: Final = ("contribution-received", "contribution-committed", "contribution-revealed")
 NAMED: Final = ("contribution-received", "contribution-committed")
 """Entries behind the envelope of a contribution."""
@@ -110,6 +112,7 @@ class Delivered:
 
 
 def _accelerators(said: Contribution) -> int | None:
-    """How many a node says it trained on."""
+    """How many a node says it trained on; None also where that cannot be."""
     ranks = said.environment.get("ranks", "1")
-    return int(ranks) if "accelerator" in said.environment and ranks.isascii() and ranks.isdigit() else None
+    told = "accelerator" in said.environment and ranks.isascii() and ranks.isdigit()
+    return int(ranks) if told and int(ranks) <= MAX_RANKS else None

@@ -25,7 +25,7 @@ from tapestry.governance.proposal import (
     about,
 )
 from tapestry.governance.state import Assembly, Governance, Item, Ratified, Released, Suspended
-from tapestry.governance.thresholds import phase_of_run, reckon, still_open, why_not_open
+from tapestry.governance.thresholds import phase_of_run, reckon, still_held, still_open, why_not_open
 from tapestry.governance.words import seconds
 from tapestry.identity.keyring import KeyRing
 from tapestry.protocol.clock import add_seconds
@@ -133,6 +133,10 @@ def applied(assembly: Assembly, item: Item, *, at: str, sequence: int) -> Assemb
         case ChangeCharter():
             changed = put("charters", subject.charter.digest, subject.charter)
             changed |= {"charter": subject.charter, "phases": still_open(governance, subject.charter)}
+            since = governance.counted_from if governance.counted_from is not None else sequence
+            by_contribution = subject.charter.voting.weights == "contribution"
+            changed["counted_from"] = since if by_contribution else None
+            changed["pledges"] = still_held(governance, subject.charter)
         case AcceptRelease():
             changed = put("releases", subject.release, Released(decision=decision, state=subject.state))
         case RevokeRelease():

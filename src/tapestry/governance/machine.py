@@ -11,12 +11,12 @@ refuses stands in no ledger that holds. Whatever is overdue is decided before an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
-from tapestry.errors import CharterError, Conflict, FormatError, NotFound, Refused, SignatureError
+from tapestry.errors import Conflict, FormatError, NotFound, Refused, SignatureError, StoreError
 from tapestry.governance import capture
 from tapestry.governance.charter import Charter
 from tapestry.governance.effects import applied, hindrance
@@ -42,6 +42,11 @@ MAX_OPEN: Final = 16
 """Proposals that one member may have open at once."""
 
 
+Contributed = Callable[[str, int, int], Mapping[str, int]]
+"""What members have contributed: from a charter's measure, a number of merges, and the position of the entry
+behind which merges count, to an amount by member. Who is not in it has contributed nothing."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moment:
     """Where and when something happens.
@@ -50,11 +55,13 @@ class Moment:
         consortium: its id.
         at: by the core's clock.
         sequence: position of the entry that records it.
+        contributed: tells what members have contributed; asked where votes go by contribution.
     """
 
     consortium: str
     at: str
     sequence: int
+    contributed: Contributed | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,17 +118,13 @@ def adopt(assembly: Assembly, charter: Charter, envelopes: Sequence[Envelope], m
         )
     texts = tuple(_text(signed[name]) for name in sorted(signed))
     event = CharterAdopted(charter=charter.to_bytes().decode(), envelopes=texts)
-    governance = Governance(charter=charter, charters={charter.digest: charter})
+    since = moment.sequence if charter.voting.weights == "contribution" else None
+    governance = Governance(charter=charter, charters={charter.digest: charter}, counted_from=since)
     return Step(assembly=replace(assembly, governance=governance), event=event)
 
 
 def check_charter(charter: Charter) -> None:
     """Raise `CharterError` for one that no consortium can have."""
-    if charter.voting.weights == "contribution":
-        raise CharterError(
-            "votes that weigh by contribution cannot be held yet: the ledger keeps no account of it",
-            hint='take voting.weights = "equal" or "seats"',
-        )
     capture.accept(charter)
 
 
@@ -162,6 +165,7 @@ def propose(assembly: Assembly, envelope: Envelope, moment: Moment) -> Step:
         raise Conflict(f"there is nothing to decide: {why}", hint="see: tapestry proposal list")
     members = assembly.members()
     closes = add_seconds(moment.at, seconds(charter.decisions[kind].voting))
+    contributions = _contributions(governance, charter, members, moment)
     item = Item(
         proposal=digest,
         member=said.member,
@@ -173,8 +177,15 @@ def propose(assembly: Assembly, envelope: Envelope, moment: Moment) -> Step:
         sequence=moment.sequence,
         members=members,
         suspended=tuple(name for name in members if governance.suspension(name, moment.at) is not None),
+        contributions=contributions,
     )
-    event = ProposalOpened(member=said.member, proposal=digest, closes=closes, envelope=_text(envelope))
+    event = ProposalOpened(
+        member=said.member,
+        proposal=digest,
+        closes=closes,
+        envelope=_text(envelope),
+        contributions=contributions,
+    )
     return Step(assembly=_with(assembly, item), event=event)
 
 
@@ -259,6 +270,19 @@ def in_force(governance: Governance) -> Charter:
             hint="write one, have all members sign it, then: tapestry charter adopt",
         )
     return governance.charter
+
+
+def _contributions(
+    governance: Governance, charter: Charter, members: Sequence[str], moment: Moment
+) -> dict[str, int] | None:
+    """Of each member, where votes go by contribution."""
+    if charter.voting.weights != "contribution" or governance.counted_from is None:
+        return None
+    if moment.contributed is None:
+        raise StoreError("nobody has told what members contributed, and votes go by it")
+    rules = charter.contribution
+    found = moment.contributed(rules.measure, rules.window_rounds, governance.counted_from)
+    return {name: found.get(name, 0) for name in members}
 
 
 def _refuse_late(item: Item, at: str) -> None:

@@ -51,7 +51,7 @@ def pledge(assembly: Assembly, envelope: Envelope, moment: Moment) -> Step:
     if last is None and sum(each.member == said.member for each in governance.pledges.values()) >= MAX_HELD:
         raise Conflict(
             f"member {said.member} has {MAX_HELD} pledges, which is the most",
-            hint="pledge fewer, larger things",
+            hint="change one of them (tapestry pledge list); those taken back end when the charter changes",
         )
     taken = Pledged(
         pledge=said.digest,

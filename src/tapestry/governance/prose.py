@@ -9,6 +9,7 @@ from typing import Final
 from tapestry.governance.capture import Capture, Power, overrides
 from tapestry.governance.charter import Charter, Rule
 from tapestry.governance.electorate import founding, shares
+from tapestry.governance.takeover import Takeover, takeover
 from tapestry.governance.words import ABOUT_ONE, KINDS, Kind, Role, bound, share, text_of
 
 TITLES: Final[dict[Kind, str]] = {
@@ -85,6 +86,7 @@ def sections(charter: Charter, captures: Sequence[Capture]) -> list[Section]:
         Section(title="What a vote weighs", lines=tuple(_votes(charter))),
         Section(title="What is decided, and how", lines=(*_general(), *decisions)),
         Section(title="What one or two members could do", lines=tuple(_powers(charter, captures))),
+        Section(title="Who could change the rules", lines=(together(takeover(charter)),)),
         Section(title="Runs", lines=tuple(_runs(charter))),
         *([Section(title="Phases", lines=tuple(_phases(charter)))] if charter.phases else ()),
         Section(title="Who has a right to the model", lines=tuple(_entitlements(charter))),
@@ -209,6 +211,24 @@ def _powers(charter: Charter, captures: Sequence[Capture]) -> Iterator[str]:
         )
     if not all(each.exact for each in captures):
         yield "Worked out for the worst case: what members contribute changes what their votes weigh."
+
+
+def together(found: Takeover) -> str:
+    """How many could change the charter against all others, at once or after they have removed some."""
+    if found.directly is None and found.after is None:
+        return "No number of members could change this charter against the others."
+    worst = "" if found.exact else " Worked out for those who have contributed all there is."
+    at_once = (
+        f"{found.directly} of {found.voters} members can change this charter against all others"
+        if found.directly is not None
+        else "All members together cannot change this charter against a single one"
+    )
+    if not found.easier:
+        return f"{at_once}; fewer cannot by suspending or expelling others first.{worst}"
+    return (
+        f"{at_once}; {found.after} can if they first {listed(found.by, 'or')} {found.removed} others, who "
+        f"then have no vote on it.{worst}"
+    )
 
 
 def people(power: Power, size: int, voters: Sequence[str]) -> str:

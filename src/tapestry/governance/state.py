@@ -62,6 +62,8 @@ class Item(Part):
     """Of the consortium when it was opened."""
     suspended: tuple[Name, ...]
     """Of those."""
+    contributions: dict[Name, int] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of those, where votes go by contribution."""
     ballots: tuple[Cast, ...] = ()
     outcome: Outcome | None = None
 
@@ -70,7 +72,10 @@ class Item(Part):
         return Question(kind=kind_of(self.subject), about=about(self.subject), opened=self.opened)
 
     def standings(self, charter: Charter) -> tuple[Standing, ...]:
-        return tuple(standing(charter, name, name in self.suspended) for name in self.members)
+        given = self.contributions or {}
+        return tuple(
+            standing(charter, name, name in self.suspended, given.get(name, 0)) for name in self.members
+        )
 
     def counted(self) -> tuple[Ballot, ...]:
         return tuple(
@@ -120,6 +125,8 @@ class Governance(Part):
     """In force, each by what a newer one takes the place of."""
     disputes: dict[Sha256, Name] = Field(default_factory=dict)
     """Each with the member that raised it."""
+    counted_from: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Position of the entry from which on votes go by contribution; merges behind it count."""
 
     @property
     def open(self) -> tuple[Item, ...]:
@@ -168,9 +175,11 @@ class Assembly:
         return cls(ring=ring, governance=governance)
 
 
-def standing(charter: Charter, member: str, suspended: bool) -> Standing:
+def standing(charter: Charter, member: str, suspended: bool, contribution: int = 0) -> Standing:
     """A member under a charter; one that it does not name has one seat and trains."""
     named = charter.members.get(member)
     if named is None:
-        return Standing(member=member, suspended=suspended)
-    return Standing(member=member, seats=named.seats, roles=named.roles, suspended=suspended)
+        return Standing(member=member, suspended=suspended, contribution=contribution)
+    return Standing(
+        member=member, seats=named.seats, roles=named.roles, suspended=suspended, contribution=contribution
+    )

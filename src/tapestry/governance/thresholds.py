@@ -153,3 +153,17 @@ def still_open(governance: Governance, changed: Charter) -> dict[str, str]:
         return governance.phases
     both = {*(old or {})} & {*(changed.phases or {})}
     return {name: decision for name, decision in governance.phases.items() if name in both}
+
+
+def still_held(governance: Governance, changed: Charter) -> dict[str, Pledged]:
+    """Pledges that are in force under a changed charter: of something, and of what it needs in that unit.
+    What has ended comes back under no later charter, and leaves room for others; nobody can bring it back
+    either, as each pledge names the charter it was made under."""
+
+    def needed(each: Pledged) -> bool:
+        phase = (changed.phases or {}).get(each.phase)
+        need = phase.needs.get(each.resource) if phase is not None else None
+        given = amount(each.amount)
+        return need is not None and given.base > 0 and given.of == amount(need).of
+
+    return {key: each for key, each in governance.pledges.items() if needed(each)}

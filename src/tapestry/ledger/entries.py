@@ -22,6 +22,9 @@ CONSORTIUM = "consortium"
 """Scope of events that belong to no run; no run may have this name."""
 
 
+Contributed = Annotated[int, Field(ge=0, le=(1 << 53) - 1)]
+
+
 class Entry(Message):
     """One event at its position. The digest of the first entry is the consortium's id."""
 
@@ -108,6 +111,10 @@ class ProposalOpened(Part):
     proposal: Sha256
     closes: Time
     envelope: str
+    contributions: Annotated[dict[Name, Contributed], Field(max_length=10_000)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """Where votes go by contribution: what each member has contributed by then."""
 
 
 class BallotCast(Part):

@@ -50,6 +50,8 @@ LIST_RUNS_BUSY_S: Final = 30.0
 STATUS_S: Final = 0.5
 KEEP_S: Final = 2.0
 """The ledger on disk is at most about so far behind what the core has told."""
+LOOK_S: Final = 5.0
+"""A node without a run asks so often for what is new in the ledger."""
 OLD_KEY_S: Final = 60.0
 """After a change of key, refusals of requests that were signed with the old one may come in this long."""
 OLD_KEY_RETRY_S: Final = 0.2
@@ -89,7 +91,7 @@ class Agent:
         self._turns = Turns(home)
         self._next_list = 0.0
         self._relay = Relay(home, self._client, self._outbox)
-        self._next_status = self._next_keep = 0.0
+        self._next_status = self._next_keep = self._next_look = 0.0
         self._old_key_until = 0.0
         self._closed = False
         self._prunable: set[str] = set()
@@ -332,6 +334,7 @@ class Agent:
             self._next_keep = time.monotonic() + KEEP_S
             self._tools.replica.settle()
         self._look_at_mirrors()
+        self._look_around()
         for run, session in self._sessions.items():
             if run not in self._retry and not self._tools.replica.doubted:
                 try:
@@ -346,6 +349,17 @@ class Agent:
             if plan is not None:
                 held = {state for session in self._sessions.values() for state in session.held}
                 self._pruner.prune(run, plan, self._sessions.keys() - {run}, held)
+
+    def _look_around(self) -> None:
+        """Have what members decide where nothing is trained: no run's news tells of it."""
+        if time.monotonic() < self._next_look or self._tools.replica.doubted:
+            return
+        self._next_look = time.monotonic() + LOOK_S
+        if all(session.finished for session in self._sessions.values()):
+            try:
+                self._tools.replica.follow(self._tools.replica.size, again=True)
+            except TapestryError as error:
+                self._next_look += self._stumble("the ledger", error)
 
 
 def _names(answer: Any) -> list[str]:

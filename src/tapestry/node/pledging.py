@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
 
 from tapestry.errors import Conflict, FormatError, InputError, IntegrityError, NotFound
 from tapestry.governance.charter import Charter
-from tapestry.governance.pledge import Confirmation, Pledge, Pledged, key_of
+from tapestry.governance.pledge import MAX_NUMBER, Confirmation, Pledge, Pledged, key_of
 from tapestry.governance.pledging import phase_of
-from tapestry.governance.resources import RESOURCES, Amount, amount, example, fits, is_resource
+from tapestry.governance.proposal import MAX_REASON
+from tapestry.governance.resources import RESOURCES, UNITS, amount, example, fits, is_resource
 from tapestry.identity.envelope import sign
 from tapestry.node.council import Council, _signed
 from tapestry.protocol import canonical
+from tapestry.protocol.message import Message, explain
 
 LEAST_DIGITS: Final = 6
 TRIES: Final = 5
+SIGNED: Final = ("member", "phase", "resource", "amount", "dataset", "number")
+"""Of a pledge as the core shows it: what its member has said."""
+_HINTS: Final = {
+    "dataset": "it is pledged by a name of a-z, 0-9, '.', '_' and '-', at most 64: publish its card by one",
+    "text": f"write at most {MAX_REASON} characters, without control characters",
+}
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +65,8 @@ class Pledging(Council):
         name = phase or _only_phase(charter)
         phase_of(charter, name)
         held, _ = self.pledges()
-        said = Pledge(
+        said = _written(
+            Pledge,
             consortium=self.consortium,
             member=self.name,
             charter=charter.digest,
@@ -66,6 +78,7 @@ class Pledging(Council):
             text=why,
         )
         before = next((each.pledge.number for each in held if each.pledge.key == key_of(said)), 0)
+        _not_without_end(before, "pledges for this")
         said = said.model_copy(update={"number": before + 1})
         answer = dict(self.client.pledge(sign(said, self._pair).to_bytes()))
         return {**answer, **said.model_dump(mode="json", exclude={"format", "version", "consortium"})}
@@ -74,7 +87,9 @@ class Pledging(Council):
         """Say whether another's pledge is real. `given`: its name, or the first digits of it."""
         held = self._named(given)
         last = held.word(self.name)
-        said = Confirmation(
+        _not_without_end(0 if last is None else last.number, "words about this pledge")
+        said = _written(
+            Confirmation,
             consortium=self.consortium,
             member=self.name,
             pledge=held.pledge,
@@ -123,6 +138,23 @@ class Pledging(Council):
         return found[0]
 
 
+def _written(kind: type[M], **fields: Any) -> M:
+    """What is to be signed. Raises `InputError` for what cannot stand in it."""
+    try:
+        return kind(**fields)
+    except ValidationError as e:
+        what = str(e.errors()[0]["loc"][0])
+        raise InputError(f"this cannot be signed: {explain(e)}", hint=_HINTS.get(what)) from e
+
+
+def _not_without_end(before: int, what: str) -> None:
+    if before >= MAX_NUMBER:
+        raise Conflict(
+            f"you have signed {before} {what}, which is the most; the last one stands",
+            hint="pledges end when the charter's needs change: tapestry proposal new change-charter",
+        )
+
+
 def _amount(resource: str, text: str) -> str:
     """In its one form. Raises `InputError` with the way out."""
     if not is_resource(resource):
@@ -153,12 +185,7 @@ def _held(value: dict[str, Any], keys: dict[str, tuple[str, str]]) -> Held:
     shown = {key: each for key, each in value.items() if key not in ("envelope", "words")}
     plain = [{key: each for key, each in word.items() if key != "envelope"} for word in words]
     found = Pledged.model_validate_json(canonical.encode({**shown, "words": plain}))
-    fields = {name: getattr(said, name) for name in ("member", "phase", "resource", "amount", "dataset")}
-    if (
-        found.pledge != said.digest
-        or fields.items() > found.model_dump().items()
-        or found.key != key_of(said)
-    ):
+    if found.pledge != said.digest or any(getattr(found, name) != getattr(said, name) for name in SIGNED):
         raise IntegrityError(f"the core shows another pledge than {said.member} has signed")
     texts: dict[str, str] = {}
     for word, kept in zip(words, found.words, strict=True):
@@ -171,16 +198,40 @@ def _held(value: dict[str, Any], keys: dict[str, tuple[str, str]]) -> Held:
 
 
 def _check_sums(phase: dict[str, Any], held: list[Pledged]) -> None:
+    """Rows are of these pledges and of words that stand, totals and the verdict of these rows. A row may be
+    of nothing: whose member is suspended, and whose word counts, is not shown here."""
     for resource in phase["resources"]:
-        of = amount(str(resource["needed"])).of
-        for row in resource["members"]:
+        of, rows = amount(str(resource["needed"])).of, resource["members"]
+        sums = {"pledged": 0, "confirmed": 0}
+        for row in rows:
             known = (phase["phase"], row["member"], resource["resource"])
             mine = [each for each in held if (each.phase, each.member, each.resource) == known]
-            given = [found for each in mine if (found := amount(each.amount)).of == of]
-            whole = Amount(of=of, base=sum(each.base for each in given))
-            nothing = Amount(of=of, base=0)  # of who is away
-            if row["pledged"] not in (str(whole), str(nothing)):
-                raise IntegrityError(
-                    f"the core's table of phase {phase['phase']} is not of the pledges it shows",
-                    hint="look at the ledger: tapestry ledger verify",
-                )
+            mine = [each for each in mine if amount(each.amount).of == of]
+            sure = [each for each in mine if any(word.stands for word in each.words)]
+            pledged, confirmed = (_base(str(row[column]), of) for column in sums)
+            _same(phase, pledged in (_sum(mine), 0) and confirmed <= min(pledged, _sum(sure)))
+            sums["pledged"] += pledged
+            sums["confirmed"] += confirmed
+        counts = sums["confirmed" if phase["counts"] == "confirmed" else "pledged"]
+        _same(phase, all(_base(str(resource[column]), of) == whole for column, whole in sums.items()))
+        _same(phase, resource["met"] == (counts >= amount(str(resource["needed"])).base))
+        _same(phase, len({row["member"] for row in rows}) == len(rows))
+    _same(phase, not phase["go"] or all(resource["met"] for resource in phase["resources"]))
+
+
+def _same(phase: dict[str, Any], holds: bool) -> None:
+    if not holds:
+        raise IntegrityError(
+            f"the core's table of phase {phase['phase']} is not of the pledges it shows",
+            hint="look at the ledger: tapestry ledger verify",
+        )
+
+
+def _sum(pledges: list[Pledged]) -> int:
+    return sum(amount(each.amount).base for each in pledges)
+
+
+def _base(text: str, of: str) -> int:
+    """Of a sum in its one form, which may be more than one pledge can be."""
+    number, _, unit = text.partition(" ")
+    return int(number) * UNITS.get(of, {of: 1})[unit]

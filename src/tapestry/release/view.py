@@ -142,8 +142,9 @@ class View:
         held = self.releases.get(name)
         if held is None:
             raise Refused(
-                f"no decision of the members accepts a release {name}",
-                hint=f"put it to the vote: tapestry proposal new accept-release --release {name}",
+                f"no decision of the members accepts a release {name} in this copy of the ledger",
+                hint=f"put it to the vote: tapestry proposal new accept-release --release {name}; "
+                "where that was done, this copy is older",
             )
         if held.revoked is not None:
             raise Refused(

@@ -69,6 +69,11 @@ _OF_ROUND = (
     )
     .order_by(events.c.sequence)
 )
+_NEWEST = (
+    sa.select(*_ALL)
+    .where(events.c.type.in_(sa.bindparam("types", expanding=True)))
+    .order_by(events.c.sequence.desc())
+)
 _FIRST = sa.select(*_ALL).where(events.c.sequence == 1)
 _ADD = sa.insert(events)
 _ADD_LEAVES = sa.insert(leaves)
@@ -155,6 +160,13 @@ def after(connection: Connection, sequence: int, *, limit: int, max_bytes: int |
 def of_round(connection: Connection, scope: str, round: int, *types: str) -> list[Record]:
     """Events of one round, oldest first, of the given types."""
     return list(_records(connection, _OF_ROUND, {"scope": scope, "round": round, "types": types}))
+
+
+def newest(connection: Connection, *types: str) -> Iterator[Record]:
+    """Events of the given types, newest first, read as they are asked for."""
+    with connection.execute(_NEWEST, {"types": types}, execution_options={"yield_per": 100}) as rows:
+        for row in rows:
+            yield Record(**dict(zip(_FIELDS, row, strict=True)))
 
 
 def first(connection: Connection) -> Record | None:

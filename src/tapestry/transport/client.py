@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from tapestry.catalog.listing import MAX_LISTED
 from tapestry.errors import FormatError
+from tapestry.governance.pledge import MAX_LISTED as MAX_PLEDGES
 from tapestry.identity import notes
 from tapestry.identity.keys import KeyPair
 from tapestry.identity.notes import Note
@@ -205,8 +206,8 @@ class CoreClient:
         return self._json(Request(method="GET", path="/v1/phases"), cap=MAX_EVENTS_BYTES)
 
     def pledges(self) -> tuple[list[Any], int | None]:
-        """All pledges in force with what was signed, and the entry they are as of; None where that was
-        another at the end than at the beginning."""
+        """All pledges in force with what was signed, and the entry they are as of; None, and not all of them,
+        where that has changed meanwhile."""
         found: list[Any] = []
         seen: set[int] = set()
         while True:
@@ -215,11 +216,11 @@ class CoreClient:
             if not isinstance(answer, dict) or not isinstance(answer.get("pledges"), list):
                 raise FormatError("the core's list of pledges is not one")
             sequence, total = answer.get("sequence"), answer.get("total")
-            if type(sequence) is not int or type(total) is not int:
+            if type(sequence) is not int or type(total) is not int or total > MAX_PLEDGES:
                 raise FormatError("the core's list of pledges is not one")
             seen.add(sequence)
             found += answer["pledges"]
-            if len(found) >= total or not answer["pledges"]:
+            if len(found) >= total or not answer["pledges"] or len(seen) > 1:
                 return found, sequence if len(seen) == 1 else None
 
     # -- the catalog --------------------------------------------------------------------------------

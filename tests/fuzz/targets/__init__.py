@@ -10,6 +10,7 @@ from tests.fuzz.targets import (
     client,
     codecs,
     core,
+    council,
     folders,
     messages,
     papers,
@@ -35,6 +36,7 @@ ALL: dict[str, Target] = {
         charters,
         papers,
         releases,
+        council,
     )
     for target in room.TARGETS
 }

@@ -171,7 +171,7 @@ AT_NODE: Final = (
         name="due-forgotten",
         breaks="what is due to be tried again is forgotten when the core is just away",
         faults=LOST_ANSWERS,
-        seed=1194,
+        seed=1483,
         places=_due_forgotten,
     ),
     Bug(name="fetched-once", breaks="a lost blob is not fetched again", faults=ROT, places=_fetched_once),
