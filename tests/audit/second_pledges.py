@@ -36,6 +36,9 @@ def counted(resource: str, of: str) -> bool:  # whether a resource is an amount 
     return of == ("bytes" if resource.startswith("data.") else COUNTED[resource])
 
 
+WORDS = 256  # of one member, about pledges in force
+
+
 class Pledges:
     """`votes` has members, charter, suspensions and phases that are open."""
 
@@ -58,6 +61,9 @@ class Pledges:
         assert held is not None
         own = held["member"] == said["member"]
         self.need(not own and self.confirms(said["member"]), "this member may not confirm that")
+        known = said["member"] in held["words"]
+        many = sum(said["member"] in each["words"] for each in self.held.values()) >= WORDS
+        self.need(known or not many, "a word about too many pledges")
         words = held["words"].setdefault(said["member"], {"number": 0})
         self.need(said["number"] == words["number"] + 1, "a word is not the member's next one")
         held["words"][said["member"]] = said

@@ -379,6 +379,23 @@ def test_nobody_floods_the_others_with_pledges() -> None:
     room.pledge("bob", "data.fr", "1 GB")
 
 
+def test_nobody_floods_the_state_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pledging, "MAX_WORDS", 2)
+    monkeypatch.setattr(second_pledges, "WORDS", 2)
+    room = Room()
+    made = [room.pledge("ada", "data.fr", "1 GB", dataset=f"set{number}") for number in range(3)]
+    for pledge in made[:2]:
+        room.confirm("bob", pledge)
+    with pytest.raises(Refused, match="which is the most"):
+        room.confirm("bob", made[2])
+    said = Confirmation(consortium=HERE, member="bob", pledge=made[2], number=1, stands=True, text="")
+    event = {"member": "bob", "pledge": made[2], "envelope": sign(said, VOTE["bob"]).to_bytes().decode()}
+    with pytest.raises(ValueError):
+        room.votes.entry({"type": "pledge-confirmed", "body": event, "at": room.at, "sequence": 1}, 0)
+    room.confirm("bob", made[0], stands=False)
+    room.confirm("cyd", made[2])
+
+
 def test_without_phases_nobody_pledges() -> None:
     seats = {name: {"seats": 1} for name in NAMES}
     rules = made.charter((1,) * 4, members=seats, release={"signatures": 2, "holders": NAMES[:3]})

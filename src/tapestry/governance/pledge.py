@@ -20,6 +20,8 @@ MAX_NUMBER: Final = 100
 """Pledges of one member for one thing, and words about one pledge: a plan may change, but not without end."""
 MAX_HELD: Final = 64
 """Pledges of one member that are in force."""
+MAX_WORDS: Final = 256
+"""Pledges in force that one member has a word about: the state of a consortium is kept whole."""
 MAX_LISTED: Final = 1 << 16
 """Of all members: a longer list is none that is read."""
 Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]

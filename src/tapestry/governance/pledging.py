@@ -8,7 +8,7 @@ from tapestry.errors import Conflict, NotFound, Refused
 from tapestry.governance.charter import Charter
 from tapestry.governance.machine import Moment, Step, _here, _refuse_suspended, _text, in_force
 from tapestry.governance.phases import CONFIRMERS, Phase
-from tapestry.governance.pledge import MAX_HELD, Confirmation, Confirmed, Pledge, Pledged, key_of
+from tapestry.governance.pledge import MAX_HELD, MAX_WORDS, Confirmation, Confirmed, Pledge, Pledged, key_of
 from tapestry.governance.proposal import VOTE_ONLY
 from tapestry.governance.resources import amount, example, fits
 from tapestry.governance.state import Assembly, Governance
@@ -128,6 +128,11 @@ def confirm(assembly: Assembly, envelope: Envelope, moment: Moment) -> Step:
     if last is not None and last.confirmation == digest:
         return Step(assembly=assembly, event=None)
     _refuse_confirmer(charter, governance, said.member, held, moment.at)
+    if last is None and _words_of(governance, said.member) >= MAX_WORDS:
+        raise Refused(
+            f"member {said.member} has a word about {MAX_WORDS} pledges in force, which is the most",
+            hint="let another steward or auditor confirm this one",
+        )
     expected = 1 if last is None else last.number + 1
     if said.number != expected:
         raise Conflict(
@@ -147,6 +152,10 @@ def confirm(assembly: Assembly, envelope: Envelope, moment: Moment) -> Step:
     changed = held.model_copy(update={"words": tuple(each for _, each in sorted(words.items()))})
     event = PledgeConfirmed(member=said.member, pledge=held.pledge, envelope=_text(envelope))
     return Step(assembly=_with(assembly, changed), event=event)
+
+
+def _words_of(governance: Governance, member: str) -> int:
+    return sum(held.word(member) is not None for held in governance.pledges.values())
 
 
 def held_as(governance: Governance, pledge: str) -> Pledged:
