@@ -168,6 +168,7 @@ def address() -> str:
         process = subprocess.Popen(
             [sys.executable, "-c", code, address, *PRELOAD, " " * _TITLE],
             stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[1],
             env={**os.environ, **ARITHMETIC},
         )
         assert process.stdout is not None

@@ -90,7 +90,8 @@ def forged(
 def load() -> dict[str, Class]:
     for name in MODULES:
         importlib.import_module(f"tests.governance.forged.{name}")
-    return TABLE
+    where = {f"tests.governance.forged.{name}": place for place, name in enumerate(MODULES)}
+    return dict(sorted(TABLE.items(), key=lambda each: where[each[1].make.__module__]))
 
 
 # -- judges ---------------------------------------------------------------------------------------

@@ -130,7 +130,9 @@ class Life(RuleBasedStateMachine):
             self.root[name], member=name, node=None, role="vote", public_key=pair.public_key, **times
         )
         self._ring(self.assembly.ring.certify(given, sequence=self.sequence, at=self.at))
-        self.beside.keys[pair.key_id] = {"member": name, "revoked": False}
+        self.beside.keys[pair.key_id] = {
+            "member": name, "revoked": False, "role": "vote", "start": 0, "end": 1 << 60,
+        }  # fmt: skip
         self.beside.used.add(pair.public_key)
 
     def _entry(self, step: Step) -> dict[str, Any]:
