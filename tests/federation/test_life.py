@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tapestry.host import processes
 from tapestry.node.agent import KEEP_S, LOOK_S
 from tests.federation.byhand import Hand
 
@@ -58,7 +60,7 @@ def consortium(tmp_path: Path) -> Iterator[Consortium]:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_the_life_of_a_consortium_as_the_guide_tells_it(consortium: Consortium) -> None:
+def test_the_life_of_a_consortium_as_the_guide_tells_it(consortium: Consortium, tmp_path: Path) -> None:
     page = GUIDE.read_text(encoding="utf-8")
     parts = re.split(r"^## \d+\. ", page, flags=re.MULTILINE)
     passed = ("passed", True)
@@ -100,3 +102,12 @@ def test_the_life_of_a_consortium_as_the_guide_tells_it(consortium: Consortium) 
     go(9)
     assert consortium.decided("EXPULSION", "REPLACEMENT") == [passed, passed]
     go(10)
+    alone = [sys.executable, "-P", "-m", "tapestry.cli.main", "entitlement", "verify", "inn.json"]
+    process = processes.spawn(
+        "verify",
+        [*alone, "--core-key", told["core_key"]],
+        log_path=tmp_path / "alone.log",
+        cwd=tmp_path / "inn",
+        isolate_network=True,
+    )
+    assert process.wait(60) == 0, (tmp_path / "alone.log").read_text()
