@@ -7,13 +7,16 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tapestry.cli import planfile, proposal
 from tapestry.core import operator, serve
 from tapestry.core.clock import now_ms
 from tapestry.node.member import member_init
+from tapestry.protocol.plan import Origin
 from tests.cli.conftest import Call
 from tests.core.support import CoreUnderTest, make_plan
 
@@ -132,3 +135,17 @@ def test_three_members_decide(running: CoreUnderTest, call: Call, tmp_path: Path
     assert ask("proposal", "new", "admit", "--about", "x", "--run", "y", "--member", folder["acme"], fails=2)
     code, out, err = call("proposal", "list", "--member", folder["acme"])
     assert code == 0 and "passed" in out and "too few took part" in out, (out, err)
+
+
+def test_a_revision_that_is_proposed_keeps_the_origin_of_its_run(tmp_path: Path) -> None:
+    """Else the plan that was voted for would be another than `run revise` makes, and never in force."""
+    file = Path(__file__).parents[2] / "examples" / "plan.toml"
+    read, sha = planfile.load(file), "a" * 64
+    fixed = {"model": sha, "layout": sha, "initial_state": sha, "parameters": 1000}
+    before = read.plan(**fixed, origin=Origin(run="earlier", round=2, merges=2, plan=sha))
+    council: Any = SimpleNamespace(
+        client=SimpleNamespace(run=lambda _: SimpleNamespace(plan=before.digest)),
+        blob=lambda _: before.to_bytes(),
+    )
+    revised = proposal._revised(council, file)
+    assert revised == read.plan(**fixed, origin=before.origin, revision=2) and revised.origin is not None

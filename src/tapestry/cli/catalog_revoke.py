@@ -12,7 +12,7 @@ from tapestry.cli.output import emit_json, emit_line, emit_pairs, emit_table, no
 
 if TYPE_CHECKING:
     from tapestry.node.revoke import Revoked
-    from tapestry.node.touched import Touched
+    from tapestry.node.touched import Release, Touched
     from tapestry.training.stale import Removed
 
 SHOWN: Final = 12
@@ -20,8 +20,8 @@ SHOWN: Final = 12
 REMAINS: Final = (
     "The other members and the core hold the updates that were merged, and the bases made of them; what a "
     "base has learned of a text cannot be taken out of it, and nobody can show that it was.",
-    "Whoever exported or adopted one of these bases, released it, or built on it, has a copy that nothing "
-    "here reaches: no register of releases and derivatives is kept yet, so none is known to this node.",
+    "Whoever exported or adopted one of these bases, fetched it as a release, or built on it, has a copy "
+    "that nothing here reaches. No register of derivatives is kept, so none is known to this node.",
     "Other nodes that hold the same text go on with it until it is withdrawn there too.",
     "The text and its card stay on this machine until somebody erases them.",
 )
@@ -77,7 +77,6 @@ def _json(done: Revoked, written: dict[str, Any] | None) -> dict[str, Any]:
         "ledger": done.ledger,
         "kept_here": list(done.kept),
         "tokens_removed": None if done.removed is None else done.removed.bytes,
-        "releases": [],
         "derivatives": [],
         "listing": done.listing,
         "not_undone": list(REMAINS),
@@ -99,7 +98,8 @@ def _print(done: Revoked, written: dict[str, Any] | None) -> None:
             ("contributions", len(found.contributions)),
             ("merged", sum(each.merged_in is not None for each in found.contributions)),
             ("bases", sum(len(each.bases) for each in found.runs)),
-            ("releases, derivatives", "none known to this node: no register of them is kept yet"),
+            ("releases", ", ".join(_release(each) for each in found.releases) or "none in its ledger"),
+            ("derivatives", "none known to this node: no register of them is kept"),
             ("listing", done.listing),
             ("kept here", ", ".join(done.kept[:SHOWN]) + (" ..." if done.kept[SHOWN:] else "") or None),
             ("tokens", _tokens(done.removed)),
@@ -130,7 +130,13 @@ def _print(done: Revoked, written: dict[str, Any] | None) -> None:
                 f"{name} was {each['from']}, and no more than {each['to']} are left: it is {each['to']} there"
             )
     elif found.runs:
+        if any(not each.revoked for each in found.releases):
+            note("a release is revoked by vote: tapestry proposal new revoke-release --release NAME")
         note("a plan to repeat a run without it: the same command with --plan FILE")
+
+
+def _release(each: Release) -> str:
+    return f"{each.release} (revoked)" if each.revoked else each.release
 
 
 def _tokens(removed: Removed | None) -> str:

@@ -268,7 +268,7 @@ def _revised(council: Council, path: Path) -> Any:
     read = planfile.load(path)
     before = Plan.from_bytes(council.blob(council.client.run(read.run.name).plan))
     fixed = {name: getattr(before, name) for name in ("model", "layout", "initial_state", "parameters")}
-    return read.plan(**fixed, revision=before.revision + 1)
+    return read.plan(**fixed, origin=before.origin, revision=before.revision + 1)
 
 
 def _text(path: Path | None) -> str:

@@ -35,6 +35,8 @@ _WANTED: Final = (
     "plan-revised",
     "node-enrolled",
     "run-finished",
+    "proposal-opened",
+    "proposal-decided",
 )
 _ENDS: Final = tuple(f'"type":"{each}","version":1}}}}'.encode() for each in _WANTED)
 """How the canonical line of such an entry ends."""
@@ -85,6 +87,17 @@ class Use:
 
 
 @dataclass
+class Release:
+    """A base that descends from the dataset, and that the members accepted as a release."""
+
+    release: str
+    state: str
+    decision: str
+    """The proposal that accepted it."""
+    revoked: bool = False
+
+
+@dataclass
 class Run:
     """One run."""
 
@@ -105,12 +118,14 @@ class Touched:
     runs: list[Run] = field(default_factory=list)
     members: dict[str, str] = field(default_factory=dict)
     """By node, of all that ever enrolled."""
+    releases: list[Release] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "entries": self.entries,
             "contributions": [asdict(each) for each in self.contributions],
             "runs": [asdict(run) for run in self.runs],
+            "releases": [asdict(each) for each in self.releases],
         }
 
 
@@ -137,13 +152,18 @@ class _Reader:
         """By the digest of the envelope."""
         self._plans: dict[str, dict[str, Any]] = {}
         self._members: dict[str, str] = {}
+        self._subjects: dict[str, dict[str, Any]] = {}
+        """What a proposal on a release is about, by its name."""
+        self._releases: dict[str, Release] = {}
         self.entries = 0
 
     def found(self) -> Touched:
         runs = [at.found for _, at in sorted(self._runs.items()) if at.found.first is not None]
         needed = {run.first.plan for run in runs if run.first is not None}
         plans = {sha: plan for sha, plan in self._plans.items() if sha in needed}
-        return Touched(self.entries, plans, list(self._touched.values()), runs, self._members)
+        states = {base.state for run in runs for base in run.bases}
+        releases = [each for each in self._releases.values() if each.state in states]
+        return Touched(self.entries, plans, list(self._touched.values()), runs, self._members, releases)
 
     def take(self, kind: str, scope: str, body: dict[str, Any], blob: bytes) -> None:
         """`blob`: the newest line of one before this entry."""
@@ -151,6 +171,9 @@ class _Reader:
             self._plans[sha256(encode(body["plan"]))] = body["plan"]
             if kind == "run-planned":
                 self._planned(scope, body["plan"])
+            return
+        if kind.startswith("proposal-"):
+            self._proposal(kind, body)
             return
         at = self._runs[scope]
         if kind in NAMING:
@@ -170,6 +193,18 @@ class _Reader:
             at.found.finished = True
         else:
             self._ended(at, body, committed=kind == "round-committed")
+
+    def _proposal(self, kind: str, body: dict[str, Any]) -> None:
+        name = body["proposal"]
+        if kind == "proposal-opened":
+            subject = json.loads(base64.b64decode(json.loads(body["envelope"])["payload"]))["subject"]
+            if subject["kind"] in ("accept-release", "revoke-release"):
+                self._subjects[name] = subject
+        elif body["in_force"] and (subject := self._subjects.get(name)) is not None:
+            if subject["kind"] == "accept-release":
+                self._releases[subject["release"]] = Release(subject["release"], subject["state"], name)
+            else:
+                self._releases[subject["release"]].revoked = True
 
     def _planned(self, scope: str, plan: dict[str, Any]) -> None:
         at = self._runs[scope] = _Reading(found=Run(scope))
