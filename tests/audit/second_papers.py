@@ -90,7 +90,12 @@ def facts(said: Json, entries: list[Json], tools: Any) -> tuple[Json, Json]:
         e for e in shared if e["type"] == "member-admitted" and e["body"]["member"] == said["member"]
     ]
     replaced = {"kind": "replace-root-key", "member": said["member"], "root_key": said["root_key"]}
-    by_vote = any(m["subject"] == replaced and name in passed for name, (_, m) in proposed.items())
+    put = [
+        passed[name]["sequence"]
+        for name in proposed.keys() & passed
+        if proposed[name][1]["subject"] == replaced
+    ]
+    by_vote = any(place < said["decided"] for place in put)
     need(admitted["body"]["root_key"] == said["root_key"] or by_vote, "another root key")
     here = {each["member"] for each in (*tally["electors"], *tally["left_out"])}
     rules, given = named[0]["entitlements"], said["given"]
@@ -109,7 +114,7 @@ def signatures(paper: Json, said: Json, charter: Json, decided: Json, tools: Any
     data = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
     named = {each["member"]: each["key_id"] for each in decided.get("signers", [])}
     holders, signed = charter["release"]["holders"], [each["member"] for each in paper["signatures"]]
-    tools.need(len({*signed}) == len(signed) and {*signed} <= {*holders}, "signed twice, or by no holder")
+    tools.need(signed == sorted({*signed}) and {*signed} <= {*holders}, "signed twice, or by no holder")
     for each in paper["signatures"]:
         own = tools.sha256(each["public_key"]) == named.get(each["member"])
         tools.need(own, "signed with another key")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestry.audit import account
-from tapestry.errors import FormatError, IntegrityError
+from tapestry.errors import FormatError, IntegrityError, Refused
 from tapestry.governance.accounting import NUMBERS, Account, Fold, Row, Sums
 from tapestry.governance.entitlement import Merged
 from tapestry.governance.throughput import Throughput, bounded, edge, place
@@ -112,7 +113,7 @@ def test_a_time_beyond_the_round_or_the_own_throughput_is_not_plausible(tmp_path
             scene.now += 1_000_000
             ranks = {"ranks": "4"}
             scene.send(ada, train_ms=(900_000, 900_000, 90_000)[number], environment=ranks)
-            scene.send(bob, train_ms=10**9)
+            scene.send(bob, train_ms=10**9, environment={"ranks": ("1", "9999999", "0")[number]})
             scene.merge()
         found, rows = counted(scene.ledger())
     sums = found.runs["run"].members
@@ -121,6 +122,28 @@ def test_a_time_beyond_the_round_or_the_own_throughput_is_not_plausible(tmp_path
     assert sums["bob"].claimed_ms == 3 * 10**9
     assert sums["bob"].plausible_ms == pytest.approx(3_000_000, rel=0.01), "a round was no longer"
     assert found.plausible(rows[1]) == pytest.approx(1_000_000, rel=0.01)
+
+
+def test_who_never_enrolled_has_no_account_and_spoils_none(tmp_path: Path) -> None:
+    """Any member's node can send something to a round that is over: that is recorded as late."""
+    with scenes.on_core(tmp_path / "core") as scene:
+        ada, bob, eve = scene.node("ada"), scene.node("bob"), scene.node("eve")
+        scene.running(ada, bob, rounds_total=3)
+        for node in (ada, bob):
+            scene.send(node)
+        for node in (eve, bob):
+            with pytest.raises(Refused, match="is late"):
+                scene.core.runs.contribute("run", scene.envelope(node, tokens=7), node.signer)
+        scene.merge()
+        ledger = scene.ledger()
+    assert [each.body["node"] for each in ledger.entries if each.type == "contribution-late"] == [
+        eve.name, bob.name,
+    ]  # fmt: skip
+    found, rows = counted(ledger)
+    assert {name: each.refused for name, each in found.runs["run"].members.items()} == {
+        "ada": {}, "bob": {"late": 1},
+    }  # fmt: skip
+    assert {row.member for row in rows} == {"ada", "bob"}
 
 
 def test_a_ledger_that_does_not_hold_has_no_account(tmp_path: Path) -> None:
@@ -133,6 +156,19 @@ def test_a_ledger_that_does_not_hold_has_no_account(tmp_path: Path) -> None:
         broken = ledger.put(ledger.of(type_), body={})
         with pytest.raises(FormatError, match="not as the rules give it"):
             counted(broken, verify=False)
+
+
+def test_an_envelope_that_nobody_has_verified_ends_with_a_word(tmp_path: Path) -> None:
+    ledger = scenes.late(tmp_path / "core")
+    place = ledger.of("contribution-received") - 1
+    assert ledger.lines[place][0] == "blob"
+    deep = base64.b64encode(b"[" * 100_000)
+    for wrong in (b"", b"{}", b"[]", b'{"payload":"W10="}', b'{"payload":"%b"}' % deep):
+        lines = [*ledger.lines[:place], ("blob", wrong or b"x"), *ledger.lines[place + 1 :]]
+        with pytest.raises(FormatError):
+            account.read(lines, verify=False)
+        with pytest.raises(IntegrityError):
+            account.read(lines)
 
 
 def test_rows_are_handed_on_and_not_kept() -> None:

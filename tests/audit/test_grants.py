@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tapestry.audit.grants import Grants
 from tapestry.audit.papers import Checked, Known, check
 from tapestry.core.journal import Decision, run_scope
-from tapestry.errors import Conflict, EntitlementError, InputError, NotFound, Refused
+from tapestry.errors import (
+    Conflict,
+    EntitlementError,
+    FormatError,
+    InputError,
+    IntegrityError,
+    NotFound,
+    Refused,
+)
 from tapestry.governance import proposal as subjects
-from tapestry.governance.entitlement import RIGHTS, Paper
+from tapestry.governance.entitlement import RIGHTS, Paper, lineage
 from tapestry.identity.keys import KeyPair
+from tapestry.ledger.entries import Entry
 from tapestry.protocol.plan import Origin
 from tapestry.rounds import machine
 from tapestry.rounds.weights import UNIT
@@ -35,6 +46,14 @@ def both(paper: Paper, ledger: Ledger) -> Checked:
     key = ledger.key.public_key
     assert second_papers.check(paper.to_bytes() + b"\n", key, second) == paper.certificate.member
     return check(paper, known(ledger))
+
+
+def fails(paper: Paper, ledger: Ledger, why: str) -> None:
+    """By both verifiers."""
+    with pytest.raises(EntitlementError, match=why):
+        check(paper, known(ledger))
+    with pytest.raises(ValueError):
+        second_papers.check(paper.to_bytes() + b"\n", ledger.key.public_key, second)
 
 
 def test_who_met_the_rule_has_a_right(played: tuple[Council, Ledger]) -> None:
@@ -201,6 +220,40 @@ def test_a_replaced_root_key_and_another_core_are_proven(tmp_path: Path) -> None
             check(paper, Known(core_key=scene.former[0][1].public_key))
 
 
+def test_a_root_key_of_later_is_not_that_of_the_release(tmp_path: Path) -> None:
+    """Signed by holders who do not look: the key must have been there when the release was decided."""
+    scene = released(tmp_path / "core")
+    with scene.core:
+        new = KeyPair.generate()
+        scene.passed(subjects.ReplaceRootKey(member="bob", root_key=new.public_key), "bob")
+        scene.passed(subjects.AcceptRelease(release="two", state=scene.state().head), "bob")
+        ledger = scene.ledger()
+        before, after = grants(ledger).papers("one", ["bob"]), grants(ledger).papers("two", ["bob"])
+        one, two = next(before), next(after)
+        shown = {
+            Entry.from_bytes(each.entry.encode()).sequence: each for each in (*one.entries, *two.entries)
+        }
+        entries = tuple(shown[place] for place in sorted(shown))
+        both(signed(two.model_copy(update={"entries": entries}), scene, "ada", "cyd"), ledger)
+        lie = one.certificate.model_copy(update={"root_key": new.public_key})
+        paper = one.model_copy(update={"entries": entries, "certificate": lie})
+        fails(signed(paper, scene, "ada", "cyd"), ledger, "before the decision gives bob the root key")
+
+
+def test_a_paper_has_one_form(played: tuple[Council, Ledger]) -> None:
+    scene, ledger = played
+    whole = signed(grants(ledger).paper("one", "bob"), scene, "ada", "cyd")
+    both(whole, ledger)
+    turned = whole.model_copy(update={"signatures": whole.signatures[::-1]})
+    fails(turned, ledger, "not in the order of members")
+    first = whole.signatures[0]
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    loose = first.sig[:-3] + letters[letters.index(first.sig[-3]) + 1] + "=="
+    assert base64.b64decode(loose) == base64.b64decode(first.sig), "the same signature"
+    with pytest.raises(FormatError, match="sig"):
+        Paper.from_bytes(whole.to_bytes().replace(first.sig.encode(), loose.encode()))
+
+
 def test_a_run_that_repeats_another_counts_what_came_before(tmp_path: Path) -> None:
     """A base that a run made which began in the middle of another has contributions of both."""
     scene = trained(tmp_path / "core")
@@ -231,3 +284,25 @@ def test_a_run_that_repeats_another_counts_what_came_before(tmp_path: Path) -> N
         found = {each.member: each.given for each in grants(scene.ledger()).grants("one")}
         assert {name: found[name].rounds for name in NAMES} == {"ada": 2, "bob": 1, "cyd": 1, "dan": 1}
         assert {each.of_merges for each in found.values()} == {2}
+
+
+def test_votes_by_contribution_are_repeated_without_the_rules_of_runs(tmp_path: Path) -> None:
+    """`--no-verify` believes the merges, and counts them where votes go by them."""
+    by: dict[str, Any] = {"weights": "contribution", "equal_part": "1/2", "cap": "1/3"}
+    scene = released(tmp_path / "core", voting=by)
+    with scene.core:
+        ledger = scene.ledger()
+    weighed = [each.body.get("contributions") for each in ledger.entries if each.type == "proposal-opened"]
+    assert weighed[-1] == {"ada": 3, "bob": 3, "cyd": 1, "dan": 0}, "the control: they weigh something"
+    for verify_ in (True, False):
+        assert Grants(ledger.lines, verify=verify_).paper("one", "bob").certificate.given.rounds == 3
+    with pytest.raises(IntegrityError, match="by the rules comes another proposal-opened"):
+        Grants(ledger.changed(ledger.of("round-closed"), merged=[]).lines, verify=False)
+
+
+def test_a_ledger_that_nobody_has_verified_ends_with_a_word(played: tuple[Council, Ledger]) -> None:
+    _, ledger = played
+    for type_ in ("run-planned", "round-opened", "contribution-received", "round-closed", "round-committed"):
+        with pytest.raises(FormatError, match="not as the rules give it"):
+            Grants(ledger.put(ledger.of(type_), body={}).lines, verify=False)
+    assert lineage("a", 7, {"a": ("b", 5), "b": ("a", 9)}) == {"a": 7, "b": 5}, "and with no end in a circle"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tapestry.audit.papers import countersign, with_signature
 from tapestry.cli.basefile import base_of
 from tapestry.errors import EntitlementError, InputError
 from tapestry.identity.keys import KeyPair
@@ -21,7 +22,7 @@ from tapestry.protocol.artifact import Artifact, Blob
 from tapestry.protocol.layout import Layout, Tensor
 from tapestry.rounds.weights import UNIT
 from tests.audit.council import Council
-from tests.audit.released import released
+from tests.audit.released import grants, released, signed
 from tests.cli.conftest import Call
 
 
@@ -87,6 +88,20 @@ def test_a_statement_shows_what_was_disputed(file: Path, call: Call) -> None:
     assert call("account", "statement", file, "--member", "dan")[0] == 5
 
 
+def test_a_dispute_writes_no_lines_of_its_own_and_is_never_hidden(scene: Council, call: Call) -> None:
+    """What a member says is shown as what it says, also of who took part in nothing."""
+    forged = "in merges                       0, 0.00 % of all weight"
+    scene.dispute("bob", about="ada", reason=f"look:\n{forged}")
+    scene.dispute("dan", what="availability", claim="3 rounds", reason="we were never let in")
+    code, out, _ = call("account", "statement", scene.root, "--member", "ada")
+    assert code == 0 and "disputed by bob" in out and f"look: {forged}" in out
+    assert sum(line.startswith("in merges") for line in out.splitlines()) == 1
+    code, out, _ = call("account", "statement", scene.root, "--member", "dan")
+    assert code == 0 and "disputed by dan" in out and "we were never let in" in out
+    assert json.loads(call("account", "statement", scene.root, "--member", "dan", "--json")[1])["disputes"]
+    assert "1 times" in call("account", "statement", scene.root, "--member", "ada", "--csv")[2]
+
+
 def test_the_base_in_a_model_directory(tmp_path: Path) -> None:
     layout = Layout(
         shard_bytes=4096, tensors=(Tensor(name="a", shape=(999, 3)), Tensor(name="b", shape=(7,)))
@@ -106,12 +121,35 @@ def test_the_base_in_a_model_directory(tmp_path: Path) -> None:
     assert base_of(tmp_path, layout.digest) != base
     with pytest.raises(EntitlementError, match="another model"):
         base_of(tmp_path, "7" * 64)
-    for wrong in (b"", b"{}", (5).to_bytes(8, "little") + b"[1,2]", (1 << 62).to_bytes(8, "little")):
+    deep = b"[" * 100_000
+    for wrong in (
+        b"", b"{}", (5).to_bytes(8, "little") + b"[1,2]", (1 << 62).to_bytes(8, "little"),
+        len(deep).to_bytes(8, "little") + deep, layout.whole_header + data + b"x",
+    ):  # fmt: skip
         weights.write_bytes(wrong)
         with pytest.raises((InputError, EntitlementError)):
             base_of(tmp_path, layout.digest)
     with pytest.raises(InputError, match="cannot read"):
         base_of(tmp_path / "no", layout.digest)
+
+
+def test_a_header_that_points_elsewhere_is_of_no_base(tmp_path: Path) -> None:
+    """The bytes of the base, in its order; but who loads the file finds two tensors in each other's place, or
+    other numbers in them."""
+    layout = Layout(
+        shard_bytes=4096, tensors=(Tensor(name="a", shape=(5, 3)), Tensor(name="b", shape=(5, 3)))
+    )
+    data = bytes(i * i % 251 for i in range(4 * layout.elements))
+    weights, header = tmp_path / "model.safetensors", layout.whole_header
+    weights.write_bytes(header + data)
+    assert base_of(tmp_path, layout.digest)
+    own, other = b"[0,60]", b"[60,120]"
+    swapped = header.replace(own, b"?").replace(other, own).replace(b"?", other)
+    for lie in (swapped, header.replace(b'"F32"', b'"I32"'), header.replace(b'"pt"', b'"tf"')):
+        assert len(lie) == len(header) and lie != header
+        weights.write_bytes(lie + data)
+        with pytest.raises(InputError, match="not written as tapestry run export does"):
+            base_of(tmp_path, layout.digest)
 
 
 def test_certificates_from_making_to_checking(scene: Council, file: Path, call: Call, tmp_path: Path) -> None:
@@ -185,3 +223,51 @@ def test_certificates_from_making_to_checking(scene: Council, file: Path, call: 
     paper.write_text("{}\n")
     assert ask("entitlement", "verify", paper, "--core-key", key, fails=3)
     assert "cannot read" in ask("entitlement", "verify", tmp_path / "no", "--core-key", key, fails=2)
+
+
+def test_a_signature_that_is_none_is_left_out(scene: Council, file: Path, call: Call, tmp_path: Path) -> None:
+    """Whoever has the file can put something under it by which it fails: the next one who makes or signs it
+    takes that away, and what was good before stays."""
+    key, path, bad = scene.core.consortium.core_key.public_key, tmp_path / "bob.json", tmp_path / "bad.json"
+    make = ("entitlement", "make", file, "--release", "one", "--member", "bob", "--out", path)
+    check = ("entitlement", "verify", path, "--core-key", key)
+    bare = grants(scene.ledger()).paper("one", "bob")
+    another = bare.certificate.model_copy(update={"release": "two"})
+    ada = countersign(another, "ada", scene.nodes["ada"].vote)
+    cyd = countersign(bare.certificate, "cyd", KeyPair.generate())
+    hostile = with_signature(with_signature(bare, ada), cyd)
+    for each in (path, bad):
+        each.write_bytes(hostile.to_bytes() + b"\n")
+    assert call(*check)[0] == 3
+    code, _, err = call(*make)
+    assert code == 0 and "signature of ada is not good" in err and "signature of cyd is not good" in err
+    assert "0 countersignatures" in call(*check)[2]
+    path.write_bytes(signed(bare, scene, "ada", "cyd").to_bytes() + b"\n")
+    assert call(*make, "--signed", bad)[0] == 0 and call(*check)[0] == 0
+
+    path.write_bytes(with_signature(signed(bare, scene, "cyd"), ada).to_bytes() + b"\n")
+    assert call(*check)[0] == 3
+    sign = ("entitlement", "sign", path, "--ledger", file, "--member")
+    assert "signed by cyd; 2 are needed" in call(*sign, folder(scene, "cyd"))[2]
+    assert "signed by ada, cyd; 2 are needed" in call(*sign, folder(scene, "ada"))[2]
+    assert call(*check)[0] == 0
+
+
+def test_what_is_typed_wrong_is_named(scene: Council, file: Path, call: Call, tmp_path: Path) -> None:
+    dispute = ("account", "dispute", "--member", folder(scene, "ada"), "--what", "tokens", "--reason", "so")
+    for run, claim in (("No Name", "1"), ("run", "x" * 201), ("run", "two\nlines")):
+        code, _, err = call(*dispute, "--run", run, "--claim", claim)
+        assert code == 2 and "cannot be disputed" in err and "hint" in err
+    make = ("entitlement", "make", file, "--release", "one", "--out")
+    code, _, err = call(*make, file)
+    assert code == 2 and "is no folder" in err
+    code, _, err = call(*make, tmp_path, "--member", "bob")
+    assert code == 2 and "is a folder" in err
+    paper = tmp_path / "new" / "bob.json"
+    assert call(*make, paper, "--member", "bob")[0] == 0
+    for option in ("--core-key", "--root", "--consortium"):
+        code, _, err = call("entitlement", "verify", paper, option, "7" * 32)
+        assert code == 2 and f"{option} takes 64 hexadecimal digits" in err
+    paper.write_bytes(paper.read_bytes()[:-1])
+    code, _, err = call("entitlement", "verify", paper, "--core-key", "7" * 64)
+    assert code == 3 and "was cut off" in err

@@ -75,7 +75,7 @@ def _counted(lines: Iterable[Line], fold: Fold) -> Iterator[Line]:
 def _said(envelope: bytes) -> dict[str, Any]:
     try:
         found = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise FormatError(f"a contribution in the ledger cannot be read: {e}") from e
     if not isinstance(found, dict):
         raise FormatError("a contribution in the ledger is none")

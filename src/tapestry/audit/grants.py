@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from tapestry.audit.believing import Believing, Tree
 from tapestry.audit.file import Line
 from tapestry.audit.verify import Found, Verifier
-from tapestry.errors import Conflict, EntitlementError, IntegrityError, NotFound, Refused
+from tapestry.errors import Conflict, EntitlementError, FormatError, NotFound, Refused
 from tapestry.governance.charter import Charter
 from tapestry.governance.entitlement import (
     RIGHTS,
@@ -94,52 +95,6 @@ class _Places:
     origins: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
-class _Tree:
-    """Hashes of all complete subtrees, level by level."""
-
-    def __init__(self) -> None:
-        self._levels: list[bytearray] = []
-        self.size = 0
-
-    def add(self, leaf: bytes) -> None:
-        for level, _, found in tree.new_nodes(self.size, leaf, self.node):
-            if level == len(self._levels):
-                self._levels.append(bytearray())
-            self._levels[level] += found
-        self.size += 1
-
-    def node(self, level: int, index: int) -> bytes:
-        return bytes(self._levels[level][index * tree.HASH_BYTES : (index + 1) * tree.HASH_BYTES])
-
-
-class _Believing(Verifier):
-    """Takes the entries of runs as they stand, and holds those of the consortium against the rules. Of the
-    tree it keeps no root of each size."""
-
-    def __init__(self, told: Callable[[int], None], kept: _Tree) -> None:
-        super().__init__(told)
-        self._kept = kept
-
-    def root(self, size: int) -> bytes:
-        if not 0 <= size <= self._kept.size:
-            raise IndexError(f"{self._kept.size} entries were taken, not {size}")
-        return tree.root(size, self._kept.node)
-
-    def _add(self, leaf: bytes) -> None:
-        self._kept.add(leaf)
-        self.found.entries += 1
-        self._told(self.found.entries)
-
-    def _entry(self, entry: Entry) -> None:
-        if entry.scope == CONSORTIUM:
-            super()._entry(entry)
-            return
-        if entry.sequence != self.found.entries + 1:
-            raise IntegrityError(f"after entry {self.found.entries} comes entry {entry.sequence}")
-        self._blobs.clear()
-        self._add(tree.leaf_hash(entry.to_bytes()))
-
-
 class Grants:
     """What a ledger entitles whom to.
 
@@ -150,12 +105,13 @@ class Grants:
 
     Raises:
         IntegrityError: the ledger does not hold.
+        FormatError: what was believed of it cannot be.
     """
 
     def __init__(
         self, lines: Iterable[Line], told: Callable[[int], None] = lambda _: None, *, verify: bool = True
     ) -> None:
-        self._places, self._tree, self._note = _Places(), _Tree(), ""
+        self._places, self._tree, self._note = _Places(), Tree(), ""
         self._kept: dict[int, bytes] = {}
         """Entries that papers may show, by position."""
         self._merged = Merged()
@@ -164,8 +120,15 @@ class Grants:
         self.releases: dict[str, Release] = {}
         """By name, in the order of their acceptance."""
         self.revoked: set[str] = set()
-        self.verifier = Verifier(told) if verify else _Believing(told, self._tree)
-        self.found: Found = self.verifier.take(self._watched(lines))
+        self.verifier = Verifier(told) if verify else Believing(told, self._tree)
+        try:
+            self.found: Found = self.verifier.take(self._watched(lines))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+            if verify:
+                raise
+            raise FormatError(
+                "this ledger is not as the rules give it", hint="verify it: tapestry ledger verify"
+            ) from e
 
     def release(self, name: str) -> Release:
         """Raises `NotFound`."""

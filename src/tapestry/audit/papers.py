@@ -7,6 +7,7 @@ of the ledger has held that against the keys that were valid then: so a paper st
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -39,6 +40,7 @@ from tapestry.ledger.entries import (
     MemberAdmitted,
     ProposalDecided,
     ProposalOpened,
+    VoteKey,
     consortium_event,
 )
 from tapestry.protocol.plan import Plan
@@ -267,15 +269,20 @@ def _base(said: Entitlement, evidence: _Evidence, state: str) -> None:
 def _root_key(said: Entitlement, evidence: _Evidence) -> int:
     """Where the member was admitted. Its root key is the one of then, or one that a decision put there."""
     admitted = [(place, e) for place, e in evidence.every(MemberAdmitted) if e.member == said.member]
-    if not admitted:
-        _fail(f"no entry of it admits {said.member}")
+    if len(admitted) != 1:
+        _fail(f"{len(admitted) or 'no'} entries of it admit {said.member}")
     ((place, event),) = admitted
     wanted = ReplaceRootKey(member=said.member, root_key=said.root_key)
-    replaced = [name for _, name, each in evidence.proposals if each.subject == wanted]
-    if event.root_key != said.root_key:
-        if not replaced:
-            _fail(f"no entry of it gives {said.member} the root key {said.root_key[:16]}")
-        evidence.decision(replaced[0])
+    replaced = {
+        name for _, name, each in evidence.proposals if each.subject == wanted and name == each.digest
+    }
+    put = [
+        at
+        for at, each in evidence.every(ProposalDecided)
+        if each.proposal in replaced and each.in_force and each.verdict == "passed" and at < said.decided
+    ]
+    if event.root_key != said.root_key and not put:
+        _fail(f"no entry of it before the decision gives {said.member} the root key {said.root_key[:16]}")
     return place
 
 
@@ -296,6 +303,17 @@ def with_signature(paper: Paper, signature: Countersignature) -> Paper:
     return paper.model_copy(update={"signatures": ordered})
 
 
+def counts(certificate: Entitlement, signature: Countersignature, signers: Iterable[VoteKey]) -> bool:
+    """Whether a countersignature is good, and by the key that the decision on the release names."""
+    if VoteKey(member=signature.member, key_id=keys.key_id(signature.public_key)) not in signers:
+        return False
+    try:
+        keys.verify(signature.public_key, base64.b64decode(signature.sig), signed_bytes(certificate))
+    except TapestryError:
+        return False
+    return True
+
+
 def _signatures(paper: Paper, charter: Charter, decided: ProposalDecided) -> tuple[str, ...]:
     """Who has countersigned: enough different holders, each by the key that the decision names."""
     data = signed_bytes(paper.certificate)
@@ -313,6 +331,8 @@ def _signatures(paper: Paper, charter: Charter, decided: ProposalDecided) -> tup
             )
         if each.member in signed:
             _fail(f"{each.member} has signed it twice, which counts once", "ask another holder")
+        if signed and each.member < signed[-1]:
+            _fail("its signatures are not in the order of members")
         keys.verify(each.public_key, base64.b64decode(each.sig, validate=True), data)
         signed.append(each.member)
     if len(signed) < charter.release.signatures:

@@ -81,13 +81,15 @@ def statement(
     from tapestry.errors import NotFound
 
     account, rows = _read(ledger, run, rounds=True, verify=verify, member=member)
-    if not any(member in each.members for each in account.runs.values()):
+    said = [each for each in disputes(account) if each.said.about == member and run in (None, each.said.run)]
+    if not said and not any(member in each.members for each in account.runs.values()):
         raise NotFound(
             f"{member} took part in no run of this ledger", hint="see who did: tapestry account show LEDGER"
         )
-    said = [each for each in disputes(account) if each.said.about == member and run in (None, each.said.run)]
     if csv:
         tables.write_csv(tables.of_rows(account, rows))
+        if said:
+            note(f"it was disputed, {len(said)} times: leave out --csv to see what was said")
         return
     if as_json:
         emit_json({**tables.as_json(account, run, rows, member), "disputes": [*map(_as_json, said)]})
@@ -142,23 +144,33 @@ def dispute(
     """
     from typing import get_args
 
+    from pydantic import ValidationError
+
     from tapestry.errors import InputError
     from tapestry.governance.disputes import What
     from tapestry.node.council import Council
+    from tapestry.protocol.message import explain
 
     if what not in get_args(What):
         raise InputError(
             f"{what!r} is nothing that can be disputed", hint=f"one of: {', '.join(get_args(What))}"
         )
     with Council(member, core) as council:
-        answer = council.dispute(
-            run=run,
-            round=round_,
-            about=about or council.name,
-            what=what,  # type: ignore[arg-type]
-            claim=claim,
-            reason=reason,
-        )
+        try:
+            answer = council.dispute(
+                run=run,
+                round=round_,
+                about=about or council.name,
+                what=what,  # type: ignore[arg-type]
+                claim=claim,
+                reason=reason,
+            )
+        except ValidationError as e:
+            raise InputError(
+                f"that cannot be disputed: {explain(e)}",
+                hint="names are as tapestry account show writes them; a claim is one line of at most 200 "
+                "characters, a reason has at most 2,000",
+            ) from e
     if as_json:
         emit_json(answer)
         return
@@ -214,7 +226,8 @@ def _as_json(one: Disputed) -> dict[str, Any]:
 def _told(one: Disputed) -> str:
     said = one.said
     where = f"round {said.round} of run {said.run}" if said.round is not None else f"run {said.run}"
+    reason = said.reason.replace("\n", " ")  # or it could go on with lines that look like the statement's
     return (
         f"disputed by {said.member} (entry {one.sequence}, {one.at}): {said.what} in {where} should be: "
-        f"{said.claim}. {said.reason}"
+        f"{said.claim}. {reason}"
     )

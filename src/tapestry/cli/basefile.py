@@ -30,16 +30,19 @@ def base_of(folder: Path, layout: str) -> str:
     path = folder / WEIGHTS
     try:
         with path.open("rb") as file:
-            tensors, start = _tensors(file)
+            tensors, header = _tensors(file)
             found = next((each for each in _layouts(tensors) if each.digest == layout), None)
             if found is None:
                 raise EntitlementError(
                     f"{path} is of another model than the certificate's, or of one merged in fragments",
                     hint="look for the base in the model's card, README.md, and give that: --base HASH",
                 )
-            if start != len(found.whole_header):
+            # Byte for byte: whoever loads the file takes each tensor from where its header says.
+            if header != found.whole_header:
                 raise InputError(f"{path} is not written as tapestry run export does", hint=_HINT)
             blobs = tuple(_blobs(file, found))
+            if file.read(1):
+                raise InputError(f"{path} goes on behind its last tensor", hint=_HINT)
     except OSError as e:
         raise InputError(f"cannot read {path}: {e.strerror}", hint=_HINT) from e
     return Artifact(kind="base", layout=layout, shards=blobs).digest
@@ -48,15 +51,16 @@ def base_of(folder: Path, layout: str) -> str:
 _HINT: Final = "give a folder of tapestry run export, or a hash"
 
 
-def _tensors(file: BinaryIO) -> tuple[tuple[Tensor, ...], int]:
-    """Names and shapes, and where the data begins."""
+def _tensors(file: BinaryIO) -> tuple[tuple[Tensor, ...], bytes]:
+    """Names and shapes, and the whole header that states them."""
     head = file.read(8)
     (size,) = struct.unpack("<Q", head) if len(head) == 8 else (0,)
+    text = file.read(size) if 0 < size <= MAX_HEADER else b"{}"
     try:
-        table: dict[str, Any] = json.loads(file.read(size)) if 0 < size <= MAX_HEADER else {}
+        table: dict[str, Any] = json.loads(text)
         named = sorted((name, each["shape"]) for name, each in table.items() if name != "__metadata__")
-        return tuple(Tensor(name=name, shape=tuple(shape)) for name, shape in named), 8 + size
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        return tuple(Tensor(name=name, shape=tuple(shape)) for name, shape in named), head + text
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise InputError(f"{WEIGHTS} has no header that can be read", hint=_HINT) from e
 
 

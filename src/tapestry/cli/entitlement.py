@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,8 @@ from tapestry.cli.output import emit_json, emit_line, emit_pairs, emit_table, no
 if TYPE_CHECKING:
     from tapestry.audit.grants import Grants
     from tapestry.audit.papers import Checked
-    from tapestry.governance.entitlement import Entitlement, Paper
+    from tapestry.governance.entitlement import Countersignature, Entitlement, Paper
+    from tapestry.ledger.entries import VoteKey
 
 app = typer.Typer(help="Entitlements: certificates of rights to a released base.", no_args_is_help=True)
 
@@ -117,18 +119,24 @@ def make(
 
     tapestry entitlement make ./node --release one --member acme --out acme.json --signed a.json
     """
+    from tapestry.errors import InputError
     from tapestry.host import files
 
+    if out.exists() and out.is_dir() != (member is None):
+        what = "a folder" if member is not None else "no folder"
+        raise InputError(
+            f"{out} is {what}", hint="--out is a file where --member is given, and a folder where it is not"
+        )
     grants = _grants(ledger, verify=verify)
     one = grants.release(release)
     if member is not None:
         papers = [(out, grants.paper(release, member))]
     else:
         names = [each.member for each in grants.grants(release) if each.verdict.granted]
-        out.mkdir(parents=True, exist_ok=True)
         made = grants.papers(release, names)
         papers = [(out / f"{paper.certificate.member}.json", paper) for paper in made]
-    papers = [(path, _gathered(paper, path, signed)) for path, paper in papers]
+    papers = [(path, _gathered(paper, path, signed, one.signers)) for path, paper in papers]
+    (out if member is None else out.parent).mkdir(parents=True, exist_ok=True)
     for path, paper in papers:
         files.write_atomic(path, paper.to_bytes() + b"\n")
     if release in grants.revoked:
@@ -189,7 +197,8 @@ def sign(
             hint=f"these can sign: {', '.join(sorted(named)) or 'nobody'}; if they are too few, accept the "
             "same state under a new name",
         )
-    paper = with_signature(paper, signature)
+    bare = paper.model_copy(update={"signatures": ()})
+    paper = with_signature(_with_good(bare, paper.signatures, release.signers, file), signature)
     files.write_atomic(file, paper.to_bytes() + b"\n")
     signed = [each.member for each in paper.signatures]
     if as_json:
@@ -229,11 +238,14 @@ def verify(
     Give the core's key, or a root of the ledger that you know from elsewhere; or a ledger, and nobody has to
     be believed. With --base it is refused unless it is for that base.
 
-    Example: tapestry entitlement verify acme-one.json --core-key 3b6a27bcceb6a42d62a3a8d02a6f0d73
+    Example: tapestry entitlement verify acme-one.json --ledger ledger.jsonl
     """
     from tapestry.audit.papers import Known, check
     from tapestry.errors import EntitlementError
 
+    core_key, root, consortium = (
+        _digits(*each) for each in (("--core-key", core_key), ("--root", root), ("--consortium", consortium))
+    )
     paper = _read(file)
     known = Known(core_key=core_key, root=root, consortium=consortium)
     if ledger is not None:
@@ -241,7 +253,10 @@ def verify(
         grants.hold(paper.certificate)
         head = grants.head_of(paper)
         if root not in (None, head):
-            raise EntitlementError(f"the ledger in {ledger} has another root than the one you gave")
+            raise EntitlementError(
+                f"the ledger in {ledger} has another root than the one you gave",
+                hint="one of the two is of another ledger: ask members for the root that they have",
+            )
         known = Known(core_key=core_key, root=head, consortium=consortium)
     found = check(paper, known, base=None if base is None else _base(base, paper.certificate))
     if as_json:
@@ -268,6 +283,21 @@ def verify(
         )
 
 
+def _digits(option: str, given: str | None) -> str | None:
+    """What a person has typed or pasted as a key or a hash."""
+    from tapestry.errors import InputError
+    from tapestry.protocol.canonical import is_sha256
+
+    found = given if given is None else given.strip().lower()
+    if found is not None and not is_sha256(found):
+        raise InputError(
+            f"{option} takes 64 hexadecimal digits, not {str(given)[:80]!r}",
+            hint="a core's key and the consortium's id stand in consortium.json of every member's and node's "
+            "folder",
+        )
+    return found
+
+
 def _base(given: str, certificate: Entitlement) -> str:
     """The hash that was given, or that of the weights in a folder."""
     from tapestry.cli.basefile import base_of
@@ -291,7 +321,7 @@ def _grants(ledger: str, *, verify: bool = True) -> Grants:
 
 
 def _read(file: Path) -> Paper:
-    from tapestry.errors import InputError
+    from tapestry.errors import FormatError, InputError
     from tapestry.governance.entitlement import Paper
     from tapestry.host import files
 
@@ -301,13 +331,16 @@ def _read(file: Path) -> Paper:
         raise InputError(
             f"cannot read {file}: {e.strerror}", hint="give a certificate of: tapestry entitlement make"
         ) from e
-    return Paper.from_bytes(data.removesuffix(b"\n"))
+    if not data.endswith(b"\n"):
+        raise FormatError(
+            f"{file} was cut off", hint="have it sent anew, or make it: tapestry entitlement make"
+        )
+    return Paper.from_bytes(data[:-1])
 
 
-def _gathered(paper: Paper, path: Path, signed: list[Path]) -> Paper:
-    """With the signatures of copies, and of the file that it replaces. Raises `InputError` for files of
-    another certificate; whether signatures are good is for who verifies."""
-    from tapestry.audit.papers import with_signature
+def _gathered(paper: Paper, path: Path, signed: list[Path], signers: Sequence[VoteKey]) -> Paper:
+    """With the good signatures of copies, and of the file that it replaces. Raises `InputError` for files of
+    another certificate."""
     from tapestry.errors import InputError
 
     for copy in (*([path] if path.exists() else []), *signed):
@@ -318,8 +351,22 @@ def _gathered(paper: Paper, path: Path, signed: list[Path]) -> Paper:
                 f"{paper.certificate.release}",
                 hint="name another file with --out, or look which ledger it was made from",
             )
-        for each in other.signatures:
+        paper = _with_good(paper, other.signatures, signers, copy)
+    return paper
+
+
+def _with_good(
+    paper: Paper, given: Iterable[Countersignature], signers: Sequence[VoteKey], file: Path
+) -> Paper:
+    """With those that count. One that does not would make the whole paper fail, and could take the place of
+    one that does: whoever had the file in its hands may have put it there."""
+    from tapestry.audit.papers import counts, with_signature
+
+    for each in given:
+        if counts(paper.certificate, each, signers):
             paper = with_signature(paper, each)
+        else:
+            note(f"what stands in {file} as the signature of {each.member} is not good; it is left out")
     return paper
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final
 
+from tapestry.governance.delivered import MAX_RANKS
 from tapestry.governance.throughput import Throughput, bounded, middle, time_at
 from tapestry.ledger.entries import CONSORTIUM, Entry
 from tapestry.rounds.state import KEPT_ROUNDS
@@ -280,7 +281,8 @@ class Fold:
         if said is not None:
             sent.train_ms, sent.bytes = said.get("train_ms"), said.get("bytes")
             ranks = said.get("environment", {}).get("ranks", "1")
-            sent.ranks = max(1, int(ranks)) if ranks.isdecimal() and len(ranks) < 8 else 1
+            told = ranks.isdecimal() and len(ranks) < 8 and 0 < int(ranks) <= MAX_RANKS
+            sent.ranks = int(ranks) if told else 1
         at.sent[body["contribution"]] = sent
 
     def _accepted(self, run: _Run, body: Said, scope: str) -> None:
@@ -302,11 +304,10 @@ class Fold:
         run.speed.setdefault(body["node"], Throughput(sent.member)).take(sent.tokens, ms)
 
     def _refused(self, run: _Run, body: Said, scope: str) -> None:
-        at = run.open.get(body["round"])
-        if at is not None:
-            self._row(at, scope, body["round"], run.member_of[body["node"]]).refused.append(
-                body.get("reason", LATE)
-            )
+        """Too late is also what a node sends that never enrolled here: it has no account in this run."""
+        at, member = run.open.get(body["round"]), run.member_of.get(body["node"])
+        if at is not None and member is not None:
+            self._row(at, scope, body["round"], member).refused.append(body.get("reason", LATE))
 
     def _closed(self, run: _Run, body: Said, _scope: str) -> None:
         at = run.open[body["round"]]

@@ -103,7 +103,8 @@ class Countersignature(Part):
 
     member: Name
     public_key: PublicKey
-    sig: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{86}==$")]
+    sig: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{85}[AQgw]==$")]
+    """Base64 in its one form."""
 
 
 class Proven(Part):
@@ -261,7 +262,7 @@ def lineage(run: str, merges: int, origins: Mapping[str, tuple[str, int]]) -> di
         origins: of runs that repeat another from the middle: which, and after how many merges.
     """
     found = {run: merges}
-    while run in origins:
+    while run in origins and origins[run][0] not in found:  # no end in a ledger that nobody has verified
         run, before = origins[run]
         merges = found[run] = min(merges, before)
     return found
