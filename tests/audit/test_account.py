@@ -18,6 +18,7 @@ from tapestry.governance.accounting import NUMBERS, Account, Fold, Row, Sums
 from tapestry.governance.entitlement import Merged
 from tapestry.governance.throughput import Throughput, bounded, edge, place
 from tapestry.ledger.entries import Entry
+from tapestry.rounds import taking
 from tapestry.rounds.state import KEPT_ROUNDS
 from tapestry.rounds.weights import UNIT
 from tests.audit import scenes
@@ -124,8 +125,11 @@ def test_a_time_beyond_the_round_or_the_own_throughput_is_not_plausible(tmp_path
     assert found.plausible(rows[1]) == pytest.approx(1_000_000, rel=0.01)
 
 
-def test_who_never_enrolled_has_no_account_and_spoils_none(tmp_path: Path) -> None:
-    """Any member's node can send something to a round that is over: that is recorded as late."""
+def test_who_never_enrolled_has_no_account_and_spoils_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a core notes what such a node sent to a round that is over."""
+    monkeypatch.setattr(taking, "_passed_over", lambda at, node: False)
     with scenes.on_core(tmp_path / "core") as scene:
         ada, bob, eve = scene.node("ada"), scene.node("bob"), scene.node("eve")
         scene.running(ada, bob, rounds_total=3)

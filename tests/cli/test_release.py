@@ -119,12 +119,14 @@ def test_a_release_from_the_vote_to_transformers(
         for file in ("release.key", "model.key"):
             assert (folder[name] / file).stat().st_mode & 0o777 == 0o600
     # Again, it is another one, also where it was cut off; the one before stays for a change of holders.
+    of_model = (folder["cedar"] / "model.key").read_bytes()
     with monkeypatch.context() as cut:
         cut.setattr(CoreClient, "post_revocation", unreachable)
         ask("member", "key", "release", folder["cedar"], fails=7)
     made = read_key(folder["cedar"] / "next.release.key").key_id
     assert ask("member", "key", "release", folder["cedar"])["key_id"] == made != key
     assert not list(folder["cedar"].glob("next.*"))
+    assert (folder["cedar"] / "model.key").read_bytes() != of_model  # copied, when the other was
     assert (folder["cedar"] / "former" / f"{key}.key").exists()
 
     draft = propose("base-1")
@@ -172,6 +174,11 @@ def test_a_release_from_the_vote_to_transformers(
     assert "freezing" in late and "renew" in late
     listed = ask("release", "fetch", tmp_path / "repository", *root)["releases"]
     assert [(each["release"], each["revoked"]) for each in listed] == [("base-1", None)]
+    later = propose()
+    look = ("release", "sign", later, *who["acme"], "--look-only", "--repository", tmp_path / "repository")
+    assert ask(*look, *root)["targets"] == 2
+    assert "go together" in ask(*look, fails=2)
+    assert "rolling back" in ask(*look[:-1], mirror, *root, fails=3)
     assert "published already" in propose("base-1", fails=5)
     assert ask("release", "fetch", mirror, "--root", tmp_path / "none", "-o", tmp_path / "no", fails=2)
 

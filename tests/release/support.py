@@ -72,9 +72,9 @@ class World(Council):
         result = {"state": self.core.store.put(after.to_bytes()), **made}
         self.put(machine.MergeDone(round=at.round, fragment=at.fragment, **result), run)
 
-    def trained(self) -> str:
+    def trained(self, rounds: int = 1) -> str:
         """A state that two members have contributed to, in a run that members ratified."""
-        plan = self.plan(rounds_total=1)
+        plan = self.plan(rounds_total=rounds)
         self.ratified(plan)
         self.put(machine.Start(), plan.run)
         nodes = [self.nodes[name] for name in NAMES[:2]]

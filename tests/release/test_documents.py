@@ -14,13 +14,16 @@ from in_toto_attestation.v1 import statement as in_toto
 from in_toto_attestation.v1 import statement_pb2
 
 from tapestry.catalog.listing import CatalogEntry, shown
+from tapestry.core.journal import Decision, run_scope
 from tapestry.errors import ReleaseError, SignatureError
 from tapestry.identity.envelope import sign
 from tapestry.identity.keys import KeyPair
 from tapestry.protocol.clock import time_text
+from tapestry.protocol.plan import Origin
 from tapestry.release import client, contents, oms
 from tapestry.release.checking import Checked
 from tapestry.release.oms import ModelKeyPair
+from tapestry.rounds import machine
 from tests.catalog.made import card
 from tests.release.support import BASE, OPEN, Forge, World
 
@@ -89,6 +92,45 @@ def test_what_an_owner_keeps_to_itself_is_not_shown(world: World) -> None:
     text = texts(checked)[contents.CARD]
     assert "letters" in text and str(entry.category) in text
     assert f"| {entry.content.bytes} |" not in text and entry.description not in text
+
+
+def test_a_run_that_repeats_another_has_the_contributions_of_both(tmp_path: Path) -> None:
+    """As certificates have it: what was merged before the repetition began is in the weights, too."""
+    world = World(tmp_path / "core", **OPEN)
+    with world.core:
+        head = world.trained(rounds=2)
+        plan = world.state().plan
+        again = plan.model_copy(
+            update={
+                "run": "again",
+                "initial_state": head,
+                "origin": Origin(run="run", round=1, merges=1, plan=plan.digest),
+            }
+        )
+        step = machine.plan_run(again)
+        world.core.journal.apply(
+            run_scope("again"), lambda *_: Decision(state=step.state, events=step.events)
+        )
+        world.ratified(again)
+        world.put(machine.Start(), "again")
+        nodes = [world.nodes[name] for name in ("acme", "cedar")]
+        for node in nodes:
+            world.enrol(node, "again")
+        for node in nodes:
+            world.send(node, "again", tokens=500)
+        world.merge("again")
+        facts = [
+            world.view().accepted(name)
+            for name, run in (("first", "run"), ("second", "again"))
+            if world.accepted(name, state=world.state(run).head)
+        ]
+    assert [(each.run, each.merges) for each in facts] == [("run", 1), ("again", 2)]
+    assert [[(each.member, each.rounds, each.tokens) for each in one.parts] for one in facts] == [
+        [("acme", 1, 1000), ("birch", 1, 2000)],
+        [("acme", 2, 1500), ("birch", 1, 2000), ("cedar", 1, 500)],
+    ]
+    for one in facts:
+        assert sum(each.weight for each in one.parts) == one.merges << 24
 
 
 @pytest.mark.parametrize(
@@ -162,6 +204,15 @@ def test_a_model_signature(tmp_path: Path) -> None:
         (changed(signatures=[]), pair.public_pem, "m", DIGESTS),
         (changed(signatures=value["dsseEnvelope"]["signatures"] * 2), pair.public_pem, "m", DIGESTS),
         ("{}", pair.public_pem, "m", DIGESTS),
+        # Around the envelope anybody could write: certificates, say, that other programs believe.
+        (json.dumps({**value, "verificationMaterial": {"x": 1}}), pair.public_pem, "m", DIGESTS),
+        (bundle[:-1] + ',"more":{}}', pair.public_pem, "m", DIGESTS),
+        (
+            changed(signatures=[{**value["dsseEnvelope"]["signatures"][0], "cert": "x"}]),
+            pair.public_pem,
+            "m",
+            DIGESTS,
+        ),
         ("[" * 5000, pair.public_pem, "m", DIGESTS),
         (bundle, "no key", "m", DIGESTS),
         (bundle, "é", "m", DIGESTS),

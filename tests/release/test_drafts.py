@@ -285,6 +285,44 @@ def test_a_holder_forges_what_is_published(world: World) -> None:
         checking.check(made.folder, world.view(), now())
 
 
+def test_thieves_of_old_keys_forge_what_is_published(world: World) -> None:
+    """They were replaced, and by the ledger's word alone still count. The repository shows it."""
+    world.released()
+    root = (world.repository / "metadata" / "1.root.json").read_bytes()
+    stolen = [world.pairs[name][0] for name in HOLDERS[:2]]
+    for name in HOLDERS:
+        world.new_key(name)
+    world.publish(world.draft(None), *HOLDERS[:2])
+    world.accepted("base-2", state=world.state().plan.initial_state)
+    made = world.draft("base-2")
+
+    def compared() -> Checked:
+        checked = checking.check(made.folder, world.view(), now())
+        seen = client.shown(str(world.repository), root=root, trust=world.folder / "trust")
+        checking.continues(checked, *seen)
+        return checked
+
+    assert compared().facts is not None
+    other = {"sha256": "ab" * 32}
+    for path in (derived.CURRENT_TARGETS, derived.TARGETS):
+        metadata: Metadata[Any] = Metadata.from_bytes((made.folder / path).read_bytes())
+        metadata.signed.targets[f"{BASE}/README.md"].hashes = other
+        metadata.signatures.clear()
+        for pair in stolen if path == derived.CURRENT_TARGETS else ():
+            roles.sign(metadata, pair)
+        (made.folder / path).write_bytes(metadata.to_bytes())
+    (made.folder / derived.CURRENT_ROOT).write_bytes(root)
+    first: Metadata[Any] = Metadata.from_bytes(root)
+    expires = roles.in_days(now(), roles.HOLDERS_DAYS)
+    new = derived.due(world.view(), world.online.public_key, expires, first.signed)
+    (made.folder / derived.ROOT).write_bytes(Metadata(new).to_bytes())
+    checked = checking.check(made.folder, world.view(), now())
+    assert checked.targets.signed.targets[f"{BASE}/README.md"].hashes == other
+    with pytest.raises(Conflict, match="not what the repository shows") as caught:
+        compared()
+    assert caught.value.hint
+
+
 @pytest.mark.parametrize("sig", [1.5, {}, [], True, None, "zz", "é"])
 def test_a_signature_in_what_is_published_that_is_none(released: World, sig: Any, tmp_path: Path) -> None:
     made = released.folder / "draft-2"
@@ -453,6 +491,49 @@ def test_publishing_that_ends_anywhere_is_done_again(world: World, monkeypatch: 
             assert fetched(world, f"{name}-{ends}").release.release == before
         assert ends >= 5
         assert fetched(world, name).release.release == name
+
+
+@pytest.mark.parametrize("way", ["renew", "propose"])
+def test_a_change_of_holders_that_ends_before_it_is_shown(
+    world: World, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The new root is there, and what is shown has too few signatures under it."""
+    world.released()
+    for name in HOLDERS[:2]:
+        world.new_key(name)
+    world.online = KeyPair.generate()
+    changed = world.draft(None)
+    write = files.write_atomic
+
+    def writes(path: Path, data: bytes, **given: Any) -> None:
+        if path.name == published.TIMESTAMP:
+            raise Killed
+        write(path, data, **given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write_atomic", writes)
+        with pytest.raises(Killed):
+            world.publish(changed, *HOLDERS[:2])
+    with pytest.raises(ReleaseError):
+        fetched(world, "meanwhile")
+    if way == "renew":
+        published.renew(world.repository, world.online, now())
+    else:
+        world.new_key("cedar")  # so that the draft that was cut off is of no use any more
+        world.publish(world.draft(None), *HOLDERS[:2])
+    fetched(world, "after", BASE)
+
+
+def test_a_draft_that_came_without_its_empty_folder(world: World) -> None:
+    world.accepted()
+    made = world.draft()
+    (made.folder / derived.SIGNED).rmdir()
+    holder.write(made, world.signed(made, "acme"))
+    assert [each.member for each in holder.read(made)] == ["acme"]
+    (made.folder / derived.CATALOG).unlink()
+    with pytest.raises(ReleaseError, match=r"has no .*catalog") as caught:
+        checking.check(made.folder, world.view(), now())
+    assert caught.value.hint
 
 
 def test_renewing_keeps_the_snapshot_while_it_lasts(world: World) -> None:

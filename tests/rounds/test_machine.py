@@ -190,6 +190,11 @@ def test_late_is_refused_recorded_once_and_disturbs_nobody() -> None:
     assert isinstance(done.events[0], ev.ContributionLate)
     with pytest.raises(Refused):
         run.give(late)
+    other = dataclasses.replace(late, contribution="9" * 64)
+    stranger = dataclasses.replace(late, node="z", member="z", contribution="8" * 64)
+    for again in (other, stranger):  # neither fills the ledger
+        with pytest.raises(Refused, match="is late"):
+            run.give(again)
     run.merge_all()
     assert run.state.merges == 1
 

@@ -30,6 +30,8 @@ Repository = Annotated[
 ]
 DraftFolder = Annotated[Path, typer.Argument(metavar="DRAFT", help="Folder of `release propose`.")]
 TELL_EVERY = 5000
+WARN_DAYS = 60
+"""Before the holders' signatures run out."""
 
 
 @app.command()
@@ -78,6 +80,14 @@ def sign(
         typer.Option("--ledger", metavar="WHERE", help="Your node's folder, or what `ledger verify` takes."),
     ],
     look_only: Annotated[bool, typer.Option("--look-only", help="Check and show, and sign nothing.")] = False,
+    repository: Annotated[
+        str | None,
+        typer.Option("--repository", metavar="SOURCE", help="Compare with what is published there, too."),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="ROOT.json", help="With --repository: the root you trust."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check a draft against your own ledger, show it, and sign it with the member's release key.
@@ -85,13 +95,21 @@ def sign(
     Everything is made anew from the ledger; nothing of the draft is believed. Send back the one file that is
     written into it.
 
-    Example: tapestry release sign ./draft --member ./acme --ledger ./node
+    Examples: tapestry release sign ./draft --member ./acme --ledger ./node
+
+    tapestry release sign ./draft --member ./acme --ledger ./node --repository https://models.example.org/releases
+    --root ./root.json
     """
     from tapestry.cli import release_work
+    from tapestry.errors import InputError
+
+    if (repository is None) != (root is None):
+        raise InputError("--repository and --root go together", hint="name both, or neither")
+    shown = None if repository is None or root is None else (repository, root)
 
     with counted("weights checked") as progress:
         checked, own, path = release_work.sign(
-            draft, member, ledger, look_only=look_only, told=_told, progress=progress
+            draft, member, ledger, shown=shown, look_only=look_only, told=_told, progress=progress
         )
     if as_json:
         emit_json({"member": own, "file": path, **_as_json(checked)})
@@ -142,13 +160,19 @@ def renew(core: CoreOption, repository: Repository, as_json: Json = False) -> No
     from tapestry.cli import release_work
     from tapestry.release import published
 
-    key = release_work.online_key(core, make=False)
-    version, until = published.renew(repository, key, release_work.now())
+    key, today = release_work.online_key(core, make=False), release_work.now()
+    version, until = published.renew(repository, key, today)
+    last = published.ends(repository)
     if as_json:
         emit_json({"timestamp": version, "until": until.isoformat()})
         return
     emit_line(str(version))
     note(f"{repository} is good until {until:%Y-%m-%d %H:%M} UTC")
+    if (last - today).days < WARN_DAYS:
+        note(
+            f"what the holders have signed runs out on {last:%Y-%m-%d}, and then no renewing helps: "
+            "tapestry release propose"
+        )
 
 
 @app.command()
@@ -290,5 +314,10 @@ def _show(checked: Checked) -> None:
     if checked.new_root is not None:
         number = checked.new_root.signed.version
         pairs.append(("new root", f"version {number}: holders, keys or dates change"))
-        pairs.append(("operator's key", roles.online_key(checked.root)))
+        key, before = roles.online_key(checked.root), checked.current
+        same = before is not None and roles.online_key(before.signed) == key
+        said = (
+            key if same else f"{key} (new: have the operator read it to you, on another way than the draft's)"
+        )
+        pairs.append(("operator's key", said))
     emit_pairs(pairs)

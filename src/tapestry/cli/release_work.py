@@ -109,13 +109,24 @@ def catalog(core: Core) -> list[bytes]:
 
 
 def sign(
-    draft_folder: Path, member: Path, ledger: str, *, look_only: bool, told: Told, progress: Progress
+    draft_folder: Path,
+    member: Path,
+    ledger: str,
+    *,
+    shown: tuple[str, Path] | None,
+    look_only: bool,
+    told: Told,
+    progress: Progress,
 ) -> Any:
-    """Check a draft against a ledger, and sign it; what was checked, the member and the file written."""
+    """Check a draft against a ledger, and sign it; what was checked, the member and the file written.
+
+    Args:
+        shown: the repository as others see it, and a root that the holder trusts.
+    """
     from tapestry.node.council import Council
     from tapestry.node.member import load_name
     from tapestry.node.releasing import model_key, release_keys
-    from tapestry.release import checking, holder
+    from tapestry.release import checking, client, holder
 
     own = load_name(member).name
     pairs, model = release_keys(member), model_key(member)
@@ -128,6 +139,9 @@ def sign(
             hint="give the ledger of your own node: --ledger ./node",
         )
     checked = checking.check(draft_folder, view, now(), progress)
+    if shown is not None:
+        root = root_bytes(shown[1])
+        checking.continues(checked, *client.shown(shown[0], root=root, trust=trust_folder(None, root)))
     if look_only:
         return checked, own, None
     given = holder.signature(checked, own, pairs, model)
@@ -150,7 +164,7 @@ def publish(
     if checked.before != (before.targets_bytes if before is not None else None):
         raise Conflict(
             f"{repository} has changed since the draft was made",
-            hint="propose anew: tapestry release propose",
+            hint=published.CHANGED,
         )
     given = holder.read(checked)
     root, targets, models = holder.collect(checked, given)

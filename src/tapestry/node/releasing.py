@@ -54,8 +54,8 @@ def make_release_key(folder: Path, core_url: str | None = None) -> str:
             files.private_write(folder / FORMER / f"{old.key_id}.key", old.to_pem(), replace=True)
             ended = make_revocation(member.root, member=member.name, revoked=old.key_id, reason="rotated")
             client.post_revocation(ended.model_dump(mode="json"))
-    if not (folder / MODEL_KEY).exists():
-        files.private_write(folder / MODEL_KEY, ModelKeyPair.generate().to_pem())
+    if old is not None or not (folder / MODEL_KEY).exists():  # who copied the one has copied the other
+        files.private_write(folder / MODEL_KEY, ModelKeyPair.generate().to_pem(), replace=True)
     files.write_atomic(folder / CERTIFICATE, certificate.to_bytes())
     files.private_write(folder / KEY, pair.to_pem(), replace=True)
     for name in (KEY, CERTIFICATE):

@@ -6,6 +6,8 @@ before it signs, and compares the bytes.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -123,9 +125,10 @@ def limits(facts: Facts) -> tuple[str, ...]:
 
 def card(facts: Facts, chain: Chain, data: tuple[Data, ...]) -> bytes:
     """README.md, with the front matter of a Hugging Face model card."""
-    licence = chain.model.licence
+    licence = chain.model.licence.lower()
+    plain = re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence) is not None
     head = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    head += [f"license: {licence.lower()}", "tags:", "- tapestry", "---", ""]
+    head += [f"license: {licence if plain else json.dumps(licence)}", "tags:", "- tapestry", "---", ""]
     title = facts.plan.title or f"Base of {facts.run}"
     body = [
         f"# {_cell(title)}: {facts.release}",
@@ -157,7 +160,8 @@ def card(facts: Facts, chain: Chain, data: tuple[Data, ...]) -> bytes:
 def _lineage(facts: Facts, chain: Chain) -> list[str]:
     rows = [
         ("release", facts.release),
-        ("consortium", f"{_cell(facts.title)} `{facts.consortium}`".strip()),
+        ("consortium", facts.title),
+        ("consortium (SHA-256)", f"`{facts.consortium}`"),
         ("accepted", f"{facts.at}, entry {facts.sequence} of the ledger"),
         ("decision (SHA-256)", f"`{facts.decision}`"),
         ("charter (SHA-256)", f"`{facts.charter.digest}`"),

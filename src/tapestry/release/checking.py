@@ -119,6 +119,18 @@ def check(
     )
 
 
+def continues(checked: Checked, root: bytes, targets: bytes) -> None:
+    """Raise unless the draft goes on from just what a repository shows, as `client.shown` gives it."""
+    current = checked.current
+    same = current is not None and roles.parsed(root, Root, "root").signed == current.signed
+    if not same or checked.before != targets:
+        raise Conflict(
+            "what the draft says is published now is not what the repository shows",
+            hint="do not sign; where something was published since, have the operator propose anew, else "
+            "show both to the other holders",
+        )
+
+
 def _current(folder: Path, view: View) -> tuple[Metadata[Any] | None, Metadata[Any] | None]:
     """What is published, of which the targets are taken over that stay.
 
@@ -186,7 +198,7 @@ def _check_model(folder: Path, facts: Facts, view: View, progress: Progress) -> 
     """Target path → hash and length of every file of the release."""
     model = folder / MODEL
     chain, known = contents.check(model, facts.state, progress)
-    catalog = files.read_limited(folder / CATALOG, MAX_CATALOG_BYTES).splitlines()
+    catalog = read(folder / CATALOG, MAX_CATALOG_BYTES).splitlines()
     made = written(facts, chain, known, card.datasets(catalog, facts, view.assembly))
     for path, data in made.items():
         if files.read_limited(model / path, len(data) + 1) != data:

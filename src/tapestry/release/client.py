@@ -40,6 +40,8 @@ from tapestry.release.view import View
 MAX_TEXT_BYTES: Final = 4 << 20
 MAX_SIGNATURE_BYTES: Final = 1 << 20
 ROOT_FILE: Final = "root.json"
+ROOTS: Final = "root_history"
+"""Of the library: all roots that were verified, by version."""
 ADVICE: Final = {
     "rollback": "this mirror shows an older state than you have seen: fetch from another, and tell the "
     "consortium",
@@ -139,6 +141,15 @@ def releases(given: str, *, root: bytes, trust: Path, as_of: datetime.datetime |
         return _list(updater, source, trust)
 
 
+def shown(given: str, *, root: bytes, trust: Path) -> tuple[bytes, bytes]:
+    """Root and list of targets that a repository shows, as a holder compares them with those of a draft.
+    Errors as of `fetch`."""
+    trust.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with files.Lock(trust / ".lock"), closing(sources.open_source(given)) as source, _told(given):
+        _updater(source, root, trust, None).refresh()
+        return (trust / ROOT_FILE).read_bytes(), (trust / "targets.json").read_bytes()
+
+
 def hold_against(release: Release, view: View) -> None:
     """Raise unless a release is of the decision, the state and the lineage that a ledger has. Errors as of
     `View.accepted`."""
@@ -165,6 +176,7 @@ def hold_against(release: Release, view: View) -> None:
 
 def _updater(source: Source, root: bytes, trust: Path, as_of: datetime.datetime | None) -> Updater:
     try:
+        _same_root(root, trust)
         updater = Updater(
             metadata_dir=str(trust),
             metadata_base_url=METADATA,
@@ -172,7 +184,7 @@ def _updater(source: Source, root: bytes, trust: Path, as_of: datetime.datetime 
             fetcher=source,
             bootstrap=root,
         )
-    except (tuf_errors.RepositoryError, DeserializationError) as e:
+    except (ReleaseError, tuf_errors.RepositoryError, DeserializationError) as e:
         raise InputError(
             f"the root that is to be trusted is none: {e}",
             hint="give the root.json that the consortium has handed out, unchanged",
@@ -180,6 +192,17 @@ def _updater(source: Source, root: bytes, trust: Path, as_of: datetime.datetime 
     if as_of is not None:
         updater._trusted_set.reference_time = as_of
     return updater
+
+
+def _same_root(root: bytes, trust: Path) -> None:
+    """The folder's memory is of one repository: with the root of another all of it would be dropped."""
+    given: Metadata[Any] = roles.parsed(root, Root, "the root")
+    known = trust / ROOTS / f"{given.signed.version}.root.json"
+    if known.exists() and roles.parsed(known.read_bytes(), Root, known.name).signed != given.signed:
+        raise InputError(
+            f"{trust} remembers what was seen of a repository with another root",
+            hint="one folder for each repository: --trust OTHER; or give the root.json of that one",
+        )
 
 
 def _trusted(trust: Path) -> Root:

@@ -27,6 +27,10 @@ RELEASE: Final = "release.json"
 STATE, MODEL, LAYOUT, BASE = (f"provenance/{name}.json" for name in ("state", "model", "layout", "base"))
 WRITTEN: Final = (CARD, BOM, RELEASE)
 """Made for the release; all else is of the state."""
+SUFFIXES: Final = (".json", ".txt", ".jinja", ".model")
+"""Of files beside the weights: no code, no pickle."""
+DIVERTING: Final = ("adapter_config.json", ".index.json")
+"""With one of these, programs take other weights than `model.safetensors`."""
 PIECE_BYTES: Final = 1 << 20
 M = TypeVar("M", bound=Message)
 Progress = Callable[[int, int], None]
@@ -55,10 +59,13 @@ class Chain:
     def paths(self) -> set[str]:
         """All that a release of it has."""
         own = {each.path for each in self.model.files} - {CARD}
-        if odd := own & {WEIGHTS, *WRITTEN}:
+        odd = own & {WEIGHTS, *WRITTEN}
+        odd |= {path for path in own if not path.endswith(SUFFIXES) or path.endswith(DIVERTING)}
+        if odd:
             raise ReleaseError(
                 f"the model brings a file of its own called {min(odd)}",
-                hint="a model with such a file cannot be released; its run must be planned without it",
+                hint="a model with such a file cannot be released, since it would run code, lead to other "
+                "weights or take the place of what is written; its run must be planned without it",
             )
         return {*own, *self.texts(), WEIGHTS, *WRITTEN}
 
@@ -157,8 +164,8 @@ def _weights(path: Path, found: Chain, progress: Progress, whole: Any) -> int:
 def _read(path: Path, kind: type[M], digest: str) -> M:
     try:
         data = files.read_limited(path, kind.MAX_BYTES, follow_symlinks=False)
-    except FileNotFoundError as e:
-        raise ReleaseError(f"{path.name} is missing") from e
+    except OSError as e:
+        raise ReleaseError(f"{path.name} is missing: {e.strerror}") from e
     if canonical.sha256(data) != digest:
         raise ReleaseError(f"{path.name} is not what {digest[:12]} names") from HashMismatch(str(path))
     return kind.from_bytes(data)

@@ -82,8 +82,12 @@ def targets_of(
     return {f"{facts.release}/{path}": each for path, each in every.items()}
 
 
-def read(path: Path) -> bytes:
+def read(path: Path, most: int = roles.MAX_METADATA_BYTES) -> bytes:
+    """A file of a draft. Raises `ReleaseError` where there is none that can be read."""
     try:
-        return files.read_limited(path, roles.MAX_METADATA_BYTES, follow_symlinks=False)
-    except FileNotFoundError as e:
-        raise ReleaseError(f"the draft has no {path.parent.name}/{path.name}") from e
+        return files.read_limited(path, most, follow_symlinks=False)
+    except OSError as e:
+        raise ReleaseError(
+            f"the draft has no {path.parent.name}/{path.name}: {e.strerror}",
+            hint="have the operator copy the whole folder anew",
+        ) from e

@@ -77,7 +77,7 @@ def make(
 
     Raises:
         Refused: no decision in force is for the release.
-        Conflict: it is published already, or there is nothing to change.
+        Conflict: it is published already, or the folder is there.
     """
     facts = None if name is None else view.accepted(name)
     if folder.exists():

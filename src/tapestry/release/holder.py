@@ -65,6 +65,7 @@ def signature(
 def write(checked: Checked, given: HolderSignature) -> str:
     """Put it into the draft; the file's name there."""
     path = checked.folder / derived.SIGNED / f"{given.member}.json"
+    path.parent.mkdir(exist_ok=True)  # an empty folder is lost on some ways
     files.write_atomic(path, given.to_bytes())
     return path.relative_to(checked.folder).as_posix()
 
@@ -80,7 +81,7 @@ def read(checked: Checked) -> list[HolderSignature]:
         except (OSError, TapestryError) as e:
             raise SignatureError(
                 f"{path.name} is no signature of this draft: {e}",
-                hint="ask for it anew: tapestry release sign",
+                hint="ask for it anew: tapestry release sign; or go on without it, and take the file away",
             ) from e
         found.append(given)
     return found

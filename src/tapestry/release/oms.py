@@ -73,16 +73,7 @@ class ModelKeyPair:
         """
         payload = _statement(name, digests)
         signature = self._private.sign(pre_authentication(PAYLOAD, payload), ec.ECDSA(hashes.SHA256()))
-        bundle = {
-            "mediaType": BUNDLE,
-            "verificationMaterial": {"publicKey": {"hint": _hint(self.public_pem)}, "tlogEntries": []},
-            "dsseEnvelope": {
-                "payload": base64.b64encode(payload).decode("ascii"),
-                "payloadType": PAYLOAD,
-                "signatures": [{"sig": base64.b64encode(signature).decode("ascii"), "keyid": ""}],
-            },
-        }
-        return json.dumps(bundle, separators=(",", ":"))
+        return _bundle(self.public_pem, payload, signature)
 
     def __repr__(self) -> str:
         return f"ModelKeyPair({_hint(self.public_pem)[:16]})"
@@ -106,8 +97,23 @@ def verify(bundle: str, public_pem: str, name: str, digests: Mapping[str, str]) 
         public.verify(sig, pre_authentication(PAYLOAD, payload), ec.ECDSA(hashes.SHA256()))
     except InvalidSignature as e:
         raise SignatureError("the signature of the model folder does not verify") from e
+    if bundle != _bundle(public_pem, payload, sig):
+        raise SignatureError("the signature of the model folder has parts that nobody has signed")
     if payload != _statement(name, digests):
         raise SignatureError(f"the signature is of another model folder than {name}, or of other files")
+
+
+def _bundle(public_pem: str, payload: bytes, signature: bytes) -> str:
+    bundle = {
+        "mediaType": BUNDLE,
+        "verificationMaterial": {"publicKey": {"hint": _hint(public_pem)}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode("ascii"),
+            "payloadType": PAYLOAD,
+            "signatures": [{"sig": base64.b64encode(signature).decode("ascii"), "keyid": ""}],
+        },
+    }
+    return json.dumps(bundle, separators=(",", ":"))
 
 
 def _statement(name: str, digests: Mapping[str, str]) -> bytes:

@@ -12,6 +12,7 @@ published may lack a file, and says so.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -29,7 +30,11 @@ from tapestry.release.messages import ModelSignature
 METADATA, TARGETS, SIGNATURES = "metadata", "targets", "signatures"
 LIST: Final = "releases.json"
 TIMESTAMP: Final = "timestamp.json"
-MAX_ROOTS: Final = 256
+CHANGED: Final = (
+    "where publishing it was cut off, this ends it: tapestry release renew; else propose anew: tapestry "
+    "release propose"
+)
+PIECE_BYTES: Final = 1 << 20
 LOCK: Final = ".lock"
 
 
@@ -70,7 +75,7 @@ def load(folder: Path) -> Published | None:
         number = timestamp.snapshot_meta.version
         data = _read(at / f"{number}.snapshot.json")
         snapshot = roles.parsed(data, Snapshot, "snapshot").signed
-        targets = _read(at / f"{snapshot.meta['targets.json'].version}.targets.json")
+        targets = _signed_for(root, at, snapshot.meta["targets.json"].version)
     except (OSError, KeyError) as e:
         raise ReleaseError(f"{folder} is no whole repository: {e}", hint="copy it anew from a mirror") from e
     return Published(
@@ -83,6 +88,17 @@ def load(folder: Path) -> Published | None:
         snapshot_bytes=data,
         snapshot_until=snapshot.expires,
     )
+
+
+def _signed_for(root: bytes, at: Path, version: int) -> bytes:
+    """The list of targets that snapshot and timestamp show; or the next, where publishing was cut off behind
+    a root under which that one has too few signatures: lists are written before roots."""
+    data, after = _read(at / f"{version}.targets.json"), at / f"{version + 1}.targets.json"
+    shown: Metadata[Any] = roles.parsed(data, Targets, "targets")
+    signed: Root = roles.parsed(root, Root, "root").signed
+    if after.exists() and roles.any_unsigned(signed, (("targets", shown),)):
+        return _read(after)
+    return data
 
 
 def write(
@@ -112,7 +128,10 @@ def write(
     with files.Lock(folder / LOCK):
         found = load(folder)
         if (found and found.targets_bytes) != (before and before.targets_bytes):
-            raise Conflict(f"{folder} has changed meanwhile", hint="propose anew: tapestry release propose")
+            raise Conflict(f"{folder} has changed meanwhile", hint=CHANGED)
+        current = root or (before.root if before is not None else None)
+        assert current is not None  # noqa: S101 - a first draft brings one
+        _own(current.signed, online)
         for name, source in new_files.items():
             _put(folder / TARGETS, targets.signed.targets[name], source)
         for release, each in signatures.items():
@@ -122,12 +141,9 @@ def write(
                 files.write_atomic(beside, said.to_bytes())
         data = targets.to_bytes()
         files.write_atomic(at / f"{targets.signed.version}.targets.json", data)
-        if root is not None:
-            files.write_atomic(at / f"{root.signed.version}.root.json", root.to_bytes())
-        current = root or (before.root if before is not None else None)
-        assert current is not None  # noqa: S101 - a first draft brings one
-        _own(current.signed, online)
         snapshot = _snapshot(folder, data, targets.signed.version, found, online, now)
+        if root is not None:  # seen at once by those who fetch: as late as can be
+            files.write_atomic(at / f"{root.signed.version}.root.json", root.to_bytes())
         version = _timestamp(folder, *snapshot, found, online, now)
         _forget(folder, targets.signed)
     return version
@@ -137,7 +153,7 @@ def renew(folder: Path, online: KeyPair, now: datetime.datetime) -> tuple[int, d
     """Say again that this is the newest; the version of the timestamp, and until when it holds.
 
     Raises:
-        ReleaseError: nothing is published there.
+        ReleaseError: nothing is published there, or what holders have signed has run out.
         KeyRefused: the repository names another key for that.
     """
     with files.Lock(folder / LOCK):
@@ -147,12 +163,42 @@ def renew(folder: Path, online: KeyPair, now: datetime.datetime) -> tuple[int, d
                 f"nothing is published in {folder}", hint="publish first: tapestry release publish"
             )
         _own(found.root.signed, online)
+        last = _ends(found)
+        if last <= now:
+            raise ReleaseError(
+                f"what the holders have signed in {folder} ran out on {last:%Y-%m-%d}; whoever fetches "
+                "refuses it, renewed or not",
+                hint="have it signed anew: tapestry release propose --core HOME --repository DIR --out DRAFT",
+            )
         snapshot = found.snapshot_bytes, found.snapshot
-        if found.snapshot_until < roles.in_days(now, roles.SNAPSHOT_DAYS // 2):
+        if not _stands(found, now):
             data, number = found.targets_bytes, found.targets.signed.version
             snapshot = _snapshot(folder, data, number, found, online, now)
         version = _timestamp(folder, *snapshot, found, online, now)
-    return version, roles.in_days(now, roles.TIMESTAMP_DAYS)
+        _forget(folder, found.targets.signed)  # where publishing was cut off
+    return version, min(last, roles.in_days(now, roles.TIMESTAMP_DAYS))
+
+
+def ends(folder: Path) -> datetime.datetime:
+    """Until when holds what the holders have signed; for a folder that `renew` has renewed."""
+    found = load(folder)
+    assert found is not None  # noqa: S101 - it was renewed
+    return _ends(found)
+
+
+def _ends(found: Published) -> datetime.datetime:
+    last: datetime.datetime = min(found.root.signed.expires, found.targets.signed.expires)
+    return last
+
+
+def _stands(found: Published, now: datetime.datetime) -> bool:
+    """Whether the snapshot lasts, and is of what the newest root asks for."""
+    snapshot: Metadata[Any] = roles.parsed(found.snapshot_bytes, Snapshot, "snapshot")
+    return (
+        found.snapshot_until >= roles.in_days(now, roles.SNAPSHOT_DAYS // 2)
+        and snapshot.signed.meta["targets.json"].version == found.targets.signed.version
+        and not roles.any_unsigned(found.root.signed, (("snapshot", snapshot),))
+    )
 
 
 def _own(root: Root, online: KeyPair) -> None:
@@ -212,13 +258,32 @@ def _put(folder: Path, target: TargetFile, source: Path | bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with files.full_disk(path):
-            shutil.copyfile(source, temporary)
-            with temporary.open("rb+") as out:
-                os.fsync(out.fileno())
+            _copy(source, temporary, target)
             temporary.replace(path)
             files.fsync_dir(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _copy(source: Path, to: Path, target: TargetFile) -> None:
+    """Hashed as it is copied: others can write into a draft's folder, and since it was checked may have put
+    something else there, a link to a key of this machine for example."""
+    changed = ReleaseError(
+        f"{source} has changed since it was checked", hint="keep others out of the draft, and publish again"
+    )
+    try:
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as e:
+        raise changed from e
+    hasher, size = hashlib.sha256(), 0
+    with open(fd, "rb") as file, to.open("wb") as out:
+        while size <= target.length and (piece := file.read(PIECE_BYTES)):
+            hasher.update(piece)
+            size += out.write(piece)
+        out.flush()
+        os.fsync(out.fileno())
+    if (hasher.hexdigest(), size) != (target.hashes["sha256"], target.length):
+        raise changed
 
 
 def _forget(folder: Path, targets: Targets) -> None:

@@ -28,6 +28,8 @@ from tapestry.release.messages import KeySignature
 MEMBERS: Final = "x-tapestry-members"
 """Of a root: key id → holder. Beside the keys, so that these are as in any other repository."""
 CONSORTIUM: Final = "x-tapestry-consortium"
+SPEC: Final = "1.0.31"
+"""Of TUF. Fixed here: else holders with two versions of the library could never make the same."""
 HOLDERS_DAYS: Final = 365
 """Root and targets; longer than a year nobody may forget to sign."""
 SNAPSHOT_DAYS: Final = 30
@@ -106,6 +108,7 @@ def root_of(
         raise Conflict("the operator's key for release lists is a holder's release key")
     ids = list(theirs)
     return Root(
+        spec_version=SPEC,
         version=version,
         expires=expires,
         keys={**theirs, own.keyid: own},
@@ -159,7 +162,7 @@ def holders_of(root: Root) -> dict[str, tuple[str, str]]:
 
 def targets_of(files: Files, *, version: int, expires: datetime.datetime) -> Targets:
     table = {path: TargetFile(size, {"sha256": sha}, path) for path, (sha, size) in sorted(files.items())}
-    return Targets(version=version, expires=expires, targets=table)
+    return Targets(spec_version=SPEC, version=version, expires=expires, targets=table)
 
 
 def files_of(targets: Targets) -> dict[str, tuple[str, int]]:
@@ -182,13 +185,14 @@ def snapshot_of(
     targets: bytes, targets_version: int, *, version: int, expires: datetime.datetime
 ) -> Snapshot:
     meta = {"targets.json": described(targets, targets_version)}
-    return Snapshot(version=version, expires=expires, meta=meta)
+    return Snapshot(spec_version=SPEC, version=version, expires=expires, meta=meta)
 
 
 def timestamp_of(
     snapshot: bytes, snapshot_version: int, *, version: int, expires: datetime.datetime
 ) -> Timestamp:
-    return Timestamp(version=version, expires=expires, snapshot_meta=described(snapshot, snapshot_version))
+    meta = described(snapshot, snapshot_version)
+    return Timestamp(spec_version=SPEC, version=version, expires=expires, snapshot_meta=meta)
 
 
 def sign(metadata: Metadata[Any], pair: KeyPair) -> None:

@@ -6,7 +6,7 @@ finds the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -283,16 +283,28 @@ class _Watcher:
             scores=tuple(each for _, each in sorted(record.scores.get(held.state, {}).items())),
         )
 
+    def _led_to(self, record: _Run, last: int) -> Iterator[tuple[int, tuple[Merged, ...]]]:
+        """What was merged up to a round; in the run that this one repeats from the middle, too.
+
+        Rounds that were given up have no state, and their number comes again or never: those are left out
+        whose round led to no head.
+        """
+        seen: list[_Run] = []
+        while not any(record is each for each in seen):
+            seen.append(record)
+            committed = {number for _, number in record.heads.values()}
+            own = {number: each for number, each in record.merged.items() if number in committed}
+            plan = next(iter(record.plans.values()))
+            yield from ((number, each) for number, each in own.items() if plan.rounds_before < number <= last)
+            if plan.origin is None or plan.origin.run not in self._runs:
+                return
+            record, last = self._runs[plan.origin.run], plan.origin.round
+
     def _parts(self, record: _Run, last: int) -> tuple[Part, ...]:
-        """Rounds that were given up have no state, and their number comes again or never: those are left out
-        whose round led to no head."""
-        committed = {number for _, number in record.heads.values()}
         rounds: dict[str, set[int]] = {}
         weight: dict[str, int] = {}
         contributions: dict[str, set[str]] = {}
-        for number, merged in record.merged.items():
-            if number > last or number not in committed:
-                continue
+        for number, merged in self._led_to(record, last):
             for each in merged:
                 rounds.setdefault(each.member, set()).add(number)
                 weight[each.member] = weight.get(each.member, 0) + each.weight

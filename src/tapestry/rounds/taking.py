@@ -21,6 +21,11 @@ class RecordedRefusal(Exception):
         self.events = events
 
 
+def _passed_over(at: Round, node: str) -> bool:
+    """What is late is noted once of each node that was expected, or anybody could fill the ledger."""
+    return node in at.late or node not in at.nodes
+
+
 def contribute(state: RunState, given: Contribute, now_ms: int) -> tuple[ev.Event, ...]:
     """What follows from a contribution; () for one that is known.
 
@@ -41,7 +46,7 @@ def contribute(state: RunState, given: Contribute, now_ms: int) -> tuple[ev.Even
     trained, at = at, _enters(state, at, what)
     before = at.submissions.get(given.node)
     if at.phase != "training":
-        if at.late.get(given.node) == given.contribution:
+        if _passed_over(at, given.node):
             raise Refused(f"{what} is late")
         raise RecordedRefusal(
             Refused(f"{what} is late: the round is {at.phase}", hint="go on with the next round"),
