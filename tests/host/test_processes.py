@@ -277,7 +277,18 @@ def test_backoff_stays_in_its_range(runs: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["--"], ["--parent"], ["--parent", "x", "--", "true"], ["--what", "--", "true"], ["true"]]
+    "argv",
+    [
+        [],
+        ["--"],
+        ["--parent"],
+        ["--parent", "x", "--", "true"],
+        ["--what", "--", "true"],
+        ["true"],
+        ["--user", "0", "--", "true"],
+        ["--user", "nobody:0", "--", "true"],
+        ["--user"],
+    ],
 )
 def test_the_shim_explains_itself(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert shim.main(argv) == 2

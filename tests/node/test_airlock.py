@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 
 from tapestry.host import landlock
+from tapestry.host.users import User
 from tapestry.node import airlock, settings
 from tapestry.node.airlock import Level, level
 from tapestry.node.home import Home
@@ -58,8 +59,11 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-def tried(home: Home, rules: list[landlock.Rule], *paths: Path) -> tuple[bool, dict[str, bool]]:
+def tried(
+    home: Home, rules: list[landlock.Rule], *paths: Path, user: User | None = None
+) -> tuple[bool, dict[str, bool]]:
     options = [part for rule in rules for part in ("--only", str(rule))]
+    options += [] if user is None else ["--user", str(user)]
     command = [
         sys.executable,
         "-P",

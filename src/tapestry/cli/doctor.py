@@ -183,7 +183,8 @@ def check_landlock() -> Finding:
         check="landlock",
         verdict="warn",
         found="none to be had; the agent could read text, and nodes run at level none",
-        mend="take a kernel from 5.19 on with landlock among /sys/kernel/security/lsm",
+        mend="take a kernel from 5.19 on with landlock among /sys/kernel/security/lsm, or run the node as "
+        "root with agent_user",
     )
 
 

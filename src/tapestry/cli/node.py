@@ -44,6 +44,12 @@ def init(
         str | None, typer.Option(metavar="CC", help="Country the node stands in, two letters of ISO 3166-1.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the trainer.")] = None,
+    agent_user: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER", help="Whom the agent runs as: name or number. Takes root, here and at run."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a node's home: settings in node.toml, and keys certified by the member.
@@ -66,6 +72,7 @@ def init(
         runs=tuple(runs or ("*",)),
         threads=threads,
         residency=residency,
+        agent_user=agent_user,
     )
     if as_json:
         emit_json({"home": str(made.root), "node": name})

@@ -113,7 +113,8 @@ def overwrite(path: Path | str, data: bytes) -> None:
 
 
 def private_write(path: Path | str, data: bytes, *, replace: bool = False) -> None:
-    """Put a secret at `path`, durably, readable by its owner alone (0600) from its first byte on.
+    """Put a secret at `path`, durably, readable by its owner alone (0600) from its first byte on. What root
+    writes in another's folder is that one's.
 
     Args:
         path: the final name; its folder exists.
@@ -126,6 +127,8 @@ def private_write(path: Path | str, data: bytes, *, replace: bool = False) -> No
     """
     path = Path(path)
     with _temporary(path, data, mode=0o600, durable=True) as temporary:
+        if os.geteuid() == 0 and (folder := path.parent.stat()).st_uid != 0:
+            os.chown(temporary, folder.st_uid, folder.st_gid, follow_symlinks=False)
         if replace:
             temporary.replace(path)
         else:

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from tapestry.errors import ProcessDied
 from tapestry.host.landlock import Rule
+from tapestry.host.users import User
 
 MARK: Final = "TAPESTRY_SPAWN"
 _PR_SET_PDEATHSIG: Final = 1
@@ -48,6 +49,7 @@ def spawn(
     env: Mapping[str, str | None] | None = None,
     isolate_network: bool = False,
     only: Sequence[Rule] = (),
+    user: User | None = None,
     pipes: bool = False,
 ) -> Child:
     """Start a child process that dies with this one.
@@ -62,6 +64,7 @@ def spawn(
         isolate_network: start it without a network (`tapestry.host.isolation`); the level reached is in
             its variable TAPESTRY_ISOLATION.
         only: files it may touch, and no others, where the kernel can see to that (`tapestry.host.landlock`).
+        user: whose the process is; this one's if None. Takes root; without it the child ends with 126.
         pipes: give access to its standard input and output as `child.stdin` and `child.stdout`; otherwise
             its input is empty.
     """
@@ -72,6 +75,8 @@ def spawn(
         command.append("--isolate")
     for rule in only:
         command += ["--only", str(rule)]
+    if user is not None:
+        command += ["--user", str(user)]
     command += ["--", *map(str, argv)]
     log_path = Path(log_path)
     log_path.parent.mkdir(parents=True, exist_ok=True)

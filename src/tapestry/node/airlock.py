@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -53,9 +53,24 @@ def prepare(home: Home) -> None:
     home.egress_messages.touch(mode=0o644)
 
 
-def reads_text(home: Home, settings: NodeSettings) -> bool:
-    """Whether this process could read the node's text, or what the trainer keeps of it, found by trying."""
-    return any(map(_readable, (settings.corpus_path(home), home.cache, home.outputs)))
+def reads_text(home: Home, settings: NodeSettings, known: Iterable[Path] = ()) -> bool:
+    """Whether this process could read the node's text, or what the trainer keeps of it, found by trying.
+
+    Args:
+        home: the node's.
+        settings: its own.
+        known: files that may lie in folders which this process cannot list.
+    """
+    return any(map(_readable, _places(home, settings))) or any(map(_opens, known))
+
+
+def known_text(home: Home, settings: NodeSettings) -> list[Path]:
+    """Its files, as far as this process sees them."""
+    return [path for place in _places(home, settings) if place.exists() for path in _some(place)]
+
+
+def _places(home: Home, settings: NodeSettings) -> tuple[Path, ...]:
+    return settings.corpus_path(home), home.cache, home.outputs
 
 
 def level(trainer: str | None, agent_reads: bool, hosts: int) -> Level:
@@ -74,21 +89,28 @@ def level(trainer: str | None, agent_reads: bool, hosts: int) -> Level:
 
 
 def _readable(path: Path) -> bool:
+    """Any file of it, or an empty folder that may be listed."""
     try:
-        for each in _some(path):
-            os.close(os.open(each, os.O_RDONLY | os.O_CLOEXEC))
+        if any(map(_opens, _some(path))):
             return True
-    except PermissionError:
+        return path.is_dir() and not any(path.iterdir()) and os.access(path, os.R_OK | os.X_OK)
+    except OSError:  # refused, or there is nothing
         return False
-    except OSError:  # there is nothing
+
+
+def _opens(file: Path) -> bool:
+    try:
+        os.close(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError:
         return False
-    return path.is_dir() and os.access(path, os.R_OK | os.X_OK)
+    return True
 
 
 def _some(path: Path) -> Iterator[Path]:
-    """A file of a folder, or what itself is one."""
+    """The files below a folder, or what itself is one. Raises `OSError` where the folder is shut."""
     if not path.is_dir():
         yield path
         return
-    with os.scandir(path) as entries:
-        yield from (Path(entry.path) for entry in entries if entry.is_file())
+    os.scandir(path).close()
+    for folder, _, names in os.walk(path):
+        yield from (Path(folder, name) for name in names)

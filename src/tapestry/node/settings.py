@@ -27,6 +27,8 @@ Publish = Literal["all", "scores", "none"]
 """How much of what a node measures leaves it: losses and scores, scores only, or neither."""
 Mirror = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 """An address (http, https) or a folder; relative ones lie below the node's home."""
+UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
+"""A user of this machine, by name or number."""
 RunPattern = Annotated[str, StringConstraints(pattern=r"^[a-z0-9*?._-]{1,64}$")]
 
 
@@ -40,6 +42,8 @@ class NodeSection(_Section):
     publish: Publish = "all"
     approve: bool = False
     """Whether each update waits for the owner's word before it leaves: tapestry node egress pending."""
+    agent_user: UserName | None = None
+    """Under whom the agent runs, where the node is started as root; see `node.agent_user`."""
     runs: Annotated[tuple[RunPattern, ...], Field(min_length=1, max_length=64, strict=False)] = ("*",)
     """Runs this node takes part in, as shell patterns."""
 
@@ -81,6 +85,12 @@ class NodeSettings(_Section):
     def _table_of_the_launcher(self) -> NodeSettings:
         if self.training.launcher == "kubernetes" and self.kubernetes is None:
             raise ValueError("launcher kubernetes needs the table [kubernetes] with image and claim")
+        return self
+
+    @model_validator(mode="after")
+    def _user_beside_a_local_trainer(self) -> NodeSettings:
+        if self.node.agent_user is not None and self.training.launcher != "local":
+            raise ValueError("node.agent_user needs launcher local: a cluster's files are not this machine's")
         return self
 
     def takes_part_in(self, run: str) -> bool:
@@ -141,6 +151,8 @@ name = {_toml(node.name)}
 publish = {_toml(node.publish)}
 # Whether each update waits for your word before it leaves: tapestry node egress pending HOME.
 approve = {_toml(node.approve)}
+# A user who owns nothing, under whom the agent runs where the node is started as root.
+{_optional("agent_user", node.agent_user, "tapestry-agent")}
 # Runs to take part in; "*" stands for all.
 runs = {_toml(list(node.runs))}
 
@@ -148,7 +160,7 @@ runs = {_toml(list(node.runs))}
 # Folder with train.* and valid.* (.jsonl or .txt). It is read by the trainer alone.
 corpus = {_toml(training.corpus)}
 # Country this node stands in (ISO 3166-1, two letters). Text is only trained on where its card allows.
-{_residency(training.residency)}
+{_optional("residency", training.residency, "CH")}
 threads = {training.threads}
 # Seconds between two checkpoints inside a round.
 checkpoint_s = {float(training.checkpoint_s)}
@@ -176,8 +188,8 @@ direct = {str(transfer.direct).lower()}
 {_table("ledger", ledger)}{_table("slurm", settings.slurm)}{_table("kubernetes", settings.kubernetes)}"""
 
 
-def _residency(country: str | None) -> str:
-    return '# residency = "CH"' if country is None else f"residency = {_toml(country)}"
+def _optional(key: str, value: str | None, example: str) -> str:
+    return f"# {key} = {_toml(example)}" if value is None else f"{key} = {_toml(value)}"
 
 
 def make(
@@ -191,6 +203,7 @@ def make(
     checkpoint_s: float = 60.0,
     device: str = "cpu",
     residency: str | None = None,
+    agent_user: str | None = None,
 ) -> NodeSettings:
     """Checked settings. Raises `SettingsError` naming the field."""
     if any("\ud800" <= letter <= "\udfff" for letter in str(corpus)):
@@ -198,7 +211,13 @@ def make(
     try:
         return NodeSettings.model_validate(
             {
-                "node": {"member": member, "name": name, "publish": publish, "runs": runs},
+                "node": {
+                    "member": member,
+                    "name": name,
+                    "publish": publish,
+                    "agent_user": agent_user,
+                    "runs": runs,
+                },
                 "training": {
                     "corpus": str(corpus),
                     "threads": threads or max(1, min(8, os.cpu_count() or 1)),

@@ -26,6 +26,7 @@ from tapestry.identity.envelope import Envelope
 from tapestry.identity.invitations import check_token, make_token
 from tapestry.identity.keyring import make_join, make_revocation
 from tapestry.identity.keys import KeyPair
+from tapestry.node import agent_user as users
 from tapestry.node import keys, settings
 from tapestry.node.home import Home
 from tapestry.node.keys import NEXT, NodeKey
@@ -75,6 +76,7 @@ def init(
     threads: int | None = None,
     checkpoint_s: float = 60.0,
     residency: str | None = None,
+    agent_user: str | None = None,
 ) -> Home:
     """Make a node's home with its settings and its keys, certified by the member. All or nothing.
 
@@ -97,6 +99,7 @@ def init(
         threads=threads,
         checkpoint_s=checkpoint_s,
         residency=residency,
+        agent_user=agent_user,
     )
     if home.exists() and any(home.iterdir()):
         raise Conflict(f"{home} exists and is not empty", hint="choose another folder for the node")
@@ -110,6 +113,7 @@ def init(
         for role in keys.KEY_ROLES:
             keys.issue(temporary, member, node=name, role=role, now=now)
         files.write_atomic(temporary.settings, settings.render(made).encode())
+        users.prepare(temporary, made)
         files.publish_dir(temporary.root, home)
     except BaseException:
         shutil.rmtree(temporary.root, ignore_errors=True)

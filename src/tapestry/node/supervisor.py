@@ -18,7 +18,8 @@ from typing import Final
 from tapestry.errors import ProcessDied, SettingsError
 from tapestry.host import files, processes
 from tapestry.host.landlock import Rule
-from tapestry.node import airlock, child, settings
+from tapestry.host.users import User
+from tapestry.node import agent_user, airlock, child, settings
 from tapestry.node.home import Home, Role, write_status
 from tapestry.node.mend import MENDABLE
 from tapestry.training import launcher
@@ -112,6 +113,7 @@ class Supervisor:
                 if not self._watches(kept):
                     self._home.status(kept.role).unlink(missing_ok=True)
                 _set_aside(self._home.log(kept.role))
+                self._home.log(kept.role).touch(mode=0o600)
                 kept.log_start = _size(self._home.log(kept.role))
                 kept.child, kept.started = kept.start(), time.monotonic()
                 self._say("running")
@@ -186,23 +188,28 @@ class Supervisor:
 
 
 def usual_children(home: Home, *, once: bool) -> dict[Role, Start]:
-    """Gate, trainer and agent of a home."""
+    """Gate, trainer and agent of a home. Raises `SettingsError`."""
     given = settings.load(home)
+    user = agent_user.prepare(home, given)
     root = home.root.absolute()
 
-    def module(role: Role, *more: str, isolate: bool, only: Sequence[Rule] = ()) -> processes.Child:
+    def module(
+        role: Role, *more: str, isolate: bool, only: Sequence[Rule] = (), user: User | None = None
+    ) -> processes.Child:
         return processes.spawn(
             role,
             [sys.executable, "-P", "-m", f"tapestry.node.{role}", "--home", str(root), *more],
             log_path=home.log(role),
             isolate_network=isolate,
             only=only,
+            user=user,
         )
 
     def agent() -> processes.Child:
         airlock.prepare(home)
         more = ["--once"] if once else []
-        return module("agent", *more, isolate=False, only=airlock.agent_files(home, given.ledger.mirrors))
+        only = airlock.agent_files(home, given.ledger.mirrors)
+        return module("agent", *more, isolate=False, only=only, user=user)
 
     return {
         "gate": lambda: module("gate", isolate=True),
