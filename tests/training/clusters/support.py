@@ -40,7 +40,7 @@ def program(folder: Path) -> Path:
     return path
 
 
-def wait_until(predicate: Callable[[], Any], timeout_s: float = 30.0, what: str = "") -> Any:
+def wait_until(predicate: Callable[[], Any], timeout_s: float = 90.0, what: str = "") -> Any:
     deadline = time.monotonic() + timeout_s
     while not (found := predicate()):
         assert time.monotonic() < deadline, what or "it did not happen in time"
