@@ -261,7 +261,7 @@ class Run:
         need(enters is trained or enters["phase"] == "training", "a late contribution has to wait")
         named = {"round": said["round"], "fragment": said["fragment"], "node": node, "contribution": digest}
         if enters["phase"] != "training":
-            need(trained["late"].get(node) != digest, "a contribution is late twice")
+            need(node in trained["nodes"] and node not in trained["late"], "noted as late in vain")
             return "contribution-late", named
         prior += [enters["sent"][node]] if node in enters["sent"] else []
         need(all(s["status"] == "refused" for s in prior), "a node contributes twice")

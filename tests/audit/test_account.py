@@ -21,11 +21,22 @@ from tapestry.ledger.entries import Entry
 from tapestry.rounds import taking
 from tapestry.rounds.state import KEPT_ROUNDS
 from tapestry.rounds.weights import UNIT
-from tests.audit import scenes
+from tests.audit import scenes, second
 from tests.audit.released import HOURLY, released, trained
-from tests.audit.support import Ledger
+from tests.audit.support import Ledger, refused
 
 Pairs = st.lists(st.tuples(st.integers(1, 1 << 40), st.integers(0, 1 << 45)), max_size=40)
+
+
+PASSED_OVER = taking._passed_over
+
+
+def second_refuses(given_: Ledger) -> bool:
+    try:
+        second.verify(given_.to_bytes().splitlines(keepends=True))
+    except ValueError:
+        return True
+    return False
 
 
 def counted(given_: Ledger, *, verify: bool = True) -> tuple[Account, list[Row]]:
@@ -144,6 +155,10 @@ def test_who_never_enrolled_has_no_account_and_spoils_none(
         eve.name, bob.name,
     ]  # fmt: skip
     found, rows = counted(ledger)
+    assert second_refuses(ledger), "whoever was not expected is not noted"
+    with monkeypatch.context() as again:
+        again.setattr(taking, "_passed_over", PASSED_OVER)
+        assert refused(ledger)
     assert {name: each.refused for name, each in found.runs["run"].members.items()} == {
         "ada": {}, "bob": {"late": 1},
     }  # fmt: skip
