@@ -7,6 +7,7 @@ import socket
 import stat
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,9 +38,9 @@ class Source(FetcherInterface):
     def close(self) -> None:
         """Let go of connections."""
 
+    @abstractmethod
     def pieces(self, path: str, offset: int = 0) -> Iterator[bytes]:
         """The bytes of a file from `offset` on; errors of `tuf.api.exceptions`."""
-        raise NotImplementedError
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         return self.pieces(url)
