@@ -8,7 +8,10 @@
     │   ├── CorpusError         text that is missing, empty or undecodable
     │   ├── CardError           a dataset card that is wrong, missing, or not of these files
     │   ├── RightsRefused       a dataset whose rights do not let it enter a stage
-    │   └── ModelError          a model or tokenizer directory
+    │   ├── ModelError          a model or tokenizer directory
+    │   ├── RecipeError         the recipe of a build
+    │   ├── ConstitutionError   a member's constitution file
+    │   └── EvaluationError     tasks, pairs or a survey to evaluate with that are of a wrong shape
     ├── IntegrityError          bytes are not what they claim to be
     │   ├── ArtifactError       malformed artifact, manifest, layout or shard
     │   │   ├── OverNorm        an update larger than its plan allows
@@ -30,6 +33,7 @@
     ├── ProtocolError           the request is well formed but not allowed now
     │   ├── Refused             a contribution that was refused, with its reason
     │   ├── InfeasibleCap       an influence cap no set of weights can meet
+    │   ├── GateNotMet          figures that a release gate does not accept
     │   ├── Conflict            the state moved on; look again and retry
     │   └── NotFound            no such run, round, blob or member
     ├── MergeMismatch           a repeated merge gave other bytes
@@ -106,6 +110,18 @@ class RightsRefused(InputError):
 
 class ModelError(InputError):
     code = "model"
+
+
+class RecipeError(InputError):
+    code = "recipe"
+
+
+class ConstitutionError(InputError):
+    code = "constitution"
+
+
+class EvaluationError(InputError):
+    code = "evaluation"
 
 
 class IntegrityError(TapestryError):
@@ -209,6 +225,10 @@ class OwnerRefused(ProtocolError):
 
 class InfeasibleCap(ProtocolError):
     code = "infeasible-cap"
+
+
+class GateNotMet(ProtocolError):
+    code = "gate-not-met"
 
 
 class Conflict(ProtocolError):
