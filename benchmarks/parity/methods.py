@@ -100,7 +100,7 @@ class Setting:
         return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
-def _llama(hidden: int, layers: int, heads: int, sequence_length: int) -> dict[str, Any]:
+def llama(hidden: int, layers: int, heads: int, sequence_length: int) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
         "intermediate_size": hidden * 8 // 3 // 8 * 8,
@@ -115,7 +115,7 @@ def _llama(hidden: int, layers: int, heads: int, sequence_length: int) -> dict[s
 SETTINGS: Final = {
     "tiny": Setting(
         name="tiny",
-        model=_llama(32, 1, 2, 32),
+        model=llama(32, 1, 2, 32),
         sequence_length=32,
         tokens_per_parameter=1.5,
         rates=(1e-2, 2e-2),
@@ -129,7 +129,7 @@ SETTINGS: Final = {
     ),
     "small": Setting(
         name="small",
-        model=_llama(160, 3, 5, 128),
+        model=llama(160, 3, 5, 128),
         sequence_length=128,
         tokens_per_parameter=20.0,
         rates=(1e-3, 2e-3, 4e-3),

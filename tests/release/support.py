@@ -95,7 +95,13 @@ class World(Council):
     def view(self) -> View:
         return view.read(self.ledger().lines)
 
-    def draft(self, name: str | None = BASE, catalog: Iterable[bytes] = (), **given: Any) -> Checked:
+    def draft(
+        self,
+        name: str | None = BASE,
+        catalog: Iterable[bytes] = (),
+        leakage: Iterable[bytes] = (),
+        **given: Any,
+    ) -> Checked:
         self._drafts += 1
         seen = self.view()
 
@@ -111,6 +117,7 @@ class World(Council):
             read=self.core.store.read,
             write_model=write,
             catalog=list(catalog),
+            leakage=list(leakage),
             **{"now": now(), **given},
         )
 

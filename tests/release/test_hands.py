@@ -25,7 +25,10 @@ from tapestry.identity.keys import KeyPair
 from tapestry.protocol.artifact import Blob, ModelFile
 from tapestry.release import card, checking, client, contents, derived, holder, published, sources
 from tapestry.release.checking import Checked
+from tapestry.release.leakage import Leakages
 from tests.release.support import BASE, HOLDERS, OPEN, Forge, World, now
+
+NO_LEAKAGE = Leakages(release=BASE, reports=())
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +172,7 @@ def test_a_licence_is_one_line_of_the_front_matter(drafted: tuple[World, Checked
     chain = contents.chain(made.folder / derived.MODEL, made.facts.state)
     model = chain.model.model_copy(update={"licence": licence})
     changed = contents.Chain(state=chain.state, model=model, layout=chain.layout, base=chain.base)
-    lines = card.card(made.facts, changed, ()).decode().split("\n")
+    lines = card.card(made.facts, changed, (), NO_LEAKAGE).decode().split("\n")
     head = lines[1 : lines.index("---", 1)]
     assert [each.partition(":")[0] for each in head] == [
         "library_name", "pipeline_tag", "license", "tags", "- tapestry",
@@ -184,7 +187,7 @@ def test_no_title_pushes_the_consortium_out_of_the_card(drafted: tuple[World, Ch
     assert made.facts is not None
     chain = contents.chain(made.folder / derived.MODEL, made.facts.state)
     title = f"Ours `{'0' * 64}`".ljust(200, "|")
-    text = card.card(dataclasses.replace(made.facts, title=title), chain, ()).decode()
+    text = card.card(dataclasses.replace(made.facts, title=title), chain, (), NO_LEAKAGE).decode()
     assert f"| consortium (SHA-256) | `{made.facts.consortium}` |" in text
 
 

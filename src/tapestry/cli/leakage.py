@@ -48,7 +48,15 @@ def leakage(
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the processor.")] = 2,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the report here, to be published with a release."),
+        typer.Option(metavar="FILE", help="Write the report here."),
+    ] = None,
+    signed: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write it here signed with the node's key, for `release propose --leakage`: its figures are "
+            "then published with the release.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -57,7 +65,9 @@ def leakage(
     Reads the text, the blobs and nothing else; needs no network. Numbers come out, no text. A low figure is
     no proof that nothing leaks: see docs/concepts/leakage.md.
 
-    Example: tapestry node leakage ./node --run first --out leakage.json
+    Examples: tapestry node leakage ./node --run first --out leakage.json
+
+    tapestry node leakage ./node --run first --signed leakage-signed.json
     """
     from tapestry.cli import leakage_work
     from tapestry.host import files
@@ -78,14 +88,17 @@ def leakage(
         )
     if out is not None:
         files.write_atomic(out, report.to_bytes())
+    if signed is not None:
+        files.write_atomic(signed, leakage_work.signed(home, report))
     for each in left_out:
         note(each)
     if as_json:
         emit_json(report.model_dump(mode="json"))
         return
     _print(report)
-    if out is not None:
-        emit_line(str(out))
+    for path in (out, signed):
+        if path is not None:
+            emit_line(str(path))
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

@@ -45,6 +45,14 @@ def propose(
             metavar="NAME", help="The release; left out, revocations and holders are brought up to date."
         ),
     ] = None,
+    leakage: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A node's leakage report for this release, as `node leakage --signed` writes it; may be "
+            "given several times.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Put together what the holders are asked to sign: a release that the members have accepted by vote.
@@ -57,7 +65,7 @@ def propose(
     """
     from tapestry.cli import release_work
 
-    checked = release_work.propose(core, name, repository, out, _told)
+    checked = release_work.propose(core, name, repository, out, _told, leakage or ())
     if as_json:
         emit_json({"draft": str(out), **_as_json(checked)})
         return

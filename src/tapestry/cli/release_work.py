@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_KEY_BYTES: Final = 16 << 10
 MAX_ROOT_BYTES: Final = 512_000
 PAGE: Final = 1000
+_LEAKAGE_HINT: Final = "it is what a node wrote with: tapestry node leakage ./node --signed FILE"
 Told = Callable[[int], None]
 Progress = Callable[[int, int], None]
 
@@ -66,11 +67,16 @@ def view_of(where: str, told: Told) -> View:
         return view.read(lines, told)
 
 
-def propose(core: Path, name: str | None, repository: Path, out: Path, told: Told) -> Checked:
+def propose(
+    core: Path, name: str | None, repository: Path, out: Path, told: Told, leakage: Sequence[Path] = ()
+) -> Checked:
     """A draft of a release, from a core's ledger and blobs."""
     from tapestry.core.service import Core
     from tapestry.release import draft, published
 
+    if leakage and name is None:
+        raise InputError("--leakage belongs to a release", hint="name the release that the reports are of")
+    given = [_report(path) for path in leakage]
     key = online_key(core, make=True)
     with Core.open(core) as opened:
         view = view_of_core(opened, told)
@@ -91,8 +97,23 @@ def propose(core: Path, name: str | None, repository: Path, out: Path, told: Tol
             read=opened.store.read,
             write_model=write,
             catalog=catalog(opened),
+            leakage=given,
             now=now(),
         )
+
+
+def _report(path: Path) -> bytes:
+    """A leakage report that its node has signed, in one line. Raises `InputError`."""
+    from tapestry.errors import TapestryError
+    from tapestry.identity.envelope import Envelope
+    from tapestry.release.leakage import MAX_REPORT_BYTES
+
+    try:
+        return Envelope.from_bytes(files.read_limited(path, MAX_REPORT_BYTES)).to_bytes()
+    except OSError as e:
+        raise InputError(f"cannot read {path}: {e.strerror}", hint=_LEAKAGE_HINT) from e
+    except TapestryError as e:
+        raise InputError(f"{path} is no signed leakage report: {e.message}", hint=_LEAKAGE_HINT) from e
 
 
 def catalog(core: Core) -> list[bytes]:

@@ -17,7 +17,9 @@ from tapestry.errors import ReleaseError
 from tapestry.governance.state import Assembly
 from tapestry.identity.envelope import Envelope
 from tapestry.identity.keyring import NODE_ONLY
+from tapestry.release import leakage
 from tapestry.release.contents import Chain
+from tapestry.release.leakage import Leakages
 from tapestry.release.view import Facts, Scored
 
 SHOWN: Final = (
@@ -123,7 +125,7 @@ def limits(facts: Facts) -> tuple[str, ...]:
     )
 
 
-def card(facts: Facts, chain: Chain, data: tuple[Data, ...]) -> bytes:
+def card(facts: Facts, chain: Chain, data: tuple[Data, ...], leakages: Leakages) -> bytes:
     """README.md, with the front matter of a Hugging Face model card."""
     licence = chain.model.licence.lower()
     plain = re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence) is not None
@@ -140,6 +142,7 @@ def card(facts: Facts, chain: Chain, data: tuple[Data, ...]) -> bytes:
         *_members(facts),
         *_evaluation(facts),
         *_data(facts, data),
+        *leakage.section(facts, leakages),
         "## What it is not",
         "",
         *(f"- {each}" for each in limits(facts)),

@@ -13,13 +13,15 @@ from tuf.api.metadata import Metadata, Root, Targets
 from tapestry.errors import Conflict, ReleaseError
 from tapestry.host import files
 from tapestry.protocol import canonical
-from tapestry.release import card, contents, messages, roles
+from tapestry.release import card, contents, leakage, messages, roles
 from tapestry.release.contents import Progress
 from tapestry.release.derived import (
     CATALOG,
     CURRENT_ROOT,
     CURRENT_TARGETS,
+    LEAKAGE,
     MAX_CATALOG_BYTES,
+    MAX_LEAKAGE_BYTES,
     MODEL,
     NEW_LIST,
     ROOT,
@@ -199,9 +201,13 @@ def _check_model(folder: Path, facts: Facts, view: View, progress: Progress) -> 
     model = folder / MODEL
     chain, known = contents.check(model, facts.state, progress)
     catalog = read(folder / CATALOG, MAX_CATALOG_BYTES).splitlines()
-    made = written(facts, chain, known, card.datasets(catalog, facts, view.assembly))
+    given = read(folder / LEAKAGE, MAX_LEAKAGE_BYTES).splitlines()
+    data_listed = card.datasets(catalog, facts, view.assembly)
+    leakages = leakage.reports(given, facts, view.assembly)
+    made = written(facts, chain, known, data_listed, leakages)
     for path, data in made.items():
-        if files.read_limited(model / path, len(data) + 1) != data:
+        file = model / path
+        if file.stat().st_size != len(data) or files.read_limited(file, len(data)) != data:
             raise ReleaseError(f"{path} is not what follows from the ledger and the catalog")
     return targets_of(facts, known, made)
 

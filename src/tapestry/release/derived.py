@@ -15,23 +15,31 @@ from tapestry.protocol import canonical
 from tapestry.release import bom, card, contents, roles
 from tapestry.release.card import Data
 from tapestry.release.contents import Chain
+from tapestry.release.leakage import Leakages
 from tapestry.release.messages import File, Release
 from tapestry.release.view import Facts, View
 
 SAYS, MODEL, CATALOG, SIGNED = "draft.json", "model", "catalog.jsonl", "signatures"
+LEAKAGE: Final = "leakage.jsonl"
 CURRENT_ROOT, CURRENT_TARGETS = "current/root.json", "current/targets.json"
 ROOT, TARGETS, NEW_LIST = "new/root.json", "new/targets.json", "new/releases.json"
 MAX_CATALOG_BYTES: Final = 64 << 20
+MAX_LEAKAGE_BYTES: Final = 64 << 20
 RENEW_DAYS: Final = 90
 """A list of holders is signed anew when it holds for less than this."""
 
 
 def written(
-    facts: Facts, chain: Chain, of_state: Mapping[str, tuple[str, int]], data: tuple[Data, ...]
+    facts: Facts,
+    chain: Chain,
+    of_state: Mapping[str, tuple[str, int]],
+    data: tuple[Data, ...],
+    leakages: Leakages,
 ) -> dict[str, bytes]:
-    """Card, bill of materials and `release.json`."""
+    """Card, bill of materials, leakage reports and `release.json`."""
     made = {
-        contents.CARD: card.card(facts, chain, data),
+        contents.CARD: card.card(facts, chain, data, leakages),
+        contents.LEAKAGE: leakages.to_bytes(),
         contents.BOM: bom.bom(facts, chain, {path: sha for path, (sha, _) in of_state.items()}, data),
     }
     known = {**of_state, **{path: (canonical.sha256(each), len(each)) for path, each in made.items()}}

@@ -6,6 +6,7 @@
     new/releases.json     the list of releases, a target
     model/                the release, file by file
     catalog.jsonl         what members list of their datasets; for the holders, not published
+    leakage.jsonl         nodes' leakage reports, as they have signed them; for the holders too
     signatures/MEMBER.json    what each holder sends back
 
 A holder believes none of it. With a ledger of its own it makes all of it anew, and signs what comes out the
@@ -33,6 +34,7 @@ from tapestry.release.derived import (
     CATALOG,
     CURRENT_ROOT,
     CURRENT_TARGETS,
+    LEAKAGE,
     MODEL,
     NEW_LIST,
     RENEW_DAYS,
@@ -45,6 +47,7 @@ from tapestry.release.derived import (
     targets_of,
     written,
 )
+from tapestry.release.leakage import reports
 from tapestry.release.published import LIST, Published
 from tapestry.release.view import Facts, View
 
@@ -61,6 +64,7 @@ def make(
     read: Read,
     write_model: Callable[[State, Path], object],
     catalog: list[bytes],
+    leakage: list[bytes],
     now: datetime.datetime,
 ) -> Checked:
     """Make a draft in a folder that does not exist, whole or not at all.
@@ -73,6 +77,7 @@ def make(
         read: gives a blob by its hash.
         write_model: writes the Hugging Face directory of a state into a new folder.
         catalog: envelopes of what members list.
+        leakage: envelopes of nodes' leakage reports.
         now: this machine's clock.
 
     Raises:
@@ -92,9 +97,10 @@ def make(
             (temporary / "new").mkdir(parents=True)
             (temporary / SIGNED).mkdir()
             _put(temporary / CATALOG, b"".join(line + b"\n" for line in catalog))
+            _put(temporary / LEAKAGE, b"".join(line + b"\n" for line in leakage))
             fresh: dict[str, tuple[str, int]] = {}
             if facts is not None:
-                fresh = _model(temporary / MODEL, facts, view, read, write_model, catalog)
+                fresh = _model(temporary / MODEL, facts, view, read, write_model, catalog, leakage)
             _metadata(temporary, view, published, online, fresh, now)
             said = messages.Draft(consortium=view.consortium, release=name)
             _put(temporary / SAYS, said.to_bytes())
@@ -111,6 +117,7 @@ def _model(
     read: Read,
     write_model: Callable[[State, Path], object],
     catalog: list[bytes],
+    leakage: list[bytes],
 ) -> dict[str, tuple[str, int]]:
     """Write the release's files; hash and length by target path."""
     state = State.from_bytes(read(facts.state, State.MAX_BYTES))
@@ -126,7 +133,8 @@ def _model(
         (folder / path).parent.mkdir(exist_ok=True)
         _put(folder / path, data)
     known = {path: contents.hashed(folder / path) for path in chain.paths() - {*contents.WRITTEN}}
-    made = written(facts, chain, known, card.datasets(catalog, facts, view.assembly))
+    datasets = card.datasets(catalog, facts, view.assembly)
+    made = written(facts, chain, known, datasets, reports(leakage, facts, view.assembly))
     for path, data in made.items():
         _put(folder / path, data)
     return targets_of(facts, known, made)

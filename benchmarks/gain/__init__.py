@@ -1,0 +1,1 @@
+"""What a member gains: shared base and private continued pre-training, against training alone."""
