@@ -144,8 +144,8 @@ def report(study: Study, seeds: int) -> Report:
     of_seed = [fmean(each) for each in zip(*gains, strict=True)]
     made.section(
         "Bits per byte on each member's own held-out text",
-        f"{len(study.corpora)} members, one language each. Everybody takes {size.steps} steps of "
-        f"{size.sequences} × {size.sequence_length} bytes: in the federation {size.shared_steps} in rounds "
+        f"{len(study.corpora)} members, one language each, with {size.text_bytes // 1000} kB of text. "
+        f"Everybody takes {size.steps} steps of {size.sequences} × {size.sequence_length} bytes: in the federation {size.shared_steps} in rounds "
         f"of {size.round_steps} (MuLoCo) on one document of {EVERY}, then {size.private_steps} private ones "
         f"on the others; alone all of them on all text. {bases[0]['parameters']:,} parameters; training "
         f"alone chooses its rate among {RATES} and its width among {tuple(SHAPES)}. Both stop where one half "

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +42,8 @@ from tapestry.training.optim import InnerOptimizer, learning_rate
 from tapestry.training.task import CausalLM
 from tapestry.training.tokenizer import Tokenizer
 
+PATIENCE: Final = 4
+"""Points in a row without a better score, after which a training ends."""
 EVERY: Final = 4
 """One document of so many is contributed."""
 EVALUATE: Final = 1 << 15
@@ -60,6 +63,8 @@ class Size:
     round_steps: int
     points: int
     """At which a model is scored, for early stopping."""
+    text_bytes: int
+    """That a member has to train on; those cut to a tenth have a tenth of it."""
 
     @property
     def steps(self) -> int:
@@ -76,15 +81,17 @@ SIZES: Final = {
         private_steps=10,
         round_steps=10,
         points=3,
+        text_bytes=20_000,
     ),
     "small": Size(
         model=llama(128, 3, 4, 128),
         sequence_length=128,
-        sequences=8,
-        shared_steps=400,
-        private_steps=800,
+        sequences=4,
+        shared_steps=1200,
+        private_steps=600,
         round_steps=20,
-        points=10,
+        points=15,
+        text_bytes=260_000,
     ),
 }
 SHAPES: Final = {"half": 0.5, "same": 1.0, "twice": 2.0}
@@ -98,17 +105,18 @@ def shaped(model: Mapping[str, Any], shape: str) -> dict[str, Any]:
     return llama(wide, model["num_hidden_layers"], heads, model["max_position_embeddings"])
 
 
-def cut(source: Path, out: Path, keep: float) -> dict[str, Path]:
+def cut(source: Path, out: Path, most_bytes: int) -> dict[str, Path]:
     """Folders of one member's text by what it is for: documents take turns, so none is in two parts.
 
     Args:
         source: with `train.jsonl` and `valid.jsonl`.
         out: folder to make.
-        keep: part of the documents to train on that the member has at all.
+        most_bytes: of the documents to train on that the member has at all.
     """
     train = (source / "train.jsonl").read_text(encoding="utf-8").splitlines()
     valid = (source / "valid.jsonl").read_text(encoding="utf-8").splitlines()
-    train = train[: max(2 * EVERY, round(len(train) * keep))]
+    sizes = accumulate(len(line.encode()) for line in train)
+    train = train[: max(2 * EVERY, sum(size <= most_bytes for size in sizes))]
     parts = {
         "contributed": (train[::EVERY], valid[::2]),
         "private": ([line for n, line in enumerate(train) if n % EVERY], valid[::2]),
@@ -144,8 +152,8 @@ class Study:
         self.corpora: dict[str, dict[str, Corpus]] = {}
         words = Tokenizer.byte_level()
         for member, source in sorted(self.texts.items()):
-            keep = 0.1 if member in self.poor else 1.0
-            folders = cut(source, self.out / "text" / f"{member}-{keep:g}", keep)
+            most = self.size.text_bytes // (10 if member in self.poor else 1)
+            folders = cut(source, self.out / "text" / f"{member}-{most}", most)
             self.corpora[member] = {
                 part: open_corpus(folder, words, self.out / "cache") for part, folder in folders.items()
             }
@@ -282,6 +290,8 @@ class Study:
                 curve.append((step + 1, score))
                 if score < best[0]:
                     best = (score, step + 1, copy.deepcopy(loaded.module.state_dict()))
+                elif [mark for mark, _ in curve].index(best[1]) + PATIENCE < len(curve):
+                    break
         loaded.module.load_state_dict(best[2])
         return {
             "bits_per_byte": {member: self._score(loaded, member, "test")},
