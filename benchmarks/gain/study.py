@@ -1,7 +1,7 @@
 """Trials of one study: shared bases, what members make of them on text they kept back, and training alone.
 
 Everybody takes T steps on its own machine. In the federation S of them go into the shared base, on the
-contributed part of the member's text (one document of four), and T − S into private continued pre-training on
+contributed part of the member's text (every second document), and T − S into private continued pre-training on
 the rest, which never went to the run. Alone, all T go over all of it. All end where their score on one part
 of the held-out text is best (early stopping); what is reported is the score on the other part.
 """
@@ -44,7 +44,7 @@ from tapestry.training.tokenizer import Tokenizer
 
 PATIENCE: Final = 4
 """Points in a row without a better score, after which a training ends."""
-EVERY: Final = 4
+EVERY: Final = 2
 """One document of so many is contributed."""
 EVALUATE: Final = 1 << 15
 """Tokens of each part of the held-out text."""
@@ -87,10 +87,10 @@ SIZES: Final = {
         model=llama(128, 3, 4, 128),
         sequence_length=128,
         sequences=4,
-        shared_steps=1200,
+        shared_steps=600,
         private_steps=600,
         round_steps=20,
-        points=15,
+        points=12,
         text_bytes=260_000,
     ),
 }
@@ -128,6 +128,18 @@ def cut(source: Path, out: Path, most_bytes: int) -> dict[str, Path]:
         (out / name / "train.jsonl").write_text("\n".join(first) + "\n", encoding="utf-8")
         (out / name / "valid.jsonl").write_text("\n".join(second) + "\n", encoding="utf-8")
     return {name: out / name for name in parts}
+
+
+class _Kept(Trial):
+    """Remembers the base with the best mean of its members' scores: a consortium would release that one."""
+
+    best: dict[str, Any]
+
+    def _point(self, steps: int) -> None:
+        super()._point(steps)
+        means = [mean for _, _, mean in self.outcome.curve]
+        if means[-1] == min(means):
+            self.best = copy.deepcopy(self.loaded.module.state_dict())
 
 
 @dataclass(kw_only=True)
@@ -237,15 +249,19 @@ class Study:
             world = World(setting=self._setting(), corpora=members, scratch=scratch)
             tables = ALGORITHMS["muloco"].tables()
             plan = self._plan(store, seed, rate, self.size.model, self.size.shared_steps, tables)
-            trial = Trial(world, store, plan)
+            trial = _Kept(world, store, plan)
             trial.rounds()
-            if trial.outcome.diverged:
-                raise Diverged(trial.outcome.diverged)
             module = trial.loaded
+            module.module.load_state_dict(trial.best)
             save_file({n: p.detach().clone() for n, p in module.parameters.items()}, self._file(seed, rate))
             scores = {name: self._score(module, name, "test") for name in members}
             selection = {name: self._score(module, name, "all") for name in members}
-            return {"bits_per_byte": scores, "selection": selection, "parameters": plan.parameters}
+            return {
+                "bits_per_byte": scores,
+                "selection": selection,
+                "parameters": plan.parameters,
+                "curve": trial.outcome.curve,
+            }
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -324,7 +340,7 @@ class Study:
             rounds=(size.round_steps,),
             languages=len(self.corpora),
             evaluate_tokens=1 << 12,
-            points=1,
+            points=size.points,
         )
 
     def _plan(
