@@ -16,6 +16,7 @@ from tapestry.host import files
 from tapestry.protocol import canonical, toml
 from tapestry.protocol.canonical import Name, is_name
 from tapestry.protocol.message import Part
+from tapestry.sovereign.gates import Gates
 from tapestry.sovereign.lineage import Level
 
 FORMAT: Final = "tapestry.build"
@@ -151,6 +152,7 @@ class Recipe(Part):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the finished model's weights."""
     machine: Machine = Machine()
+    gates: Gates = Gates()
     stage: Annotated[tuple[StageTable, ...], Field(min_length=1, max_length=32)]
 
     @model_validator(mode="after")
