@@ -17,7 +17,7 @@ from tapestry.sovereign import recipe as recipes
 from tapestry.sovereign.home import BuildHome
 from tapestry.sovereign.status import Teller
 
-LOCK_S = 10.0
+LOCK_S = 5.0
 """A predecessor that was killed may take a moment to go."""
 
 
