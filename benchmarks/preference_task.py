@@ -1,8 +1,8 @@
-"""A made-up community whose answers are polite or familiar by who asks, and pairs that only the prompt decides.
+"""A made-up community, polite or familiar by who asks: pairs of answers that only the prompt decides.
 
-Every answer is chosen for some prompts and rejected for others, equally often, in train and in held-out pairs:
-an answer by itself tells nothing. Names, questions and the sentences around them are other ones in held-out
-pairs; what carries over is whom one is polite to.
+Every answer is chosen for some prompts and rejected for others, equally often, in train and in held-out
+pairs: an answer by itself tells nothing. Names, questions and the sentences around them are other ones in
+held-out pairs; what carries over is whom one is polite to.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def text(count: int, seed: int) -> list[dict[str, str]]:
 
 
 def by_response_alone(train: Sequence[Pair], held_out: Sequence[Pair]) -> float:
-    """Accuracy on held-out pairs of a classifier that sees no prompt: naive Bayes over words and over pairs of
+    """Accuracy on held-out pairs of a classifier that sees no prompt: naive Bayes over words, over pairs of
     words, and over the answer as a whole, counted on the train pairs. Ties count half."""
     counts = {label: Counter[str]() for label in (True, False)}
     for pair in train:

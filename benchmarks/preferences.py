@@ -15,6 +15,7 @@ from benchmarks.machine import say
 from benchmarks.report import Report, Settings
 from benchmarks.sovereign_support import HEAD, accuracy, build, dataset, interval, make_base, stage
 from tapestry.host import files
+from tapestry.sovereign.home import BuildHome
 
 SEEDS: Final = (0, 1, 2)
 WANTED: Final = 0.15
@@ -31,8 +32,8 @@ NAMES: Final = {
 NOT_SHOWN: Final = (
     "Preferences of people. The task is made up, small, and has one rule that a quarter of a million "
     "parameters can learn.",
-    "Kinds of people that no pair names: whom one is polite to is the same in train and held-out pairs; names, "
-    "questions and sentences are not.",
+    "Kinds of people that no pair names: whom one is polite to is the same in train and held-out pairs; "
+    "names, questions and sentences are not.",
     "Adapters: all stages train all weights.",
 )
 
@@ -57,9 +58,9 @@ def measure(settings: Settings) -> Report:
     }
     report.section(
         "Held-out pairs of which the chosen answer is the likelier",
-        f"{found[0]['held_out']} held-out pairs, {found[0]['pairs']} to learn from; mean over {len(found)} seeds "
-        "(of base, data and order) with its interval of 95 %. Every answer is chosen for as many prompts as it is "
-        "rejected for. No prompt and no template of the held-out pairs is among those learnt from.",
+        f"{found[0]['held_out']} held-out pairs, {found[0]['pairs']} to learn from; mean over {len(found)} "
+        "seeds (of base, data and order) with its interval of 95 %. Every answer is chosen for as many "
+        "prompts as it is rejected for. No prompt and no template of the held-out pairs is among those learnt from.",
     )
     report.table(("model", "accuracy", "by seed"), rows)
     report.section("What DPO adds", f"Points, with intervals; wanted: {100 * WANTED:.0f} over base and SFT.")
@@ -82,9 +83,7 @@ def _seed(root: Path, seed: int, quick: bool) -> dict[str, Any]:
     train, held_out = task.pairs("train", size, seed), task.pairs("held-out", 40 if quick else 400, seed)
     _require_disjoint(train, held_out)
     base = _base(root, seed, quick)
-    homes = {
-        name: build(root / name, text) for name, text in _recipes(root, base, seed, train, quick).items()
-    }
+    homes = _builds(root, base, seed, train, quick)
     rows = [pair.row() for pair in held_out]
     models = {
         "base": base,
@@ -117,8 +116,8 @@ def _base(root: Path, seed: int, quick: bool) -> Path:
     return build(root / "base", text).model
 
 
-def _recipes(root: Path, base: Path, seed: int, train: list[task.Pair], quick: bool) -> dict[str, str]:
-    """One build for each row; the first two stages are the same in all."""
+def _builds(root: Path, base: Path, seed: int, train: list[task.Pair], quick: bool) -> dict[str, BuildHome]:
+    """The build that is measured, and two others that go on from its second stage."""
     steps = 4 if quick else 200
     common = {"batch": 8, "sequence_length": 128, "warmup_steps": 2 if quick else 20}
     own = dataset(root, "own", "private-cpt", task.text(20 if quick else 300, seed))
@@ -129,23 +128,21 @@ def _recipes(root: Path, base: Path, seed: int, train: list[task.Pair], quick: b
     for number, row in enumerate(shuffled):
         if hash_of(seed, number) % 2:
             row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    chosen = [{"prompt": pair.prompt, "completion": pair.chosen} for pair in train]
     last = {
         "dpo": ("dpo", dataset(root, "pairs", "preference", [pair.row() for pair in train])),
         "shuffled": ("dpo", dataset(root, "shuffled-pairs", "preference", shuffled)),
-        "chosen": (
-            "sft",
-            dataset(
-                root, "chosen-answers", "sft",
-                [{"prompt": pair.prompt, "completion": pair.chosen} for pair in train],
-            ),
-        ),
-    }  # fmt: skip
-    return {
-        name: HEAD.format(name=name, base=base, cards=root / "cards", seed=seed)
-        + head
-        + stage(kind, data, steps=2 * steps, learning_rate=5e-4, **common)
-        for name, (kind, data) in last.items()
+        "chosen": ("sft", dataset(root, "chosen-answers", "sft", chosen)),
     }
+    made: dict[str, BuildHome] = {}
+    for name, (kind, data) in last.items():
+        begins = base if name == "dpo" else made["dpo"].stage(2, "sft") / "result"
+        text = HEAD.format(name=name, base=begins, cards=root / "cards", seed=seed)
+        text += (head if name == "dpo" else "") + stage(
+            kind, data, steps=2 * steps, learning_rate=5e-4, **common
+        )
+        made[name] = build(root / name, text)
+    return made
 
 
 def hash_of(seed: int, number: int) -> int:

@@ -110,7 +110,7 @@ POINTS = [
 
 
 def test_killed_anywhere_it_comes_to_the_same_bits(made: BuildHome) -> None:
-    """One build that is killed at each of these points in turn; `make killed-build` kills at random moments."""
+    """One build that is killed at each of these points in turn; the benchmark kills at random."""
     home = again(made, "killed")
     for point in POINTS:
         code = support.start(home, TAPESTRY_FAILPOINT=point).wait(200)
@@ -288,7 +288,7 @@ def given(made: BuildHome, name: str, stage: str, rows: list[dict[str, Any]]) ->
     [
         ("text-for-sft", SFT, "sft", support.texts(), r"train\.jsonl, line 1: neither `prompt` nor"),
         ("answers-for-dpo", DPO, "preference", support.answers(), "line 1: a stage dpo takes examples with"),
-        ("pairs-for-sft", SFT, "sft", support.pairs(), 'line 1: a stage sft takes examples with "completion"'),
+        ("pairs-for-sft", SFT, "sft", support.pairs(), 'a stage sft takes examples with "completion"'),
         ("answers-for-cpt", CPT, "private-cpt", support.answers(), "line 1: no field `text`"),
         ("short", CPT, "private-cpt", [{"text": "a"}] * 4, "nothing is left to train on of short"),
         (

@@ -114,16 +114,16 @@ def with_new_adapter(model: Any, lora: Lora) -> Any:
     """The model with a LoRA adapter that changes nothing yet; its values are drawn. Raises `RecipeError`."""
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.targets) or "all-linear",
-        task_type="CAUSAL_LM",
-    )
+    values: dict[str, Any] = {
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": list(lora.targets) or "all-linear",
+        "task_type": "CAUSAL_LM",
+    }
     try:
         with quiet():
-            return get_peft_model(model, config)
+            return get_peft_model(model, LoraConfig(**values))
     except ValueError as e:
         raise RecipeError(
             f"lora: no adapter fits the model: {_line(e)}",

@@ -97,7 +97,7 @@ class Losses:
         return math.fsum(self.recent) / len(self.recent) if self.recent else None
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
+class _Watch(TrainerCallback):
     """Tells what goes on, and asks before each step whether it may."""
 
     def __init__(self, task: Task, steps: int, losses: Losses, tokens: list[int]) -> None:
@@ -141,7 +141,8 @@ class _Ours:
         return dataset
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)  # type: ignore[attr-defined]
+        this: Any = self
+        return SequentialSampler(this.train_dataset if train_dataset is None else train_dataset)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         this: Any = self
@@ -177,11 +178,11 @@ class _Ours:
         """Ours is written with the result."""
 
 
-class _Tuning(_Ours, SFTTrainer):  # type: ignore[misc]
+class _Tuning(_Ours, SFTTrainer):
     pass
 
 
-class _Preferring(_Ours, DPOTrainer):  # type: ignore[misc]
+class _Preferring(_Ours, DPOTrainer):
     pass
 
 
