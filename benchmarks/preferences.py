@@ -60,7 +60,8 @@ def measure(settings: Settings) -> Report:
         "Held-out pairs of which the chosen answer is the likelier",
         f"{found[0]['held_out']} held-out pairs, {found[0]['pairs']} to learn from; mean over {len(found)} "
         "seeds (of base, data and order) with its interval of 95 %. Every answer is chosen for as many "
-        "prompts as it is rejected for. No prompt and no template of the held-out pairs is among those learnt from.",
+        "prompts as it is rejected for. No prompt and no template of the held-out pairs is among those "
+        "learnt from.",
     )
     report.table(("model", "accuracy", "by seed"), rows)
     report.section("What DPO adds", f"Points, with intervals; wanted: {100 * WANTED:.0f} over base and SFT.")
