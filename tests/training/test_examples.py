@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapestry.catalog.protected import Protected
 from tapestry.errors import CorpusError
+from tapestry.protocol.canonical import sha256
 from tapestry.training.documents import documents, examples_of
 from tapestry.training.examples import NotAnExample, Turn, parse
 from tapestry.training.holding import hold
+from tapestry.training.withheld import kept_out, withheld
 
 ANSWER = {"prompt": "Što?", "completion": "To."}
 PAIR = {"prompt": [{"role": "user", "content": "Što?"}], "chosen": "To.", "rejected": "Tamo."}
@@ -83,6 +86,31 @@ def test_text_keeps_the_hash_it_had(tmp_path: Path) -> None:
     text = write(tmp_path / "a", {"text": "x"})
     both = write(tmp_path / "b", {"text": "x", "prompt": "y", "completion": "z"})
     assert hold(text).content == hold(both).content
+
+
+TOPICS = """\
+format = "tapestry.protected"
+version = 1
+
+[[topics]]
+name = "castle"
+terms = { hsb = ["hród"] }
+
+[[holdings]]
+name = "letters"
+documents = ["%s"]
+"""
+
+
+def test_what_keeps_an_example_out_is_found_in_what_it_says(tmp_path: Path) -> None:
+    """Also at the beginning of a line, where its canonical JSON has `\\nhród`."""
+    held = parse({"prompt": "Z lista?", "completion": "Haj."})
+    data = (TOPICS % sha256(held.document.encode())).encode()
+    protected = Protected.parse(data, "protected.toml")
+    said = {"prompt": "Što?\nhród", "completion": "To."}
+    folder = write(tmp_path, ANSWER, said, held.fields)
+    assert withheld(folder, protected) == {"castle": 2, "letters": 2}
+    assert kept_out(parse(ANSWER), protected, "train.jsonl") is None
 
 
 @given(

@@ -32,6 +32,7 @@ from tapestry.sovereign.recipe import StageTable
 from tapestry.training.corpus import TextFile
 from tapestry.training.documents import documents, examples_of, format_of
 from tapestry.training.tokenizer import Tokenizer
+from tapestry.training.withheld import kept_out
 
 ROWS: Final = "rows.arrow"
 HEADER: Final = "prepared.json"
@@ -281,19 +282,12 @@ class _Rows:
                     f"{where}: a stage {self.stage.kind} takes examples with {shape}, and this one has none",
                     hint="give each kind of stage a folder of its own",
                 )
-            if self._kept(example.text, example.document, file.name):
+            if self.protected is not None and kept_out(example, self.protected, file.name) is not None:
                 self.withheld += 1
                 continue
             row = self._pair(example, where) if wanted == "pair" else self._answer(example, where)
             if row is not None:
                 yield row
-
-    def _kept(self, text: str, document: str, path: str) -> bool:
-        if self.protected is None:
-            return False
-        if self.protected.by_document and self.protected.held(sha256(document.encode())) is not None:
-            return True
-        return self.protected.look((text,), path) is not None
 
     def _answer(self, example: Any, where: str) -> tuple[Row, int] | None:
         assert self.chat is not None  # noqa: S101 - of every stage with examples

@@ -45,13 +45,13 @@ def format_of(path: Path) -> str | None:
     return endings[-1] if endings and endings[-1] in FORMATS else None
 
 
-def documents(path: Path, *, examples: bool = False) -> Iterator[Iterable[str]]:
+def documents(path: Path, *, examples: Callable[[Example], str] | None = None) -> Iterator[Iterable[str]]:
     """Documents of a file, each as pieces of text, to be gone through once and before the next document.
 
     Args:
         path: of the file.
-        examples: take lines that are examples too, each as its canonical JSON; for counting and hashing, not
-            for training on text.
+        examples: take lines that are examples too, each as the text that this makes of it; else they are an
+            error, as they are where text is trained on.
 
     Raises:
         CorpusError: names file and line of what is not UTF-8, not JSON, has no `text`, or is damaged.
@@ -64,7 +64,7 @@ def documents(path: Path, *, examples: bool = False) -> Iterator[Iterable[str]]:
         return
     with _opened(path) as file:
         if kind == ".jsonl":
-            for _, text in _json_lines(file, path, _text_or_example if examples else _text):
+            for _, text in _json_lines(file, path, _text if examples is None else _either(examples)):
                 yield (text,)
         else:
             yield _pieces(file, path)
@@ -189,8 +189,11 @@ def _text(value: Any, data: bytes) -> str:
     return text
 
 
-def _text_or_example(value: Any, data: bytes) -> str:
-    return _example(value, data).document if is_example(value) else _text(value, data)
+def _either(told: Callable[[Example], str]) -> Callable[[Any, bytes], str]:
+    def read(value: Any, data: bytes) -> str:
+        return told(_example(value, data)) if is_example(value) else _text(value, data)
+
+    return read
 
 
 def _example(value: Any, data: bytes) -> Example:
