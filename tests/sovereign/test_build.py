@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tapestry.catalog.withdrawal import Withdrawn
 from tapestry.errors import CardError, CorpusError, NotFound, RecipeError, RightsRefused, TapestryError
 from tapestry.host import files
 from tapestry.sovereign import directory, recipe
@@ -24,6 +25,7 @@ from tapestry.sovereign.stages import Build
 from tapestry.sovereign.status import Status, Teller
 from tapestry.training.island import ISLAND_OF_ONE
 from tapestry.training.machine import configure
+from tapestry.training.withdrawals import Withdrawals
 from tests.sovereign import support
 from tests.sovereign.support import CPT, DPO, HEAD, SFT, make_build
 
@@ -247,6 +249,45 @@ def test_data_without_the_right_is_refused_by_its_rule(made: BuildHome) -> None:
     )
     assert "may not enter stage sft" in error.message
     refused(made, "land", (HEAD + CPT).replace('"DE"', '"FR"'), RightsRefused, "rule residency")
+
+
+def of_a_node(made: BuildHome) -> str:
+    """A recipe whose data a node has the cards of; its node stands in the country that they name."""
+    node = made.root.parent / "node"
+    if not node.exists():
+        node.mkdir()
+        (node / "node.toml").write_text(
+            f'[node]\nname = "dom-1"\nmember = "domowina"\n\n[training]\ncorpus = "text"\n'
+            f'residency = "{support.HERE}"\n'
+        )
+        support.give_card(node / "cards", made.root.parent / "texts", "texts", "private-cpt")
+    return (HEAD + CPT).replace('cards = "../cards"\nresidency = "DE"', 'node = "../node"')
+
+
+def test_a_node_s_cards_country_and_rules_hold(made: BuildHome) -> None:
+    text = of_a_node(made)
+    assert here(again(made, "of-node", text)).weights
+    refused(made, "whose", text.replace('"domowina"', '"other"'), RecipeError, "is of member domowina")
+    rules = made.root.parent / "node" / "rights.cedar"
+    rules.write_text('@id("not-now") @needed("wait") forbid (principal, action, resource);')
+    refused(made, "ruled", text, RightsRefused, "rule not-now")
+    rules.unlink()
+
+
+def test_a_dataset_that_is_withdrawn_stops_the_build_and_its_tokens_go(made: BuildHome) -> None:
+    home = again(made, "withdrawn", of_a_node(made))
+    marks = Withdrawals(made.root.parent / "node")
+
+    def withdraws() -> bool:
+        """Asked after the first step."""
+        marks.put(Withdrawn(dataset="texts", at="2026-11-22T00:00:00Z"))
+        return False
+
+    with as_a_build_computes(), pytest.raises(RightsRefused, match="rule withdrawn"):
+        read, teller = recipe.read(home.recipe), Teller(home.status, lead=True)
+        Build(home, read, ISLAND_OF_ONE, teller, withdraws).run()
+    assert not (home.stage(1, "cpt") / "data").exists()
+    assert not (home.stage(1, "cpt") / "result").exists()
 
 
 def test_a_later_stage_without_the_right_is_refused_before_the_first_begins(made: BuildHome) -> None:

@@ -1,6 +1,7 @@
 """A build from its first stage to its model: what is done is in the lineage, and is not done again.
 
-    stages/1-cpt/begun.json     when, with which data; the stage's record but for its end
+    stages/1-cpt/begun          when
+    stages/1-cpt/start/         what it begins from, where an adapter had to be merged first; goes at the end
     stages/1-cpt/data/          as tokens; goes when the stage is done
     stages/1-cpt/checkpoints/   likewise
     stages/1-cpt/stage.json     its record, as in the lineage, before there is a result
@@ -42,6 +43,7 @@ DATA: Final = "data"
 CHECKPOINTS: Final = "checkpoints"
 RECORD: Final = "stage.json"
 BEGUN: Final = "begun"
+START: Final = "start"
 RESULT: Final = "result"
 FRESH: Final = (1 << 32) - 1
 """Stands for a step in the drawing of a new adapter's values."""
@@ -207,7 +209,7 @@ class Build:
         """What a stage trains on: an adapter it does not go on with is merged first."""
         if start.adapter is None or self._continues(number):
             return start
-        folder = self._folder(number, stage) / "start"
+        folder = self._folder(number, stage) / START
         if self._island.lead and not folder.exists():
             self._publish_merged(start, folder, self._recipe_dtype(final=False))
         self._island.barrier()
@@ -381,6 +383,8 @@ class Build:
                 done.save(folder / models.LINEAGE)
         files.write_atomic(home.model / models.CARD, model_card(done).encode())
         done.save(home.lineage)
+        for number, stage in self._recipe.stages():
+            shutil.rmtree(self._folder(number, stage) / START, ignore_errors=True)
         self._teller.update(phase="done", durable=True)
 
     def _publish_merged(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, TrainerCallback
@@ -136,6 +137,17 @@ class _Ours:
 
     task: Task
     losses: Losses
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """accelerate shards over accelerators only, and would give each rank of a CPU the whole model."""
+        this: Any = self
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        if this.args.fsdp_plugin_args is None or this.is_fsdp_enabled:
+            return
+        state = this.accelerator.state
+        state.distributed_type = DistributedType.FSDP
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(**this.args.fsdp_plugin_args)
+        this.is_fsdp_enabled = True
 
     def _prepare_dataset(self, dataset: Any, *other: Any, **more: Any) -> Any:
         return dataset
