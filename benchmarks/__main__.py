@@ -15,6 +15,9 @@ from pathlib import Path
 from benchmarks.report import RESULTS, Settings
 
 PROGRAMS = {
+    "preferences": "a build learns preferences that the answer alone does not tell, over 3 seeds",
+    "killed_build": "a build killed at ten random moments, against one that ran through",
+    "build_overhead": "a build against calling trl directly on the same data",
     "cli": "how long the command line takes to answer",
     "round": "a round without training, and the memory of every process; or how other engines compare",
     "verify": "a ledger of 100,000 entries: export, verify, open the core that has it",

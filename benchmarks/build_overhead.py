@@ -1,0 +1,140 @@
+"""What a build costs over calling trl directly: the same base, data, settings and checkpoints, from the start
+of a process to a model on the disk.
+
+`python -m benchmarks.build_overhead ROOT` is the direct program: trl's trainers as their documentation has
+them, which read, render and tokenize the same files by themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from benchmarks import preference_task as task
+from benchmarks.machine import say, scratch
+from benchmarks.report import Report, Settings, spread
+from benchmarks.sovereign_support import HEAD, build, dataset, make_base, stage
+from tapestry.training.launcher import environment
+
+WANTED: Final = 0.05
+NOT_SHOWN: Final = (
+    "Models that fill the processor: with larger ones less of the time is ours, and more of it the "
+    "arithmetic of both.",
+    "A cold disk.",
+)
+SHAPE: Final[dict[str, Any]] = {
+    "batch": 8,
+    "sequence_length": 128,
+    "learning_rate": 5e-4,
+    "checkpoint_steps": 100,
+}
+
+
+def measure(settings: Settings) -> Report:
+    report = Report(what="build-overhead", title="A build against trl alone", not_shown=NOT_SHOWN)
+    steps, repeat = (6, 1) if settings.quick else (400, settings.repeat or 5)
+    ours: list[float] = []
+    theirs: list[float] = []
+    with scratch() as root:
+        base = make_base(
+            root / "base", seed=3, hidden=64 if settings.quick else 192, layers=2 if settings.quick else 4
+        )
+        answers = dataset(root, "answers", "sft", task.answers(1600, 0))
+        chosen = dataset(root, "pairs", "preference", [pair.row() for pair in task.pairs("train", 1600, 0)])
+        text = HEAD.format(name="overhead", base=base, cards=root / "cards", seed=0)
+        text += stage("sft", answers, steps=steps, **SHAPE) + stage("dpo", chosen, steps=steps, **SHAPE)
+        for number in range(repeat):
+            order = (_ours, _theirs) if number % 2 == 0 else (_theirs, _ours)
+            for each in order:
+                (ours if each is _ours else theirs).append(each(root, text, steps))
+            say(f"build_overhead: {number + 1} of {repeat}: {ours[-1]:.1f} s, directly {theirs[-1]:.1f} s")
+    over = median(ours) / median(theirs) - 1
+    report.section(
+        "Time from start to model",
+        f"SFT and DPO of {steps} steps each, one thread, all weights; seconds, median (smallest to largest) "
+        f"of {repeat}, taken in turn. Both end with a model; a build has also held its data against their "
+        "cards, written its lineage and hashed its results.",
+    )
+    report.table(("", "seconds"), [("build", spread(ours, 1)), ("trl directly", spread(theirs, 1))])
+    report.paragraph(f"Overhead: {100 * over:.1f} %; wanted: at most {100 * WANTED:.0f} %.")
+    return report
+
+
+def _ours(root: Path, text: str, steps: int) -> float:
+    shutil.rmtree(root / "build", ignore_errors=True)
+    began = time.perf_counter()
+    build(root / "build", text)
+    return time.perf_counter() - began
+
+
+def _theirs(root: Path, text: str, steps: int) -> float:
+    shutil.rmtree(root / "direct", ignore_errors=True)
+    given = {**os.environ, **environment(1), "HF_DATASETS_CACHE": str(root / "direct" / "cache")}
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.build_overhead", str(root), str(steps)],
+        env={name: value for name, value in given.items() if value is not None},
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - began
+
+
+def directly(root: Path, steps: int) -> None:
+    """What somebody writes who has trl and these files."""
+    import torch
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    from tapestry.sovereign.chat import OWN
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    tokenizer = AutoTokenizer.from_pretrained(root / "base")
+    tokenizer.chat_template = OWN
+    common: dict[str, Any] = {
+        "max_steps": steps, "per_device_train_batch_size": SHAPE["batch"],
+        "learning_rate": SHAPE["learning_rate"], "lr_scheduler_type": "cosine",
+        "max_length": SHAPE["sequence_length"], "save_steps": SHAPE["checkpoint_steps"],
+        "save_total_limit": 2, "logging_steps": 1, "bf16": False, "gradient_checkpointing": False,
+        "use_cpu": True,
+        "report_to": "none", "disable_tqdm": True, "optim": "adamw_torch",
+    }  # fmt: skip
+
+    def talk(row: dict[str, str]) -> dict[str, Any]:
+        found: dict[str, Any] = {"prompt": [{"role": "user", "content": row["prompt"]}]}
+        for name in ("completion", "chosen", "rejected"):
+            if name in row:
+                found[name] = [{"role": "assistant", "content": row[name]}]
+        return found
+
+    def rows(name: str) -> Any:
+        return load_dataset("json", data_files=str(root / name / "train.jsonl"), split="train").map(talk)
+
+    out = root / "direct"
+    model: Any = AutoModelForCausalLM.from_pretrained(root / "base", dtype=torch.float32)
+    tuned = SFTTrainer(
+        model=model, args=SFTConfig(output_dir=str(out / "sft"), **common), train_dataset=rows("answers"),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    tuned.train()
+    tuned.save_model(str(out / "sft" / "result"))
+    model = AutoModelForCausalLM.from_pretrained(out / "sft" / "result", dtype=torch.float32)
+    preferring = DPOTrainer(
+        model=model, args=DPOConfig(output_dir=str(out / "dpo"), **common), train_dataset=rows("pairs"),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    preferring.train()
+    preferring.save_model(str(out / "model"))
+
+
+if __name__ == "__main__":
+    directly(Path(sys.argv[1]), int(sys.argv[2]))
