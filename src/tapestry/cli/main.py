@@ -18,6 +18,7 @@ from tapestry.cli import (
     bundle,
     catalog,
     charter,
+    chat,
     core,
     curate,
     demo_command,
@@ -32,6 +33,7 @@ from tapestry.cli import (
     proposal,
     release,
     run,
+    serve,
 )
 
 INTERRUPTED = 130
@@ -64,6 +66,8 @@ app.add_typer(pledge.app, name="pledge")
 app.add_typer(phase.app, name="phase")
 app.command("vote")(proposal.vote)
 app.add_typer(release.app, name="release")
+app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 
 
