@@ -10,7 +10,16 @@ from typing import Any, Final, Literal
 
 from fastapi import Response
 
-from tapestry.errors import AuthError, Busy, InputError, NotFound, ProtocolError, TapestryError, TooLarge
+from tapestry.errors import (
+    AuthError,
+    Busy,
+    FormatError,
+    InputError,
+    NotFound,
+    ProtocolError,
+    TapestryError,
+    TooLarge,
+)
 from tapestry.sovereign.serve.decoding import Vocabulary
 from tapestry.sovereign.serve.engine import Choice, Piece, Told, TooLong
 from tapestry.sovereign.serve.requests import BadRequest
@@ -74,6 +83,7 @@ def _status(error: TapestryError) -> int:
         (Closed, 503),
         (Busy, 503),
         (InputError, 400),
+        (FormatError, 400),
     ):
         if isinstance(error, kind):
             return status

@@ -48,6 +48,7 @@ class Endpoint:
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         app.add_exception_handler(TapestryError, _typed)
         app.add_exception_handler(HTTPException, _unrouted)
+        app.add_exception_handler(Exception, _typed)  # `Gate` gets the exception afterwards
         app.add_api_route("/v1/models", self.models, methods=["GET"], response_model=None)
         app.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"], response_model=None)
         app.add_api_route("/v1/completions", self.completions, methods=["POST"], response_model=None)

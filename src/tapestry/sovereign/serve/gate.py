@@ -59,11 +59,12 @@ class Gate:
             await failure(refused, 403 if isinstance(refused, Forbidden) else None)(scope, receive, send)
             return
         self._now += 1
-        started = False
+        started = ended = False
 
         async def sent(message: Message) -> None:
-            nonlocal started
+            nonlocal started, ended
             started = True
+            ended = ended or (message["type"] == "http.response.body" and not message.get("more_body"))
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ()), (b"x-content-type-options", b"nosniff")]
                 message = {**message, "headers": headers}
@@ -75,9 +76,10 @@ class Gate:
             pass
         except Exception as error:  # noqa: BLE001 - whatever it is, the client learns nothing of it
             self._tell("unexpected", fault(error))
-            if started:
+            if started and not ended:
                 raise ConnectionAbortedError("an answer broke off") from None
-            await failure(TapestryError("the endpoint failed; its log says where"))(scope, receive, send)
+            if not started:
+                await failure(TapestryError("the endpoint failed; its log says where"))(scope, receive, send)
         finally:
             self._now -= 1
 

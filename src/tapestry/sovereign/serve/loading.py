@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -216,8 +217,10 @@ def _with_adapter(module: nn.Module, folder: Path, adapter: Path) -> nn.Module:
     other = f"the adapter in {adapter} is for another base than {folder}"
     try:
         values = load_file(adapter / ADAPTER)
-        wrapped = get_peft_model(module, LoraConfig.from_pretrained(str(adapter), local_files_only=True))
-        result: Any = set_peft_model_state_dict(wrapped, values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+            wrapped = get_peft_model(module, LoraConfig.from_pretrained(str(adapter), local_files_only=True))
+            result: Any = set_peft_model_state_dict(wrapped, values)
     except (OSError, SafetensorError) as e:
         raise ModelError(f"the adapter in {adapter} cannot be read: {first_line(e)}") from e
     except Exception as e:
