@@ -22,7 +22,9 @@ from tapestry.cli.output import note
 from tapestry.errors import TapestryError, by_code
 
 EXTRAS = {
+    "accelerate": "sovereign",
     "alembic": "core",
+    "datasets": "sovereign",
     "fastapi": "core",
     "httpx": "node",
     "matplotlib": "demo",
@@ -37,6 +39,7 @@ EXTRAS = {
     "tokenizers": "node",
     "torch": "arithmetic",
     "transformers": "node",
+    "trl": "sovereign",
     "tuf": "release",
     "uvicorn": "core",
     "uvloop": "core",
