@@ -36,7 +36,8 @@ def test_faults_would_be_seen(up: Running, monkeypatch: pytest.MonkeyPatch) -> N
     def bad(data: bytes, kind: Any) -> Any:
         kept.append(bytearray(data[:1] * (4 << 20)))
         if b'"stop"' in data:
-            return parse(malformed.json.dumps(malformed._GOOD).encode(), app.CompletionRequest)
+            good = malformed.GOOD if kind is app.CompletionRequest else malformed.CHAT
+            return parse(json.dumps(good).encode(), kind)
         try:
             return parse(data, kind)
         except app.BadRequest as e:

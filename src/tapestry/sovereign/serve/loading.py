@@ -218,7 +218,7 @@ def _with_adapter(module: nn.Module, folder: Path, adapter: Path) -> nn.Module:
     try:
         values = load_file(adapter / ADAPTER)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+            warnings.simplefilter("ignore")  # old names between libraries, and another path of the base
             wrapped = get_peft_model(module, LoraConfig.from_pretrained(str(adapter), local_files_only=True))
             result: Any = set_peft_model_state_dict(wrapped, values)
     except (OSError, SafetensorError) as e:
