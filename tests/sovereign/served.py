@@ -29,7 +29,13 @@ CONTEXT = 256
 
 
 def make(
-    folder: Path, *, template: str | None = None, context: int = CONTEXT, seed: int = 0, spread: float = 8.0
+    folder: Path,
+    *,
+    template: str | None = None,
+    context: int = CONTEXT,
+    seed: int = 0,
+    spread: float = 8.0,
+    config: dict[str, Any] | None = None,
 ) -> Path:
     """A byte-level Llama of two layers.
 
@@ -39,6 +45,7 @@ def make(
         context: positions.
         seed: of its weights.
         spread: what embeddings are multiplied by: random weights alone find every token as likely.
+        config: another one.
     """
     words = Tokenizer.byte_level()
     sizes: dict[str, Any] = {
@@ -47,13 +54,13 @@ def make(
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
     }
-    config = complete_config({**sizes, "max_position_embeddings": context}, words)
+    whole = complete_config(config or {**sizes, "max_position_embeddings": context}, words)
     folder.mkdir(parents=True)
-    module = fresh(config, seed)
+    module = fresh(whole, seed)
     weights = {name: value.detach().clone() for name, value in module.named_parameters()}
     weights["model.embed_tokens.weight"] *= spread
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(whole))
     for name, data in words.files().items():
         (folder / name).write_bytes(data)
     if template is not None:
