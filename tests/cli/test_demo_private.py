@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,22 +55,28 @@ def test_too_little_text_is_said(tmp_path: Path) -> None:
 
 
 def test_a_demo_is_laid_out_with_it_or_without(tmp_path: Path) -> None:
-    asked = {"nodes": None, "rounds": None, "steps": None, "seed": None, "corpora": None, "compare": False}
-    assert choose(out=tmp_path / "new", build=True, **asked).settings.build  # type: ignore[arg-type]
+    asked: dict[str, Any] = {
+        "nodes": None,
+        "rounds": None,
+        "steps": None,
+        "seed": None,
+        "corpora": None,
+        "compare": False,
+    }
+    assert choose(out=tmp_path / "new", build=True, **asked).settings.build
     settings = DemoSettings(nodes=2, rounds=2, steps=2, seed=0, corpora=None)
     for build in (False, True):
         out = tmp_path / str(build)
         out.mkdir()
         save(settings.model_copy(update={"build": build}), out)
-    assert choose(out=tmp_path / "True", **asked).settings.build  # type: ignore[arg-type]
+    assert choose(out=tmp_path / "True", **asked).settings.build
     with pytest.raises(InputError, match="without --build"):
-        choose(out=tmp_path / "False", build=True, **asked)  # type: ignore[arg-type]
+        choose(out=tmp_path / "False", build=True, **asked)
 
 
 def test_json_holds_it_only_where_there_is_one() -> None:
-    plain = Result(
-        run="demo", rounds=1, parameters=1, base="", export="", plot="", sample="", seconds=0.0, compared=False
-    )  # fmt: skip
+    nothing: dict[str, Any] = dict.fromkeys(("run", "base", "export", "plot", "sample"), "")
+    plain = Result(**nothing, rounds=1, parameters=1, seconds=0.0, compared=False)
     assert "sovereign" not in plain.to_json()
     plain.sovereign = {"member": "fr", "export": "model"}
     assert plain.to_json()["sovereign"] == {"member": "fr", "export": "model"}
