@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,9 +74,10 @@ def adapter(folder: Path, base: Path, *, rank: int = 4) -> Path:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaForCausalLM
 
-    wrapped = get_peft_model(
-        LlamaForCausalLM.from_pretrained(base), LoraConfig(r=rank, target_modules=["q_proj", "v_proj"])
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of peft
+        config = LoraConfig(r=rank, target_modules=["q_proj", "v_proj"])
+        wrapped: Any = get_peft_model(LlamaForCausalLM.from_pretrained(base), config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in wrapped.named_parameters():

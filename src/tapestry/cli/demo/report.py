@@ -192,20 +192,14 @@ def print_result(result: Result, out: Console | None = None) -> None:
 def _own_model(own: dict[str, Any], out: Console) -> None:
     """What one member made of the base for itself."""
     out.print(f"\nA model of {own['member']}'s own, trained on from the base:", style="bold")
+    base, alone = (_percent(own[f"gain_over_{each}"]) for each in ("base", "alone"))
     rows = [
-        (
-            "sovereign",
-            own["bits_per_byte_sovereign"],
-            f"{own['steps']:,} steps on text that never went to the run",
-        ),
-        ("base", own["bits_per_byte_base"], f"the sovereign model is {_percent(own['gain_over_base'])}"),
-        (
-            "alone",
-            own["bits_per_byte_alone"],
-            f"all its text, as many steps: {_percent(own['gain_over_alone'])}",
-        ),
+        ("sovereign", f"{own['steps']:,} steps on text that never went to the run"),
+        ("base", f"the sovereign model is {base}"),
+        ("alone", f"all of its text, as many steps in all; the sovereign model is {alone}"),
     ]
-    for name, bits, said in rows:
+    for name, said in rows:
+        bits = own[f"bits_per_byte_{name}"]
         out.print(f"  {name:<9}  {bits:.3f}  {said}", markup=False, soft_wrap=True)
     out.print(f"  talk to it: tapestry chat {own['export']}", markup=False, soft_wrap=True)
 
