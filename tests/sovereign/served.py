@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import openai
 import torch
 from safetensors.torch import save_file
 
@@ -134,3 +135,7 @@ def running(model: Path | Engine, *, waiting: int = 16, token: str | None = None
         assert not thread.is_alive()
     if errors:
         raise errors[0]
+
+
+def client_of(up: Running, **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{up.url}/v1", **{"api_key": "none", "max_retries": 0, **options})
