@@ -232,7 +232,7 @@ def messages_of_another_shape(draw: random.Random) -> bytes:
 @malformed(400)
 def longer_than_the_context(draw: random.Random) -> bytes:
     length = draw.choice([128, 256, 300, 5000, 150_000])
-    return with_field(draw, "prompt", ["é" * length, [0] * min(length, 30_000)], chat=False)
+    return with_field(draw, "prompt", ["é" * length, [0] * max(256, min(length, 30_000))], chat=False)
 
 
 @malformed(400)
@@ -287,7 +287,7 @@ def both_kinds_of_length(draw: random.Random) -> bytes:
 @malformed(400, 413, *BROKEN)
 def chunks_that_are_none(draw: random.Random) -> bytes:
     return request(
-        draw.choice(["zz\r\nab\r\n0\r\n\r\n", "-1\r\n\r\n", "ffffffffffffffffff\r\n", "2\r\n{}}}}\r\n"]),
+        draw.choice(["zz\r\nab\r\n0\r\n\r\n", "-1\r\n\r\n", "2\r\n{}}}}\r\n"]),
         length=None,
         headers=("Transfer-Encoding: chunked",),
     )
@@ -316,7 +316,7 @@ def method_that_is_not_allowed(draw: random.Random) -> bytes:
     return request("{}", method=draw.choice(["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "GET", "BREW"]))
 
 
-@malformed(404)
+@malformed(404, 405)
 def path_that_is_none(draw: random.Random) -> bytes:
     return request(
         json.dumps(GOOD),
@@ -381,6 +381,8 @@ def head_that_is_very_long(draw: random.Random) -> bytes:
 
 @malformed(*BROKEN)
 def left_in_the_middle_of_a_body(draw: random.Random) -> bytes:
+    if draw.random() < 0.3:  # a chunk of 2^72 bytes that never comes
+        return request("f" * 18 + "\r\n", length=None, headers=("Transfer-Encoding: chunked",))
     return request(json.dumps(GOOD)[: draw.randrange(0, 30)], length="5000")
 
 

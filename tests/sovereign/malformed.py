@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import socket
 import sys
 import tempfile
@@ -46,10 +47,17 @@ def send(url: str, data: bytes, *, wait: bool) -> tuple[int, bytes]:
         if not wait:
             return 0, b""
         with suppress(ConnectionError):
-            while piece := sock.recv(65536):
+            while not _is_whole(got) and (piece := sock.recv(65536)):
                 got += piece
     head, _, body = bytes(got).partition(b"\r\n\r\n")
     return (int(head.split()[1]) if head.startswith(b"HTTP/1.1 ") else 0), body
+
+
+def _is_whole(got: bytearray) -> bool:
+    """Whether an answer is there, on a connection that may stay open."""
+    head, found, body = bytes(got).partition(b"\r\n\r\n")
+    stated = re.search(rb"(?i)^content-length: (\d+)", head, re.MULTILINE)
+    return bool(found) and stated is not None and len(body) >= int(stated[1])
 
 
 def judge(name: str, status: int, body: bytes, codes: frozenset[int]) -> str | None:
