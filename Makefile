@@ -94,3 +94,7 @@ lock: $(STAMP)  ## write requirements/lock.txt anew from what is installed
 
 clean:          ## remove the environment and the demo's output
 	rm -rf $(VENV) .venv-croissant .venv-oms tapestry-demo
+
+.PHONY: malformed
+malformed: $(STAMP)  ## 1,000 malformed requests to the endpoint of a model: MALFORMED_ARGS="--requests 10000 --seed 2"
+	$(BIN)/python -m tests.sovereign.malformed $(MALFORMED_ARGS)

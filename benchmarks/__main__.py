@@ -38,6 +38,7 @@ PROGRAMS = {
     "releases": "a release of 256 MiB: drafted, signed, published, fetched",
     "withdrawal": "what a withdrawn dataset touched, listed for a run of 1,000 rounds",
     "curation": "all steps of curation, what they leave out and what they find",
+    "serving": "answers of the endpoint: first token, tokens a second, beside transformers' generate()",
     "transfer": "updates to the core and to other nodes, against plain HTTP",
     "large": "a whole round of a model of a billion parameters (44 GB of disk, 20 GB of memory)",
     "replay": "a merge of a large model from a cold disk, against a plain loop (44 GB of disk)",

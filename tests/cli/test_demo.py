@@ -169,3 +169,33 @@ def test_a_child_that_fails_shows_its_error(demo: Demo) -> None:
     assert "train.txt" in error
     assert hint.startswith("hint: ")
     demo.until_nothing_is_left(within_s=0)
+
+
+def test_a_model_of_its_own_from_text_that_never_went_to_the_run(demo: Demo) -> None:
+    """Killed in the middle of its build, the demo goes on there."""
+    process = demo.start("--build")
+    deadline = time.monotonic() + WAIT_S
+    while not (demo.out / "sovereign" / "status.json").is_file():
+        assert process.poll() is None, (demo.folder / "stderr").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    demo.until_nothing_is_left(within_s=10)
+
+    code, out, err = demo.run()
+    assert code == 0, err
+    value = only_object(out)
+    check_result(demo, value)
+    own = value["sovereign"]
+    assert own["member"] == value["members"][0]["name"]
+    assert Path(own["export"], "model.safetensors").is_file()
+    assert own["bits_per_byte_sovereign"] < own["bits_per_byte_base"]
+    assert own["gain_over_base"] == pytest.approx(
+        1 - own["bits_per_byte_sovereign"] / own["bits_per_byte_base"]
+    )
+    assert own["bits_per_byte_alone"] > 0
+    assert own["bits_per_byte_base"] == pytest.approx(value["members"][0]["bits_per_byte_base"], rel=1e-5)
+    assert not list((demo.out / "nodes").glob("*/egress.jsonl*")) or own["dataset"] not in "".join(
+        path.read_text() for path in (demo.out / "nodes").glob("*/egress.jsonl")
+    )

@@ -45,6 +45,12 @@ def demo(
         bool,
         typer.Option("--compare", help="Also train each member alone, and all text pooled in one place."),
     ] = False,
+    build: Annotated[
+        bool,
+        typer.Option(
+            "--build", help="Also make a model of its own for the first member, of text kept from the run."
+        ),
+    ] = False,
     seed: Annotated[int | None, typer.Option(min=0, max=2**53 - 1, help="Weights and batches.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -60,6 +66,8 @@ def demo(
 
     tapestry demo --corpora ./corpora --json > result.json
 
+    tapestry demo --build --out /tmp/own
+
     tapestry demo --algorithm sparseloco --out /tmp/sparse
     """
     from tapestry.cli.demo.run import demo as run_demo
@@ -72,6 +80,7 @@ def demo(
         corpora=corpora,
         algorithm=algorithm,
         compare=compare,
+        build=build,
         seed=seed,
         out=out,
     )

@@ -19,6 +19,7 @@ from tapestry.cli import (
     bundle,
     catalog,
     charter,
+    chat,
     core,
     curate,
     demo_command,
@@ -33,6 +34,7 @@ from tapestry.cli import (
     proposal,
     release,
     run,
+    serve,
 )
 
 INTERRUPTED = 130
@@ -66,6 +68,8 @@ app.add_typer(pledge.app, name="pledge")
 app.add_typer(phase.app, name="phase")
 app.command("vote")(proposal.vote)
 app.add_typer(release.app, name="release")
+app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 
 

@@ -56,6 +56,8 @@ class Request(Part):
     cache: str
     threads: Annotated[int, Field(ge=1)] = 1
     what: tuple[What, ...] = ("bigrams", "alone", "pooled")
+    more_steps: Annotated[int, Field(ge=0)] = 0
+    """Of training alone and pooled, beyond those of the run: what somebody else trained after it."""
 
 
 class Baselines:
@@ -65,15 +67,18 @@ class Baselines:
         plan: of the run.
         source: blob folder with its model and initial state.
         corpora: each member's text, tokenized by the run's tokenizer.
+        more_steps: beyond those of the run.
     """
 
-    def __init__(self, plan: Plan, source: BlobSource, corpora: Mapping[str, Corpus]) -> None:
+    def __init__(
+        self, plan: Plan, source: BlobSource, corpora: Mapping[str, Corpus], more_steps: int = 0
+    ) -> None:
         self.plan = plan
         self.source = source
         self.loaded = Loaded.read(source, plan.model)
         self.initial = State.from_bytes(source.read(plan.initial_state, State.MAX_BYTES))
         self.tasks = {name: CausalLM(plan, corpus, name) for name, corpus in corpora.items()}
-        self.steps = plan.total_steps
+        self.steps = plan.total_steps + more_steps
 
     def alone(self, member: str) -> dict[str, Any]:
         """The run's model trained on one member's text."""
@@ -144,7 +149,7 @@ def measure(request: Request) -> dict[str, Any]:
     if {"alone", "pooled"} & set(request.what):
         tokenizer = Loaded.read(source, plan.model).tokenizer
         corpora = {name: open_corpus(folder, tokenizer, cache) for name, folder in folders.items()}
-        runs = Baselines(plan, source, corpora)
+        runs = Baselines(plan, source, corpora, request.more_steps)
         if "alone" in request.what:
             found["alone"] = {name: runs.alone(name) for name in folders}
         if "pooled" in request.what:

@@ -55,6 +55,23 @@ def make(members: list[MemberText], places: Places, *, own_text: bool) -> None:
         _card(places.node(member.name), member.folder, f"{member.name[:48]}-text", terms)
 
 
+def of_own_model(member: MemberText, kept: Path, places: Places, *, own_text: bool) -> str:
+    """A card for text that may train only what stays with its member; its name."""
+    name = f"{member.name[:48]}-own"
+    terms: dict[str, Any] = {
+        "licence": "LicenseRef-own-text" if own_text else "PSF-2.0",
+        "languages": ["und"] if own_text else ["en"],
+        "category": "private",
+        "stages": ["private-cpt"],
+        "description": "Text for this member's own model, which went into no run.",
+        "owner": member.name,
+    }
+    if own_text:
+        terms["consent_basis"] = "whoever called the demo gave this folder to it"
+    _card(places.node(member.name), kept, name, terms)
+    return name
+
+
 def keep_out(members: list[MemberText], places: Places) -> KeptOut:
     """Give the first member a second dataset, whose card lets it into no base; and ask its node's rules."""
     from tapestry.cli.catalog_check import decisions
@@ -95,5 +112,5 @@ def _card(home: Path, folder: Path, name: str, terms: dict[str, Any]) -> None:
     holding = hold(folder)
     if shelf.path(name).exists() and not changes(shelf.read(name).card, holding.files):
         return
-    fields = {"name": name, "made": today(), "residency": [HERE], "stages": ["base"], **terms}
+    fields: dict[str, Any] = {"name": name, "made": today(), "residency": [HERE], "stages": ["base"], **terms}
     shelf.put(holding.values(folder, **fields), replace=True)

@@ -49,14 +49,14 @@ def measure(request: Request, folder: Path) -> tuple[dict[str, float], dict[str,
         while waiting or running:
             while waiting and len(running) < (os.cpu_count() or 1):
                 job, part = waiting.popleft()
-                running[job] = _start(job, part, folder)
+                running[job] = start(job, part, folder)
             for job in [job for job, child in running.items() if child.poll() is not None]:
-                figures = _figures(job, running.pop(job), folder)
-                for name, one in figures.get("alone", {}).items():
+                found = figures(job, running.pop(job), folder)
+                for name, one in found.get("alone", {}).items():
                     alone[name] = one["bits_per_byte"][name]
                     note(f"  alone: {name} {alone[name]:.3f} bits per byte")
-                if "pooled" in figures:
-                    pooled = figures["pooled"]["bits_per_byte"]
+                if "pooled" in found:
+                    pooled = found["pooled"]["bits_per_byte"]
                     said = ", ".join(f"{name} {bits:.3f}" for name, bits in pooled.items())
                     note(f"  pooled: {said} bits per byte")
             time.sleep(POLL_S)
@@ -70,7 +70,8 @@ def _log(job: str, folder: Path) -> Path:
     return folder / f"{job}.log"
 
 
-def _start(job: str, part: Request, folder: Path) -> processes.Child:
+def start(job: str, part: Request, folder: Path) -> processes.Child:
+    """Begin one training; its request and its log are kept in the folder."""
     path = folder / f"{job}.json"
     files.write_atomic(path, part.model_dump_json(indent=1).encode(), durable=False)
     log = _log(job, folder)
@@ -79,7 +80,7 @@ def _start(job: str, part: Request, folder: Path) -> processes.Child:
     return processes.spawn(job, command, log_path=log, pipes=True)
 
 
-def _figures(job: str, child: processes.Child, folder: Path) -> dict[str, Any]:
+def figures(job: str, child: processes.Child, folder: Path) -> dict[str, Any]:
     """What an ended training printed; it fits into the pipe, so nobody need read while it runs."""
     out, _ = child.communicate()
     if child.returncode != 0:

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tapestry.cli.demo import cards, defaults, texts, tls
+from tapestry.cli.demo import cards, defaults, private, texts, tls
 from tapestry.cli.demo.places import Places
 from tapestry.cli.demo.settings import DemoSettings
 
@@ -22,7 +22,17 @@ MEMBERS_FILE = "members.json"
 
 
 def members(settings: DemoSettings, places: Places) -> list[MemberText]:
-    """Who takes part and where their text lies; the standard library's is written at the first call."""
+    """Who takes part and where their text lies; the standard library's is written at the first call.
+
+    With --build the first member's is the part of it that goes into the run.
+    """
+    found = _members(settings, places)
+    if settings.build:
+        found[0] = private.part(found[0], places)
+    return found
+
+
+def _members(settings: DemoSettings, places: Places) -> list[MemberText]:
     if settings.corpora is not None:
         return texts.from_folder(settings.nodes, Path(settings.corpora))
     from tapestry.host import files

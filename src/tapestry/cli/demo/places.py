@@ -47,6 +47,16 @@ class Places:
         return self.out / "comparison"
 
     @property
+    def private(self) -> Path:
+        """With --build: text of the first member, that of the run apart from that of its own model."""
+        return self.out / "private"
+
+    @property
+    def build(self) -> Path:
+        """The sovereign model of the first member: a build, as `tapestry build` makes it."""
+        return self.out / "sovereign"
+
+    @property
     def export(self) -> Path:
         return self.out / "model"
 

@@ -166,12 +166,16 @@ def print_result(result: Result, out: Console | None = None) -> None:
         lines.append("pooled: trained on all text in one place, as many steps.")
     for line in lines:
         out.print(line, style="dim")
+    if result.sovereign is not None:
+        _own_model(result.sovereign, out)
     if result.sample:
         out.print("\nA sample of the base:", style="bold")
         for line in result.sample.splitlines() or [""]:
             out.print(f"  {line}", markup=False, style="italic", soft_wrap=True)
     out.print()
     places = [("model", result.export), ("plot", result.plot)]
+    if own := result.sovereign:
+        places.append(("sovereign", own["export"]))
     places += [(f"left {member.name}", member.egress) for member in result.members]
     width = max(len(name) for name, _ in places)
     for name, path in places:
@@ -183,6 +187,25 @@ def print_result(result: Result, out: Console | None = None) -> None:
         out.print(f"  needed: {kept['needed']}", markup=False, soft_wrap=True)
     if seen := result.ledger:
         _verification(seen, len(result.members), out)
+
+
+def _own_model(own: dict[str, Any], out: Console) -> None:
+    """What one member made of the base for itself."""
+    out.print(f"\nA model of {own['member']}'s own, trained on from the base:", style="bold")
+    base, alone = (_percent(own[f"gain_over_{each}"]) for each in ("base", "alone"))
+    rows = [
+        ("sovereign", f"{own['steps']:,} steps on text that never went to the run"),
+        ("base", f"the sovereign model is {base}"),
+        ("alone", f"all of its text, as many steps in all; the sovereign model is {alone}"),
+    ]
+    for name, said in rows:
+        bits = own[f"bits_per_byte_{name}"]
+        out.print(f"  {name:<9}  {bits:.3f}  {said}", markup=False, soft_wrap=True)
+    out.print(f"  talk to it: tapestry chat {own['export']}", markup=False, soft_wrap=True)
+
+
+def _percent(gain: float) -> str:
+    return f"{abs(gain):.1%} {'better' if gain >= 0 else 'worse'}"
 
 
 def _verification(seen: dict[str, Any], members: int, out: Console) -> None:

@@ -76,10 +76,12 @@ class Result:
     kept_out: dict[str, Any] = field(default_factory=dict)
     """A dataset whose rights kept it out of training: member, dataset, rule, reason, what would be needed."""
     members: list[MemberResult] = field(default_factory=list)
+    sovereign: dict[str, Any] | None = None
+    """With --build: whose model, where it lies, bits per byte beside those of base and training alone."""
 
     def to_json(self) -> dict[str, Any]:
         """The one object of `--json`."""
-        return {
+        value = {
             "run": self.run,
             "rounds": self.rounds,
             "parameters": self.parameters,
@@ -92,6 +94,7 @@ class Result:
             "kept_out": self.kept_out,
             "members": [member.to_json(compared=self.compared) for member in self.members],
         }
+        return value if self.sovereign is None else {**value, "sovereign": self.sovereign}
 
 
 def save(result: Result, path: Path) -> None:

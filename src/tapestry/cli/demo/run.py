@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tapestry.cli.demo import cards, defaults, display, lay, report, settings
+from tapestry.cli.demo import cards, defaults, display, lay, report, settings, sovereign
 from tapestry.cli.demo import compare as comparison
 from tapestry.cli.demo import result as results
 from tapestry.cli.demo.cards import KeptOut
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tapestry.cli.demo.settings import Asked
     from tapestry.cli.demo.texts import MemberText
     from tapestry.core.service import Core
+    from tapestry.training.baselines import Request
 
 POLL_S: Final = 0.25
 START_S: Final = 60.0
@@ -42,12 +43,14 @@ def demo(asked: Asked, out: Path, *, as_json: bool) -> None:
     """
     places = Places(out)
     found = results.load(places.result)
-    if found is None or (asked.compare and not found.compared):
+    lacking = found is None or (asked.compare and not found.compared)
+    if lacking or (asked.settings.build and found is not None and found.sovereign is None):
         try:
             found = _run(asked, places)
         except KeyboardInterrupt:
             note(f"stopped; the same command goes on from here: --out {out}")
             raise
+    assert found is not None  # noqa: S101 - made above where it was not there
     if as_json:
         emit_json(found.to_json())
     else:
@@ -70,7 +73,7 @@ def _run(asked: Asked, places: Places) -> Result:
         with Core.open(places.core) as opened:
             lay.plan(asked.settings, opened, places)
             _train(members, places, opened, kept_out)
-            return _finish(members, places, opened, clock, kept_out, compare=asked.compare)
+            return _finish(members, places, opened, clock, kept_out, asked)
 
 
 class _Clock:
@@ -209,8 +212,7 @@ def _finish(
     opened: Core,
     clock: _Clock,
     kept_out: KeptOut,
-    *,
-    compare: bool,
+    asked: Asked,
 ) -> Result:
     """Export the base, let it write a little, measure the baselines, keep the result."""
     import shutil
@@ -233,7 +235,14 @@ def _finish(
             consortium=opened.consortium.id,
         )
         export(head, opened.store, places.export, lineage)
-    bigrams, alone, pooled = _baselines(members, places, opened, compare=compare)
+    request = _request(members, places, opened)
+    bigrams, alone, pooled = _baselines(request, places, compare=asked.compare)
+    own = None
+    if asked.settings.build:
+        own_text = asked.settings.corpora is not None
+        own = sovereign.make(
+            members[0], places, state.plan, request, own_text=own_text, seed=asked.settings.seed
+        )
     scores = corehome.scores(opened, defaults.RUN)
     shared = []
     for member in members:
@@ -263,10 +272,11 @@ def _finish(
         plot=str(places.plot),
         sample=sample(places.export, defaults.SAMPLE_PROMPT, defaults.SAMPLE_BYTES),
         seconds=clock.seconds,
-        compared=compare,
+        compared=asked.compare,
         ledger=_verified(opened),
         kept_out=kept_out.to_json(),
         members=shared,
+        sovereign=own,
     )
     report.plot(found, places.plot)
     results.save(found, places.result)
@@ -286,20 +296,25 @@ def _verified(opened: Core) -> dict[str, Any]:
     return {**asdict(found), **repeated.to_json()}
 
 
-def _baselines(
-    members: list[MemberText], places: Places, opened: Core, *, compare: bool
-) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """Bits per byte by member: of byte bigrams and, where asked for, of training alone and pooled."""
-    from tapestry.training import baselines
+def _request(members: list[MemberText], places: Places, opened: Core) -> Request:
+    from tapestry.training.baselines import Request
 
     plan = opened.runs.standing(defaults.RUN).state.plan
-    request = baselines.Request(
+    return Request(
         plan=opened.store.put(plan.to_bytes()),
         blobs=str(opened.store.root),
         members={member.name: str(member.folder) for member in members},
         cache=str(places.cache),
         what=("bigrams",),
     )
+
+
+def _baselines(
+    request: Request, places: Places, *, compare: bool
+) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Bits per byte by member: of byte bigrams and, where asked for, of training alone and pooled."""
+    from tapestry.training import baselines
+
     found = baselines.measure(request)["bigrams"]
     bigrams = {name: one["bits_per_byte"] for name, one in found.items()}
     return bigrams, *(comparison.measure(request, places.comparison) if compare else ({}, {}))

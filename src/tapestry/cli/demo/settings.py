@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -30,6 +30,8 @@ class DemoSettings(Part):
     """Absolute path; None stands for the standard library."""
     algorithm: AlgorithmName | None = None
     """None stands for the demo's own settings."""
+    build: bool = False
+    """Whether part of the first member's text is kept from the run, for a model of its own."""
 
 
 class Asked(Part):
@@ -64,6 +66,7 @@ _OPTIONS: Final = {
     "seed": "--seed",
     "corpora": "--corpora",
     "algorithm": "--algorithm",
+    "build": "--build",
 }
 
 
@@ -77,6 +80,7 @@ def choose(
     corpora: Path | None,
     algorithm: str | None = None,
     compare: bool,
+    build: bool = False,
 ) -> Asked:
     """The settings to run with: those of an unfinished demo at `out`, or new ones with the defaults.
 
@@ -90,6 +94,7 @@ def choose(
         "seed": seed,
         "corpora": None if corpora is None else str(corpora.absolute()),
         "algorithm": algorithm,
+        "build": build or None,
     }
     asked = {name: value for name, value in given.items() if value is not None}
     before = load(out)
@@ -98,6 +103,11 @@ def choose(
         other = [name for name, value in asked.items() if kept[name] != value]
         if other:
             name = other[0]
+            if name == "build":
+                raise InputError(
+                    f"{out} holds a demo without --build: all text of its members went into the run",
+                    hint="give another --out, and --build from the start",
+                )
             raise InputError(
                 f"{out} holds a demo with {_OPTIONS[name]} {kept[name]}, not {asked[name]}",
                 hint="give the same options to go on with it, another --out for a new demo, "
@@ -109,7 +119,7 @@ def choose(
     return Asked(settings=_new(asked, corpora), compare=compare)
 
 
-def _new(asked: dict[str, int | str], corpora: Path | None) -> DemoSettings:
+def _new(asked: dict[str, Any], corpora: Path | None) -> DemoSettings:
     from tapestry.cli.demo import texts
 
     nodes = asked.get("nodes")

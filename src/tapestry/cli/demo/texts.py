@@ -153,7 +153,7 @@ def _prose(text: str) -> str:
     return "\n\n".join(found)
 
 
-def _cut(source: str, text: str) -> Iterator[Document]:
+def cut(source: str, text: str) -> Iterator[Document]:
     """Documents of about `DOCUMENT_BYTES`, cut where a line is empty."""
     piece: list[str] = []
     size = number = 0
@@ -175,7 +175,7 @@ def documents(field: Field, *, root: Path | None = None) -> list[Document]:
     found: list[Document] = []
     for path in _files(root, field):
         text = _read(path)
-        found += _cut(path.relative_to(root).as_posix(), _prose(text) if field.prose else text)
+        found += cut(path.relative_to(root).as_posix(), _prose(text) if field.prose else text)
     return found
 
 
