@@ -23,6 +23,7 @@ from tapestry.cli import (
     demo_command,
     doctor,
     entitlement,
+    eval_command,
     failures,
     ledger,
     member,
@@ -64,6 +65,7 @@ app.add_typer(pledge.app, name="pledge")
 app.add_typer(phase.app, name="phase")
 app.command("vote")(proposal.vote)
 app.add_typer(release.app, name="release")
+app.command("eval")(eval_command.evaluate)
 app.command("doctor")(doctor.doctor)
 
 

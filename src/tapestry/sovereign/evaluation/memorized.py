@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from tapestry.catalog.protected import Protected
 from tapestry.sovereign.evaluation.candidate import Candidate, Ids
 from tapestry.sovereign.evaluation.outcome import Outcome
 from tapestry.sovereign.evaluation.resampling import Numbers
@@ -27,14 +28,19 @@ MAX_READ_BYTES: Final = 64 << 20
 """Of the training text that passages are drawn from, from its beginning."""
 
 
-def passages(folder: Path, count: int, seed: int) -> list[tuple[str, str]]:
+def passages(
+    folder: Path, count: int, seed: int, protected: Protected | None = None
+) -> list[tuple[str, str]]:
     """Beginnings and what follows them in the training text: drawn, no two of them overlap."""
     length = BEFORE_BYTES + NEXT_BYTES
     found: list[tuple[str, str]] = []
     draw, seen, room = random.Random(seed), 0, MAX_READ_BYTES  # noqa: S311 - no secret
     for file in files_of(folder, "train"):
         for document in documents(file.path):
-            for piece in document:
+            pieces = list(document)
+            if protected is not None and protected.look(pieces, file.name) is not None:
+                continue
+            for piece in pieces:
                 data = piece.encode()
                 room -= len(data)
                 for at in range(0, len(data) - length + 1, length):

@@ -11,7 +11,10 @@ import numpy as np
 from tapestry.protocol.leakage import Interval
 from tapestry.sovereign.evaluation.report import SHARES, Answered, Change, Figure, Measure, Role
 from tapestry.sovereign.evaluation.resampling import Bootstrap, Numbers, share
+from tapestry.training.leakage.figures import mean
 
+BOUNDS: Final = dict.fromkeys((*SHARES, "survey-distance"), (0.0, 1.0))
+"""Of a single unit."""
 MAX_ANSWERED: Final = 50
 """Answers of one measure that the report shows."""
 
@@ -67,7 +70,7 @@ class Figures:
         elif one.measure in SHARES:
             value, of = share(int(one.above.sum()), count, self._confidence), count
         else:
-            value, of = self.draws(count).mean(one.above), count
+            value, of = self._mean(one.above, BOUNDS.get(one.measure)), count
         return Figure(measure=one.measure, part=one.part, role=role, count=count, of=of, value=value)
 
     def change(self, mine: Outcome, over: Role, other: Outcome) -> Change:
@@ -76,9 +79,18 @@ class Figures:
         if mine.below is not None:
             value = draws.gain(mine.above, other.above)
         else:
-            value = draws.mean(mine.above - other.above)
+            bounds = BOUNDS.get(mine.measure)
+            both = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
+            value = self._mean(mine.above - other.above, both)
         relative = mine.below is not None
         return Change(measure=mine.measure, part=mine.part, over=over, relative=relative, value=value)
+
+    def _mean(self, values: Numbers, bounds: tuple[float, float] | None) -> Interval:
+        """Resampling says nothing where all units are alike; bounds of the values then do."""
+        if bounds is not None and bool((values == values[0]).all()):
+            found = mean(values, *bounds, confidence=self._confidence)
+            return Interval(value=found.value, low=found.low, high=found.high)
+        return self.draws(len(values)).mean(values)
 
     def changes(self, found: Mapping[Role, Sequence[Outcome]]) -> list[Change]:
         """Of the model against each of the others, where both have a measure."""
@@ -93,8 +105,3 @@ class Figures:
                     if key in theirs and len(theirs[key].above) == len(one.above)
                 ]
         return changes
-
-
-def exact(value: float) -> Interval:
-    """Of what is not drawn."""
-    return Interval(value=value, low=value, high=value)

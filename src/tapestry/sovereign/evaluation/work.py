@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeVar
 import torch
 
 from tapestry import __version__
+from tapestry.catalog.protected import Protected
 from tapestry.errors import EvaluationError
 from tapestry.host import isolation
 from tapestry.protocol.clock import format_time
@@ -42,6 +43,7 @@ class Asked:
         models: folders by role; `model` is one of them.
         texts: held-out text by language.
         trained: corpus folder that the model was trained on, for what it has memorized.
+        protected: what of that folder was not trained on.
         canaries: planted in that text, with the letters of their secrets.
         constitution: file of it; instructions, pairs and survey as well.
         tasks: folders of tasks.
@@ -57,6 +59,7 @@ class Asked:
     models: Mapping[Role, Path]
     texts: tuple[Text, ...] = ()
     trained: Path | None = None
+    protected: Protected | None = None
     canaries: tuple[Canary, ...] = ()
     canary_alphabet: str = ""
     constitution: Path | None = None
@@ -133,7 +136,7 @@ class _Work:
         folder = self._asked.trained
         if folder is None:
             return []
-        found = memorized.passages(folder, self._asked.passages, self._asked.seed)
+        found = memorized.passages(folder, self._asked.passages, self._asked.seed, self._asked.protected)
         if not found:
             raise EvaluationError(
                 f"the training text in {folder} is too short to look for what was memorized",
