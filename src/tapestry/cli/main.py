@@ -18,6 +18,7 @@ from tapestry.cli import (
     bundle,
     catalog,
     charter,
+    constitution,
     core,
     curate,
     demo_command,
@@ -65,6 +66,9 @@ app.add_typer(pledge.app, name="pledge")
 app.add_typer(phase.app, name="phase")
 app.command("vote")(proposal.vote)
 app.add_typer(release.app, name="release")
+build = typer.Typer(help="Sovereign builds: what a member makes of a base, and owns.", no_args_is_help=True)
+build.add_typer(constitution.app, name="constitution")
+app.add_typer(build, name="build")
 app.command("eval")(eval_command.evaluate)
 app.command("doctor")(doctor.doctor)
 

@@ -49,6 +49,17 @@ class Pair(Part):
         return self
 
 
+class Prompt(Part):
+    """One to ask."""
+
+    prompt: Text
+
+
+def prompts(path: Path) -> list[Prompt]:
+    """Raises `EvaluationError`."""
+    return _lines(path, Prompt, 'a line is: {"prompt": "…"}')
+
+
 def instructions(path: Path) -> list[Instruction]:
     """Raises `EvaluationError`."""
     return _lines(path, Instruction, INSTRUCTION)
