@@ -177,7 +177,7 @@ def test_sent_again(game: Game, switches: Switches) -> None:
     stopped_by="a connection that brings no whole request is closed after a while",
 )
 def test_connections_held_open(tmp_path: Path, switches: Switches, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tapestry.core.serve.HEAD_S", head_s := 1.0)
+    monkeypatch.setattr("tapestry.transport.listening.HEAD_S", head_s := 1.0)
     small = HereCore(tmp_path / "core", connections=8).start()
     address = ("127.0.0.1", int(small.url.rpartition(":")[2]))
 
@@ -198,7 +198,7 @@ def test_connections_held_open(tmp_path: Path, switches: Switches, monkeypatch: 
 
     try:
         assert held(30 * head_s) == [503, 200]
-        with switches.off("tapestry.core.serve._Connection._look"):
+        with switches.off("tapestry.transport.listening.Connection._look"):
             assert held(2.5 * head_s) == [503, 503], "for as long as they like"
     finally:
         small.close()

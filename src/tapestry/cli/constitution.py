@@ -32,10 +32,10 @@ def init(file: ConstitutionFile, as_json: Json = False) -> None:
     from tapestry.host import files
     from tapestry.sovereign.starting import starting
 
+    if file.exists():
+        raise InputError(f"{file} exists", hint="give another name; nothing is written over")
     try:
-        files.write_new(file, starting())
-    except FileExistsError as e:
-        raise InputError(f"{file} exists", hint="give another name; nothing is written over") from e
+        files.write_atomic(file, starting())
     except FileNotFoundError as e:
         raise InputError(f"the folder of {file} does not exist", hint="make it first") from e
     if as_json:
@@ -105,8 +105,6 @@ def pairs(
     """
     import json
 
-    import torch
-
     from tapestry.errors import ConstitutionError
     from tapestry.host import files
     from tapestry.sovereign import preferring
@@ -125,7 +123,7 @@ def pairs(
     configure(threads)
     made = preferring.make(
         constitution,
-        Candidate("model", model, torch.device("cpu")),
+        Candidate("model", model),
         further,
         answers=answers,
         tokens=tokens,

@@ -28,6 +28,7 @@ EXTRAS = {
     "matplotlib": "demo",
     "numpy": "arithmetic",
     "obstore": "core,node",
+    "peft": "sovereign",
     "py3langid": "curation",
     "rensa": "curation",
     "safetensors": "arithmetic",

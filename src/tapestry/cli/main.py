@@ -18,6 +18,7 @@ from tapestry.cli import (
     bundle,
     catalog,
     charter,
+    chat,
     constitution,
     core,
     curate,
@@ -34,6 +35,7 @@ from tapestry.cli import (
     proposal,
     release,
     run,
+    serve,
 )
 
 INTERRUPTED = 130
@@ -70,6 +72,8 @@ build = typer.Typer(help="Sovereign builds: what a member makes of a base, and o
 build.add_typer(constitution.app, name="constitution")
 app.add_typer(build, name="build")
 app.command("eval")(eval_command.evaluate)
+app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 
 

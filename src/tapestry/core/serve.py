@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import errno
 import json
 import os
 import signal
@@ -35,9 +34,10 @@ from tapestry.core.settings import CoreSettings
 from tapestry.core.staging import replayer_of, staged
 from tapestry.core.votes import Votes, keep_deadlines
 from tapestry.core.watch import Watch
-from tapestry.errors import DiskFull, PortInUse, ResourceError, SettingsError, TapestryError
+from tapestry.errors import DiskFull, ResourceError, SettingsError, TapestryError
 from tapestry.host import files, processes
 from tapestry.replay.client import Replayer
+from tapestry.transport import listening
 from tapestry.transport.server import Shell
 
 DIE_VARIABLE: Final = "TAPESTRY_DIE_WITH_PARENT"
@@ -50,11 +50,6 @@ STATUS_BYTES: Final = 16 << 10
 BODY_AHEAD_BYTES: Final = 512 << 10
 """Of a body that a connection may hold unread. uvicorn's own 64 KiB stops and starts the socket with each
 record of TLS, which costs an upload a third of its processor time; there is no setting for it."""
-MAX_HEADER_BYTES: Final = 32 << 10
-HEAD_S: Final = 20.0
-"""A connection that brings no whole head in this time, or at most twice that, is closed. uvicorn waits for
-ever, so that whoever opens as many connections as are allowed would keep all others out."""
-BACKLOG: Final = 512
 ARENAS: Final = 2
 """In which `malloc` of glibc keeps what is freed. By default each thread has one of its own, up to eight a
 core of the machine, and none gives back what another could use."""
@@ -100,56 +95,7 @@ def _limit_arenas() -> None:
 
 def listen(settings: CoreSettings) -> socket.socket:
     """A socket bound to the core's address. Raises `PortInUse` or `SettingsError`."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as e:
-        raise SettingsError(f"host {settings.host} is no address to listen on: {e.strerror}") from e
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError as e:
-        sock.close()
-        if e.errno == errno.EADDRINUSE:
-            raise PortInUse(
-                f"port {settings.port} of {settings.host} is in use",
-                hint="stop what listens there, or set another port in core.toml",
-            ) from e
-        if e.errno in (errno.EACCES, errno.EADDRNOTAVAIL):
-            raise SettingsError(
-                f"cannot listen on {settings.host}, port {settings.port}: {e.strerror}",
-                hint="correct host and port in core.toml",
-            ) from e
-        raise ResourceError(f"cannot listen on {settings.host}: {e.strerror}") from e
-    return sock
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals alone; they are `_Serving`'s."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-class _Connection(h11_impl.H11Protocol):
-    """Ends where it begins no request. One that rests between two is uvicorn's, a slow body `pieces`'s."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._look(None, False)
-
-    def _look(self, before: object, waited: bool) -> None:
-        """Args: the request at the last look, and whether the next was waited for then."""
-        now = self.cycle
-        waits = self.timeout_keep_alive_task is None and (now is None or now.response_complete)
-        if waits and waited and now is before:
-            self.transport.close()
-        if not self.transport.is_closing():
-            self.loop.call_later(HEAD_S, self._look, now, waits)
+    return listening.listen(settings.host, settings.port, where="core.toml")
 
 
 class _Serving:
@@ -177,7 +123,7 @@ class _Serving:
             trouble_changed=self._write_status,
         )
         api = Api(self._core, watch, quota, coordinator)
-        server = _Server(self._config(api))
+        server = listening.Server(self._config(api))
         self._log.take_over("uvicorn", "uvicorn.error", "uvicorn.asgi", "asyncio")
         stop = asyncio.Event()
         with _signals(stop.set), self._core.database.leading() as leadership:
@@ -252,7 +198,7 @@ class _Serving:
         h11_impl.HIGH_WATER_LIMIT = BODY_AHEAD_BYTES  # type: ignore[attr-defined]
         config = uvicorn.Config(
             Shell(api.app(), time=api.now, unexpected=self._log.unexpected),
-            http=_Connection,
+            http=listening.Connection,
             ws="none",
             loop="none",
             lifespan="off",
@@ -260,7 +206,7 @@ class _Serving:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            h11_max_incomplete_event_size=listening.MAX_HEADER_BYTES,
             limit_concurrency=self._core.settings.limits.connections,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=GRACE_S,

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tapestry.sovereign.constitution import Constitution
+from tapestry.catalog.protected import fold
+from tapestry.sovereign.checks import matches
+from tapestry.sovereign.constitution import Constitution, Entry, Tone
 from tapestry.sovereign.evaluation.candidate import Candidate
 
 
@@ -86,7 +88,7 @@ def _good(constitution: Constitution) -> dict[str, list[str]]:
     """Good answers that stand in the file, by prompt; of refusals what is said instead."""
     found: dict[str, list[str]] = {}
     file = constitution.file
-    entries = [
+    entries: list[Entry | Tone] = [
         *file.principles,
         *file.topics,
         *file.refusals,
@@ -107,15 +109,13 @@ def _good(constitution: Constitution) -> dict[str, list[str]]:
 
 
 def _about(patterns: Sequence[str], prompt: str) -> bool:
-    from tapestry.catalog.protected import fold
-    from tapestry.sovereign.checks import matches
-
     return any(matches(each, fold(prompt)) for each in patterns)
 
 
 def _judged(constitution: Constitution, prompt: str, answers: Sequence[str]) -> tuple[list[str], list[str]]:
     """Those that break nothing, and those that break something; empty ones are neither."""
-    kept, broken = [], []
+    kept: list[str] = []
+    broken: list[str] = []
     for answer in dict.fromkeys(answers):
         if answer.strip():
             (broken if constitution.judge(prompt, answer) else kept).append(answer)

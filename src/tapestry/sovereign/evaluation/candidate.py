@@ -1,31 +1,26 @@
-"""A model that is evaluated: opened from its folder without network or foreign code, scored, asked."""
+"""A model that is evaluated: opened as `serve` opens it, scored, asked."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import nn
 
 from tapestry.errors import ModelError
-from tapestry.host import files
-from tapestry.sovereign.directory import weight_files, weights_digest
+from tapestry.sovereign.directory import weights_digest
 from tapestry.sovereign.evaluation.report import Role, Subject
-from tapestry.training.architectures import Architecture
-from tapestry.training.model import CONFIG, first_line, read_tokenizer
+from tapestry.sovereign.serve.loading import load
+from tapestry.training.model import first_line, read_tokenizer
 from tapestry.training.tokenizer import Tokenizer
 
 PASS_TOKENS: Final = 4096
 """Tokens of one forward pass, about."""
-DEFAULT_CONTEXT: Final = 2048
-_MAX_JSON: Final = 16 << 20
 Ids = list[int]
 Flags = npt.NDArray[np.bool_]
 
@@ -44,37 +39,29 @@ class Candidate:
 
     Args:
         role: what it is in the comparison.
-        folder: a Hugging Face directory with safetensors.
+        folder: a Hugging Face directory with safetensors, or a finished build.
         device: where it computes.
 
     Raises:
         ModelError: files that are missing, damaged, or of an architecture that is not in the list.
+        ResourceError: it does not fit.
     """
 
-    def __init__(self, role: Role, folder: Path, device: torch.device) -> None:
-        self.role, self.folder, self.device = role, folder, device
-        config = settings_of(folder)
-        architecture = Architecture.of(config)
-        weight_files(folder)  # safetensors, or nothing
-        self.words: Tokenizer = read_tokenizer(folder, end_id=_end(config))
-        self.module: Any = _module(architecture, folder).to(device).eval().requires_grad_(False)
-        context = config.get("max_position_embeddings")
-        self.context: int = context if type(context) is int and context > 0 else DEFAULT_CONTEXT
-        self._template = _template(folder)
-        self.chat = self._template is not None
-        self.ends = {self.words.end_id, *_ends(config)}
-        if (folder / "generation_config.json").is_file():
-            self.ends |= set(_ends(_json(folder / "generation_config.json")))
-
-    @property
-    def parameters(self) -> int:
-        return sum(each.numel() for each in self.module.parameters())
+    def __init__(self, role: Role, folder: Path, device: Literal["cpu", "cuda"] = "cpu") -> None:
+        self.role, self._served = role, load(folder, device=device, precision="fp32")
+        self.folder, self.device = self._served.folder, self._served.device
+        self.module: Any = self._served.module
+        self.context, self.ends = self._served.context, self._served.ends
+        config: Any = self.module.config
+        end = config.eos_token_id
+        self.words: Tokenizer = read_tokenizer(self.folder, end_id=end[0] if isinstance(end, list) else end)
+        self.parameters = self._served.parameters
 
     def subject(self) -> Subject:
         """As the report names it."""
         return Subject(
             role=self.role,
-            name=self.folder.resolve().name[:200],
+            name=self._served.name[:200],
             weights=weights_digest(self.folder),
             tokenizer=self.words.digest,
             parameters=self.parameters,
@@ -86,13 +73,17 @@ class Candidate:
     def prompt(self, text: str) -> Ids:
         """Ids of a prompt: by the model's chat template; without one the text and a line end, as a document's
         beginning."""
-        if self._template is not None:
+        if self._served.chat:
+            talk = [{"role": "user", "content": text}]
             try:
-                talk = [{"role": "user", "content": text}]
-                said = self._template.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
-                return list(self._template(said, add_special_tokens=False)["input_ids"])
+                found = self._served.tokenizer.apply_chat_template(
+                    talk, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=True
+                )
             except Exception as e:
-                raise ModelError(f"the chat template of {self.folder} does not work: {first_line(e)}") from e
+                raise ModelError(
+                    f"the chat template of {self.folder} refuses a prompt: {first_line(e)}"
+                ) from e
+            return list(found["input_ids"])
         return [
             self.words.end_id,
             *self.words.encode(text if text[-1:].isspace() else text + "\n")[0].tolist(),
@@ -194,64 +185,3 @@ def _batches(order: Sequence[int], lengths: Sequence[int], *, alike: bool = Fals
         else:
             found.append([i])
     return found
-
-
-def _module(architecture: Architecture, folder: Path) -> nn.Module:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        module, told = architecture.model.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except Exception as e:
-        raise ModelError(f"the model in {folder} cannot be loaded: {first_line(e)}") from e
-    if lacking := sorted(told.get("missing_keys") or ()):
-        raise ModelError(f"the weights in {folder} lack {lacking[0]}, which its {CONFIG} asks for")
-    made: nn.Module = module.float()
-    return made
-
-
-def _template(folder: Path) -> Any:
-    """The tokenizer of transformers where the folder has a chat template; it is rendered in a sandbox."""
-    from transformers import PreTrainedTokenizerFast
-
-    if not (folder / "chat_template.jinja").is_file() and not (
-        (folder / "tokenizer_config.json").is_file()
-        and "chat_template" in _json(folder / "tokenizer_config.json")
-    ):
-        return None
-    try:
-        found = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    except Exception as e:
-        raise ModelError(f"the tokenizer in {folder} cannot be opened: {first_line(e)}") from e
-    return found if found.chat_template else None
-
-
-def settings_of(folder: Path) -> dict[str, Any]:
-    """What `config.json` says. Raises `ModelError`."""
-    return _json(folder / CONFIG)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(files.read_limited(path, _MAX_JSON))
-    except OSError as e:
-        raise ModelError(
-            f"cannot read {path}: {e.strerror}", hint="give the directory of a model, or a finished build"
-        ) from e
-    except (ValueError, RecursionError) as e:
-        raise ModelError(f"{path} is no JSON") from e
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is no JSON object")
-    return value
-
-
-def _ends(config: dict[str, Any]) -> list[int]:
-    value = config.get("eos_token_id")
-    return [each for each in (value if isinstance(value, list) else [value]) if type(each) is int]
-
-
-def _end(config: dict[str, Any]) -> int | None:
-    return next(iter(_ends(config)), None)

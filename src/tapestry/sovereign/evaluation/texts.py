@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tapestry.catalog.protected import Protected
 from tapestry.errors import CorpusError
-from tapestry.sovereign.evaluation.candidate import DEFAULT_CONTEXT, Candidate, settings_of
+from tapestry.sovereign.evaluation.candidate import Candidate
 from tapestry.sovereign.evaluation.resampling import Numbers
 from tapestry.training.corpus import Split, SplitTokens, TextFile, find_files
 from tapestry.training.documents import documents
@@ -107,12 +107,6 @@ def measure(model: Candidate, text: Text, window: int) -> Measured:
         np.bincount(units, weights=bits, minlength=count).astype(np.float64),
         np.bincount(units, weights=every, minlength=count).astype(np.float64),
     )
-
-
-def context_of(folder: Path) -> int:
-    """Tokens that a model takes at once, by its configuration."""
-    found = settings_of(folder).get("max_position_embeddings")
-    return found if type(found) is int and found > 0 else DEFAULT_CONTEXT
 
 
 def by_document(text: Text) -> bool:

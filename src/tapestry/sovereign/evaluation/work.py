@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
-import torch
-
 from tapestry import __version__
 from tapestry.catalog.protected import Protected
 from tapestry.errors import EvaluationError
@@ -25,6 +23,7 @@ from tapestry.sovereign.evaluation.report import Data, Distance, EvaluationRepor
 from tapestry.sovereign.evaluation.resampling import RESAMPLES
 from tapestry.sovereign.evaluation.texts import Text
 from tapestry.sovereign.gates import Gates
+from tapestry.sovereign.serve.loading import context_of
 from tapestry.training.leakage.figures import CONFIDENCE
 from tapestry.training.leakage.measure import Canary
 
@@ -149,10 +148,10 @@ class _Work:
         subjects: list[Subject] = []
         outcomes: dict[Role, list[Outcome]] = {}
         # One window for all, so that no model sees more of a text than another.
-        self._window = min(MAX_WINDOW, *(texts.context_of(each) for each in self._asked.models.values()))
+        self._window = min(MAX_WINDOW, *(context_of(each) for each in self._asked.models.values()))
         for role, folder in self._asked.models.items():
             self._tell(f"{role}: {folder}")
-            model = Candidate(role, folder, torch.device(self._asked.device))
+            model = Candidate(role, folder, self._asked.device)
             subjects.append(model.subject())
             outcomes[role] = list(self._outcomes(model))
             del model
