@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from tapestry.training.model import complete_config, fresh
 from tapestry.training.tokenizer import Tokenizer

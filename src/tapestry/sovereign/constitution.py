@@ -218,9 +218,12 @@ class Constitution:
     @classmethod
     def parse(cls, data: bytes, where: str) -> Constitution:
         """As `load`, of bytes; `where` names them in errors."""
-        value, text = toml.read(
-            data, what=where, format=FORMAT, version=1, max_bytes=MAX_FILE_BYTES, error=ConstitutionError
-        )
+        try:
+            value, text = toml.read(
+                data, what=where, format=FORMAT, version=1, max_bytes=MAX_FILE_BYTES, error=ConstitutionError
+            )
+        except ConstitutionError as e:
+            raise ConstitutionError(e.message, hint=e.hint or HINT) from e
         try:
             return cls(data, ConstitutionFile.model_validate(toml.as_tuples(value)))
         except ValidationError as e:
@@ -381,4 +384,6 @@ def _way_out(fault: Any) -> str:
             else "format, version, title, languages, principles, topics, tone, refusals"
         )
         return f"fields here are: {fields}"
+    if not names and "id" in fault["msg"]:
+        return "give each entry an id of its own"
     return next((_WRITE[name] for name in reversed(names) if name in _WRITE), HINT)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,11 +51,14 @@ class Tasks:
     data: tuple[Data, ...]
 
 
+def installed() -> bool:
+    """Whether the harness is."""
+    return importlib.util.find_spec("lm_eval") is not None
+
+
 def require() -> None:
     """Raise `EvaluationError` where the harness is not installed."""
-    import importlib.util
-
-    if importlib.util.find_spec("lm_eval") is None:
+    if not installed():
         raise EvaluationError("lm-evaluation-harness (lm_eval) is not installed", hint=MISSING)
 
 

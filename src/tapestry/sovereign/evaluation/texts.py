@@ -54,8 +54,11 @@ def read(language: str, found: Sequence[TextFile], max_bytes: int, protected: Pr
         for pieces in documents(file.path):
             if room <= 0:
                 break
-            document = _within(pieces, room)
-            if document and (protected is None or protected.look((document,), file.name) is None):
+            if protected is not None:
+                pieces = list(pieces)  # a document is protected as a whole, also where it is cut
+                if protected.look(pieces, file.name) is not None:
+                    continue
+            if document := _within(pieces, room):
                 taken.append(document)
                 room -= len(document.encode())
     if not taken:
