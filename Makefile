@@ -8,7 +8,7 @@ GROUPS := federation sim training cli core node attacks replay
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz forged life story sim chaos split test-long lock clean help
+.PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz forged life story sim chaos split test-long lock harness clean help
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
@@ -93,4 +93,11 @@ lock: $(STAMP)  ## write requirements/lock.txt anew from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude tapestry > requirements/lock.txt
 
 clean:          ## remove the environment and the demo's output
-	rm -rf $(VENV) .venv-croissant .venv-oms tapestry-demo
+	rm -rf $(VENV) .venv-croissant .venv-oms .venv-harness tapestry-demo
+
+harness: $(STAMP)  ## tasks of lm-evaluation-harness on models of ours, in an environment of its own (350 MB)
+	test -x .venv-harness/bin/lm_eval || { $(PYTHON) -m venv .venv-harness && \
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+	> "$$(.venv-harness/bin/python -c 'import site; print(site.getsitepackages()[0])')/tapestry.pth" && \
+	.venv-harness/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/harness.txt; }
+	.venv-harness/bin/python -m pytest -W ignore tests/sovereign/harness.py $(TEST_ARGS)

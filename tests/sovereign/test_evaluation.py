@@ -331,7 +331,8 @@ def test_text_of_a_node_needs_the_right_to_evaluation(place: Path, tmp_path: Pat
         f'corpus = "{place / "text"}"\nresidency = "{HERE}"\n'
     )
     job = evaluating.Job(
-        models={"model": str(place / "model")}, node=str(home), texts={}, trained=None, tasks=(), task_names=(),
+        models={"model": str(place / "model")}, node=str(home), texts={}, trained=None, tasks=(),
+        task_names=(),
         pairs=None, instructions=None, survey=None, constitution=None, gates=None, out=str(tmp_path / "out"),
         max_bytes=2000, answer_tokens=8, limit=None, resamples=100, seed=0, threads=1, device="cpu",
     )  # fmt: skip
