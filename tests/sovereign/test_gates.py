@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +164,27 @@ def test_figures_in_pairs_and_of_things_that_are_all_alike() -> None:
     worse = Outcome(measure="bits-per-byte", part="fr", above=np.full(10, 10.0), below=np.full(10, 4.0))
     assert figures.figure("model", bits).value.value == 2
     assert figures.change(bits, "base", worse).value.value == pytest.approx(0.2)
+
+
+def test_the_pages_name_every_gate_measure_check_and_field() -> None:
+    from typing import get_args
+
+    from tapestry.sovereign import constitution
+    from tapestry.sovereign.checks import Check
+    from tapestry.sovereign.evaluation import survey
+
+    formats = Path(__file__).parents[2] / "docs" / "formats"
+    page = (formats / "evaluation.md").read_text(encoding="utf-8")
+    values = (formats / "constitution.md").read_text(encoding="utf-8")
+    for name in (*Gates.model_fields, *get_args(Measure), *EvaluationReport.model_fields):
+        assert re.search(rf"`{name}[` ]", page), name
+    for part in (survey.Survey, survey.Question, survey.Option, survey.Scale):
+        assert all(name in page for name in part.model_fields)
+    for kind in (
+        constitution.Principle,
+        constitution.ProtectedTopic,
+        constitution.Tone,
+        constitution.Refusal,
+    ):
+        assert all(f"`{name}`" in values for name in kind.model_fields), kind
+    assert all(f"`{name}`" in values for name in Check.model_fields)
