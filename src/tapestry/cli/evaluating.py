@@ -48,7 +48,7 @@ def in_a_process(job: Job) -> int:
     told = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     data = job.model_dump_json().encode()
     done = subprocess.run(
-        command, input=data, check=False, env={**os.environ, **told}, stdout=sys.stderr.fileno()
+        command, input=data, check=False, env={**os.environ, **told}, stdout=subprocess.DEVNULL
     )
     return done.returncode if done.returncode >= 0 else 1
 
