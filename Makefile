@@ -8,7 +8,7 @@ GROUPS := federation sim training cli core node attacks replay
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz forged life story sim chaos split test-long lock clean help
+.PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz forged life story sim chaos split test-long lock harness clean help
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
@@ -98,3 +98,11 @@ clean:          ## remove the environment and the demo's output
 .PHONY: malformed
 malformed: $(STAMP)  ## 1,000 malformed requests to the endpoint of a model: MALFORMED_ARGS="--requests 10000 --seed 2"
 	$(BIN)/python -m tests.sovereign.malformed $(MALFORMED_ARGS)
+	rm -rf $(VENV) .venv-croissant .venv-oms .venv-harness tapestry-demo
+
+harness: $(STAMP)  ## tasks of lm-evaluation-harness on models of ours, in an environment of its own (350 MB)
+	test -x .venv-harness/bin/lm_eval || { $(PYTHON) -m venv .venv-harness && \
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+	> "$$(.venv-harness/bin/python -c 'import site; print(site.getsitepackages()[0])')/tapestry.pth" && \
+	.venv-harness/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/harness.txt; }
+	.venv-harness/bin/python -m pytest -W ignore tests/sovereign/harness.py $(TEST_ARGS)

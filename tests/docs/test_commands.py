@@ -133,6 +133,7 @@ def test_the_commands_are_those_of_the_design() -> None:
             "entitlement list", "entitlement make", "entitlement sign", "entitlement verify",
             "member key vote", "member key release", "proposal new", "proposal list", "proposal show", "vote",
             "build init", "build run", "build resume", "build status",
+            "eval", "build constitution init", "build constitution check", "build constitution pairs",
             "release propose", "release sign", "release publish", "release renew", "release fetch",
         )
     }  # fmt: skip

@@ -20,11 +20,13 @@ from tapestry.cli import (
     catalog,
     charter,
     chat,
+    constitution,
     core,
     curate,
     demo_command,
     doctor,
     entitlement,
+    eval_command,
     failures,
     ledger,
     member,
@@ -68,6 +70,10 @@ app.add_typer(pledge.app, name="pledge")
 app.add_typer(phase.app, name="phase")
 app.command("vote")(proposal.vote)
 app.add_typer(release.app, name="release")
+build = typer.Typer(help="Sovereign builds: what a member makes of a base, and owns.", no_args_is_help=True)
+build.add_typer(constitution.app, name="constitution")
+app.add_typer(build, name="build")
+app.command("eval")(eval_command.evaluate)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)

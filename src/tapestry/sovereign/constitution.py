@@ -57,14 +57,16 @@ class Example(Part):
         return self
 
 
-class _Entry(Part):
+class Entry(Part):
+    """What every entry of the file has."""
+
     id: Label
     examples: Annotated[tuple[Example, ...], Field(max_length=1000)] = ()
     prompts: Annotated[tuple[Text, ...], Field(max_length=1000)] = ()
     """To try the finished model with, beside those of the examples."""
 
 
-class Principle(_Entry):
+class Principle(Entry):
     """What an answer should be."""
 
     text: Sentence
@@ -89,7 +91,7 @@ class Principle(_Entry):
         return not patterns or any(matches(each, folded) for each in patterns)
 
 
-class ProtectedTopic(_Entry):
+class ProtectedTopic(Entry):
     """What is not spoken of, by the words it is spoken of in."""
 
     why: Prose = ""
@@ -122,7 +124,7 @@ class Tone(Part):
     prompts: Annotated[tuple[Text, ...], Field(max_length=1000)] = ()
 
 
-class Refusal(_Entry):
+class Refusal(Entry):
     """What is asked for in vain, and what is said instead."""
 
     why: Prose = ""
@@ -216,9 +218,12 @@ class Constitution:
     @classmethod
     def parse(cls, data: bytes, where: str) -> Constitution:
         """As `load`, of bytes; `where` names them in errors."""
-        value, text = toml.read(
-            data, what=where, format=FORMAT, version=1, max_bytes=MAX_FILE_BYTES, error=ConstitutionError
-        )
+        try:
+            value, text = toml.read(
+                data, what=where, format=FORMAT, version=1, max_bytes=MAX_FILE_BYTES, error=ConstitutionError
+            )
+        except ConstitutionError as e:
+            raise ConstitutionError(e.message, hint=e.hint or HINT) from e
         try:
             return cls(data, ConstitutionFile.model_validate(toml.as_tuples(value)))
         except ValidationError as e:
@@ -319,7 +324,7 @@ class Constitution:
 
     def example_pairs(self) -> tuple[tuple[str, str, str, str], ...]:
         """Id, prompt, good and bad answer of every example that has both."""
-        entries: list[tuple[str, _Entry | Tone]] = [
+        entries: list[tuple[str, Entry | Tone]] = [
             *((each.id, each) for each in (*self.file.principles, *self.file.topics)),
             *([(TONE, self.file.tone)] if self.file.tone is not None else []),
             *((each.id, each) for each in self.file.refusals),
@@ -332,7 +337,7 @@ class Constitution:
         )
 
 
-def _of(name: str, kind: Kind, entry: _Entry | Tone) -> Iterator[Case]:
+def _of(name: str, kind: Kind, entry: Entry | Tone) -> Iterator[Case]:
     for prompt in (*entry.prompts, *(each.prompt for each in entry.examples)):
         yield Case(name, kind, prompt)
 
@@ -379,4 +384,6 @@ def _way_out(fault: Any) -> str:
             else "format, version, title, languages, principles, topics, tone, refusals"
         )
         return f"fields here are: {fields}"
+    if not names and "id" in fault["msg"]:
+        return "give each entry an id of its own"
     return next((_WRITE[name] for name in reversed(names) if name in _WRITE), HINT)

@@ -17,6 +17,7 @@ from tapestry.host import files
 from tapestry.protocol import canonical, toml
 from tapestry.protocol.leakage import Interval
 from tapestry.protocol.message import Part
+from tapestry.sovereign.directory import weights_digest
 from tapestry.sovereign.evaluation.report import EvaluationReport, Measure, Role, Unmet
 
 MAX_FILE_BYTES: Final = 1 << 20
@@ -111,6 +112,42 @@ def refuse(unmet: Sequence[Unmet]) -> None:
 
 def _name(unmet: Unmet) -> str:
     return f"{unmet.gate} ({unmet.part})" if unmet.part else unmet.gate
+
+
+def stated(recipe: Path) -> bool:
+    """Whether a recipe has a table of gates that can be read."""
+    import tomllib
+
+    try:
+        return isinstance(tomllib.loads(recipe.read_text(encoding="utf-8")).get("gates"), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def require(gates: Gates, folder: Path, report: Path) -> None:
+    """Refuse to release a model that was not evaluated, or whose evaluation does not meet the gates.
+
+    Args:
+        gates: of recipe or charter.
+        folder: the model's directory.
+        report: `report.json` of `tapestry eval`.
+
+    Raises:
+        GateNotMet: there is no report, it is of other weights, or a figure does not meet its gate.
+        FormatError: the report is damaged.
+    """
+    try:
+        found = EvaluationReport.from_bytes(files.read_limited(report, EvaluationReport.MAX_BYTES))
+    except FileNotFoundError as e:
+        raise GateNotMet(
+            f"the recipe has release gates, and there is no evaluation in {report}", hint="run: tapestry eval"
+        ) from e
+    weights = next(each.weights for each in found.subjects if each.role == "model")
+    if weights != weights_digest(folder):
+        raise GateNotMet(
+            f"the evaluation in {report} is of other weights than {folder}", hint="run tapestry eval again"
+        )
+    gates.check(found)
 
 
 class _Held:

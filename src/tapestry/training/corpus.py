@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -101,14 +102,14 @@ class Corpus:
             )
 
 
-def find_files(folder: Path) -> list[TextFile]:
+def find_files(folder: Path, needed: Sequence[Split] = SPLITS) -> list[TextFile]:
     """Files of both splits, in the order in which they are read.
 
     At the top of the folder a file belongs to the split its name begins with; below `train/` and
     `valid/` every file does. Files with other endings are ignored.
 
     Raises:
-        CorpusError: no such folder, a split without a usable file, or a name that is not UTF-8.
+        CorpusError: no such folder, a needed split without a usable file, or a name that is not UTF-8.
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
@@ -126,7 +127,7 @@ def find_files(folder: Path) -> list[TextFile]:
         if any("\ud800" <= letter <= "\udfff" for letter in relative.as_posix()):
             raise CorpusError(f"the name of {path!r} is not UTF-8", hint="give the file another name")
         found.append(TextFile(split, path, relative.as_posix()))
-    for split in SPLITS:
+    for split in needed:
         if not any(file.split == split for file in found):
             also = f"; {ignored} other files are ignored" if ignored else ""
             raise CorpusError(

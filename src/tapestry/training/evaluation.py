@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -83,6 +84,30 @@ def bits_per_byte(
     return Scored(bits_per_byte=island.sum(nats)[0] / math.log(2) / total, bytes=total)
 
 
+@torch.no_grad()
+def token_bits(
+    model: nn.Module, split: SplitTokens, *, sequence_length: int, device: torch.device
+) -> npt.NDArray[np.float64]:
+    """(T,) bits of each token of a split by the module's convention; 0 for ends of documents.
+
+    Their sum over bytes is `bits_per_byte`; by document they tell how sure that is.
+    """
+    targets = torch.from_numpy(split.tokens.astype(np.int64))
+    end_of_text = int(split.tokens[-1])
+    inputs = torch.cat([targets.new_tensor([end_of_text]), targets[:-1]])
+    was_training = model.training
+    model.eval()
+    try:
+        found = [
+            _losses(model, inputs[part].view(-1, width), targets[part], device).cpu()
+            for part, width in _passes(len(targets), sequence_length)
+        ]
+    finally:
+        model.train(was_training)
+    bits = torch.cat(found).double() / math.log(2)
+    return np.asarray(torch.where(targets != end_of_text, bits, 0.0).numpy())
+
+
 def _passes(count: int, sequence_length: int) -> list[tuple[slice, int]]:
     """Which tokens go through the model at once, in windows of how many."""
     step = max(1, ROW_TOKENS // sequence_length) * sequence_length
@@ -95,6 +120,11 @@ def _passes(count: int, sequence_length: int) -> list[tuple[slice, int]]:
 
 def _nats(model: nn.Module, inputs: Tensor, targets: Tensor, counted: Tensor, device: torch.device) -> float:
     """Σ −ln p of the counted targets. inputs: (B, S); targets, counted: (B · S,)."""
-    logits = model(input_ids=inputs.to(device), use_cache=False).logits.flatten(0, 1)
-    losses = F.cross_entropy(logits.float(), targets.to(device), reduction="none")
+    losses = _losses(model, inputs, targets, device)
     return float(losses[counted.to(device)].double().sum())
+
+
+def _losses(model: nn.Module, inputs: Tensor, targets: Tensor, device: torch.device) -> Tensor:
+    """(B · S,) −ln p of the targets. inputs: (B, S); targets: (B · S,)."""
+    logits = model(input_ids=inputs.to(device), use_cache=False).logits.flatten(0, 1)
+    return F.cross_entropy(logits.float(), targets.to(device), reduction="none")

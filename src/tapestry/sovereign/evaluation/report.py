@@ -100,6 +100,14 @@ class Position(Part):
     value: Interval
 
 
+class Distance(Part):
+    """Of others to the survey's target community, to read the models' by."""
+
+    who: Short
+    """A community, or `at random`."""
+    value: Interval
+
+
 class Answered(Part):
     """A prompt and what the model said, where it broke something."""
 
@@ -154,6 +162,7 @@ class EvaluationReport(Message):
     figures: Annotated[tuple[Figure, ...], Field(max_length=100_000)]
     changes: Annotated[tuple[Change, ...], Field(max_length=100_000)]
     positions: Annotated[tuple[Position, ...], Field(max_length=100_000)]
+    distances: Annotated[tuple[Distance, ...], Field(max_length=1000)]
     answered: Annotated[tuple[Answered, ...], Field(max_length=10_000)]
     notes: Annotated[tuple[Line, ...], Field(max_length=1000)]
     """What has to be known to read the figures."""

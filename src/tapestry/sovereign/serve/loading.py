@@ -98,7 +98,6 @@ def load(
     if (folder / "generation_config.json").is_file():
         ends.update(_ends(_json(folder / "generation_config.json")))
     tokenizer = _tokenizer(folder)
-    context = getattr(settings, "max_position_embeddings", None)
     try:
         module = module.to(where).eval().requires_grad_(False)
     except (RuntimeError, torch.OutOfMemoryError) as e:
@@ -111,13 +110,25 @@ def load(
         module=module,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
-        context=context if isinstance(context, int) and context > 0 else 2048,
+        context=_context(settings),
         ends=frozenset(ends),
         start=bos if type(bos) is int else words.end_id,
         chat=_has_template(tokenizer, folder),
         device=where,
         precision=exact,
     )
+
+
+def context_of(folder: Path) -> int:
+    """Tokens that a model takes at once, by its configuration. Raises `ModelError`."""
+    config = _json(_resolved(folder)[0] / CONFIG)
+    given = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
+    return _context(configured(Architecture.of(config), given))
+
+
+def _context(settings: Any) -> int:
+    found = getattr(settings, "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else 2048
 
 
 def _resolved(folder: Path) -> tuple[Path, Lineage | None]:
