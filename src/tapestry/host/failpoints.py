@@ -48,6 +48,11 @@ NAMES: Final[dict[str, str]] = {
     "trainer.delta.written": "trainer: all shards of the delta are written, the folder not renamed",
     "trainer.result.published": "trainer: the result folder has its final name",
     "trainer.step": "trainer: a training step has ended",
+    "build.checkpoint.written": "build: a checkpoint is written, the folder not renamed",
+    "build.checkpoint.published": "build: a checkpoint has its name, older ones are still there",
+    "build.step": "build: a step of a stage has ended",
+    "build.result.published": "build: a stage's result has its name, the lineage does not have the stage",
+    "build.model.published": "build: the model has its name, the lineage does not say that it is done",
     "replay.shard.written": "replay: one shard of the new state is written",
     "replay.state.written": "replay: the new state is written, the answer not given",
 }

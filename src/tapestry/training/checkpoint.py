@@ -99,6 +99,19 @@ def save(
     Raises:
         DiskFull: no space.
     """
+    every = save_tensors(folder, tensors, island)
+    if island.lead:
+        header = header.model_copy(update={"ranks": island.ranks, "files": every})
+        with files.full_disk(folder):
+            files.write_atomic(folder / STATE, header.to_bytes())
+    island.barrier()
+    failpoints.reach("trainer.inner.saved")
+
+
+def save_tensors(
+    folder: Path, tensors: Mapping[str, Tensor], island: Island = ISLAND_OF_ONE
+) -> tuple[InnerFile, ...]:
+    """Write tensors only; every rank learns of all files. The folder is made. All ranks together."""
     if island.lead:
         with files.full_disk(folder):
             folder.mkdir(parents=True)
@@ -110,13 +123,7 @@ def save(
         save_distributed(dict(tensors), storage_writer=writer, no_dist=island.alone)
     mine = [_described(path) for path in sorted(folder.glob(f"shard-{island.rank + 1:05}-*"))]
     told = island.gather(json.dumps([file.model_dump() for file in mine]).encode())
-    if island.lead:
-        every = tuple(InnerFile.model_validate(file) for rank in told for file in json.loads(rank))
-        header = header.model_copy(update={"ranks": island.ranks, "files": every})
-        with files.full_disk(folder):
-            files.write_atomic(folder / STATE, header.to_bytes())
-    island.barrier()
-    failpoints.reach("trainer.inner.saved")
+    return tuple(InnerFile.model_validate(file) for rank in told for file in json.loads(rank))
 
 
 def _places(tensors: Mapping[str, Tensor], ranks: int) -> dict[str, int]:
@@ -156,11 +163,16 @@ def read_header(folder: Path, island: Island = ISLAND_OF_ONE) -> InnerState:
         header = InnerState.from_bytes(data)
     except FormatError as e:
         raise ArtifactError(f"{folder / STATE} does not parse: {e.message}") from e
-    wrong = _wrong(folder, header.files[island.rank :: island.ranks])
+    require_files(folder, header.files, island)
+    return header
+
+
+def require_files(folder: Path, wanted: tuple[InnerFile, ...], island: Island = ISLAND_OF_ONE) -> None:
+    """Raise `ArtifactError` where a file is missing, cut off or changed. All ranks together."""
+    wrong = _wrong(folder, wanted[island.rank :: island.ranks])
     if island.any(wrong is not None):
         named = next(filter(None, (each.decode() for each in island.gather((wrong or "").encode()))))
         raise ArtifactError(f"{folder} is corrupt: {named} is not what was written")
-    return header
 
 
 def _wrong(folder: Path, wanted: tuple[InnerFile, ...]) -> str | None:

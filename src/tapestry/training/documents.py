@@ -1,7 +1,8 @@
 """Documents out of files: `.txt` (one), `.jsonl` (one a line) and `.parquet` (one a row), read as a stream.
 
 The first two may be compressed: `.gz`, `.bz2`, `.xz`, and `.zst` where pyarrow is installed, which
-`.parquet` needs too.
+`.parquet` needs too. Lines of `.jsonl` that have no `text` may be examples (`training.examples`), where the
+reader takes those.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 from tapestry.errors import CorpusError, SettingsError
+from tapestry.training.examples import Example, NotAnExample, is_example
+from tapestry.training.examples import SHAPES as EXAMPLES
+from tapestry.training.examples import parse as parse_example
 
+T = TypeVar("T")
 FORMATS: Final = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS: Final = (".gz", ".bz2", ".xz", ".zst")
 MAX_LINE_BYTES: Final = 64 << 20
@@ -40,8 +45,13 @@ def format_of(path: Path) -> str | None:
     return endings[-1] if endings and endings[-1] in FORMATS else None
 
 
-def documents(path: Path) -> Iterator[Iterable[str]]:
+def documents(path: Path, *, examples: bool = False) -> Iterator[Iterable[str]]:
     """Documents of a file, each as pieces of text, to be gone through once and before the next document.
+
+    Args:
+        path: of the file.
+        examples: take lines that are examples too, each as its canonical JSON; for counting and hashing, not
+            for training on text.
 
     Raises:
         CorpusError: names file and line of what is not UTF-8, not JSON, has no `text`, or is damaged.
@@ -54,10 +64,16 @@ def documents(path: Path) -> Iterator[Iterable[str]]:
         return
     with _opened(path) as file:
         if kind == ".jsonl":
-            for text in _json_lines(file, path):
+            for _, text in _json_lines(file, path, _text_or_example if examples else _text):
                 yield (text,)
         else:
             yield _pieces(file, path)
+
+
+def examples_of(path: Path) -> Iterator[tuple[int, Example]]:
+    """Examples of a `.jsonl` file with their lines. Raises `CorpusError`, naming file and line."""
+    with _opened(path) as file:
+        yield from _json_lines(file, path, _example)
 
 
 @contextmanager
@@ -164,7 +180,28 @@ def _pieces(file: IO[bytes], path: Path) -> Iterator[str]:
         yield held
 
 
-def _json_lines(file: IO[bytes], path: Path) -> Iterator[str]:
+def _text(value: Any, data: bytes) -> str:
+    text = value.get("text") if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise _Line("no field `text` with a string", 'write {"text": "..."}')
+    if b"\\u" in data:  # bytes that are UTF-8 hold no surrogate
+        text.encode()
+    return text
+
+
+def _text_or_example(value: Any, data: bytes) -> str:
+    return _example(value, data).document if is_example(value) else _text(value, data)
+
+
+def _example(value: Any, data: bytes) -> Example:
+    try:
+        return parse_example(value)
+    except NotAnExample as e:
+        raise _Line(str(e), EXAMPLES) from None
+
+
+def _json_lines(file: IO[bytes], path: Path, read: Callable[[Any, bytes], T]) -> Iterator[tuple[int, T]]:
+    """What `read` makes of each line's value and bytes, with the line's number."""
     number = 0
     while data := file.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -174,12 +211,7 @@ def _json_lines(file: IO[bytes], path: Path) -> Iterator[str]:
             line = data.decode("utf-8-sig") if number == 1 else data.decode()
             if line.isspace() or not line:
                 continue
-            value = _parse(line)
-            text = value.get("text") if isinstance(value, dict) else None
-            if not isinstance(text, str):
-                raise _Line("no field `text` with a string", 'write {"text": "..."}')
-            if b"\\u" in data:  # bytes that are UTF-8 hold no surrogate
-                text.encode()
+            found = read(_parse(line), data)
         except _Line as e:
             raise CorpusError(f"{path}, line {number}: {e.args[0]}", hint=e.args[1]) from None
         except UnicodeDecodeError as e:
@@ -188,7 +220,7 @@ def _json_lines(file: IO[bytes], path: Path) -> Iterator[str]:
             raise CorpusError(f"{path}, line {number}: `text` holds half a surrogate pair") from e
         except (ValueError, RecursionError) as e:
             raise CorpusError(f"{path}, line {number}: not JSON", hint="each line is one JSON object") from e
-        yield text
+        yield number, found
 
 
 _DECODER: Final[Any] = json.JSONDecoder()

@@ -148,7 +148,7 @@ def in_words(found: list[Change]) -> str:
 def _take(tally: Tally, file: TextFile) -> Iterator[int]:
     """Takes a file's documents in; gives now and then the bytes of text so far."""
     read = told = 0
-    for document in documents(file.path):
+    for document in documents(file.path, examples=True):
         read += tally.take(document)
         if read - told >= TELL_BYTES:
             told = read

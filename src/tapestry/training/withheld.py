@@ -19,7 +19,7 @@ def withheld(
     found: Counter[str] = Counter({each.name: 0 for each in protected.file.topics})
     found.update({each.name: 0 for each in protected.file.holdings})
     for file in (file for file in find_files(folder) if only(file.name)):
-        for document in documents(file.path):
+        for document in documents(file.path, examples=True):
             watch = Watch(protected, file.name)
             for _ in watch.through(document):
                 pass
