@@ -1,4 +1,4 @@
-"""`python -m benchmarks.portability`: what is left of a derivative's gain when it is carried onto later bases.
+"""`python -m benchmarks.portability`: what is left of a derivative's gain when it is carried over.
 
 One base is trained on a part of all languages' text, and released six times, each time at least 2 % better in
 bits per byte. From release 0 a member makes a derivative by private continued pre-training on its own
@@ -298,16 +298,16 @@ class Bench:
         return self.score(module, member)
 
     def _finish(self, module: Any, base: Path, root: Path, member: str) -> None:
-        from tapestry.sovereign import bases, directory
+        from tapestry.sovereign import directory, models
         from tapestry.sovereign.lineage import Lineage
 
         module.save_pretrained(root / "model")
         for name, data in WORDS.files().items():
             (root / "model" / name).write_bytes(data)
         Lineage(
-            name=f"{member}-model", owner=member, level="national", licence="Apache-2.0", languages=(member,),
-            base=bases.describe(base), parent=None, recipe="0" * 64, constitution=None, stages=(),
-            weights=directory.weights_digest(root / "model"), adapter=(root / "adapter").is_dir(), release="0",
+            name=member, owner=member, level="national", licence="Apache-2.0", languages=(member,),
+            base=models.base_of(base), parent=None, recipe="0" * 64, constitution=None, stages=(),
+            weights=directory.weights_digest(root / "model"), adapter=False, release="0",
         ).save(root / "lineage.json")  # fmt: skip
 
 
@@ -447,12 +447,12 @@ def main() -> None:
         size=SIZES[given.size], name=given.size, corpora=given.corpora, members=given.members.split(","),
         out=given.out, until=until,
     )  # fmt: skip
-    whole = all([bench.seed(int(seed)) for seed in given.seeds.split(",")])
+    whole = [bench.seed(int(seed)) for seed in given.seeds.split(",")]
     result = report(bench)
     if given.note:
         result.note(given.note)
     print(result.write(RESULTS if given.write else given.out))
-    if not whole:
+    if not all(whole):
         print("the time is up: call it again to go on")
 
 

@@ -11,9 +11,9 @@ from tapestry import __version__
 from tapestry.catalog.listing import CatalogEntry
 from tapestry.core.blobs_api import BlobsApi
 from tapestry.core.catalog import CatalogApi
-from tapestry.core.derivatives import DerivativesApi
 from tapestry.core.coordinator import Coordinator
 from tapestry.core.deltas import Lacking
+from tapestry.core.derivatives import DerivativesApi
 from tapestry.core.ledger_api import MAX_BYTES as MAX_EVENTS_BYTES
 from tapestry.core.ledger_api import LedgerApi, Signed, number
 from tapestry.core.pledges import PledgesApi

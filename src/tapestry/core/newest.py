@@ -1,4 +1,4 @@
-"""Signed words of members of which the newest counts: taken in, kept, listed to members. Not in the ledger."""
+"""Signed words of members of which the newest counts: taken in, kept, listed. Not in the ledger."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from tapestry.protocol.clock import add_seconds, time_text
 from tapestry.protocol.message import Message
 from tapestry.storage.listings import Words
 from tapestry.transport import server, wire
-
 
 M = TypeVar("M", bound=Message)
 

@@ -8,21 +8,22 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from tapestry.errors import ModelError
 from tapestry.host import files
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 ADAPTER: Final = "adapter_model.safetensors"
 _MAX_JSON: Final = 64 << 20
-_KINDS: Final = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-Make = Callable[[str], Tensor]
+_KINDS: Final = {"F64": ("float64", 8), "F32": ("float32", 4), "BF16": ("bfloat16", 2), "F16": ("float16", 2)}
+Make = Callable[[str], "Tensor"]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -113,10 +114,14 @@ def write_weights(path: Path, described: Mapping[str, tuple[str, tuple[int, ...]
         described: type (as safetensors calls it) and shape of each tensor, by name.
         make: gives a tensor, fp32 or of that type, by its name.
     """
+    import torch
+
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, (kind, shape) in described.items():
-        size = math.prod(shape) * _KINDS[kind].itemsize
+        if kind not in _KINDS:
+            raise ModelError(f"tensor {name} is of type {kind}, which is not written")
+        size = math.prod(shape) * _KINDS[kind][1]
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     head = json.dumps(header, separators=(",", ":")).encode()
@@ -124,11 +129,13 @@ def write_weights(path: Path, described: Mapping[str, tuple[str, tuple[int, ...]
     with files.full_disk(path), path.open("wb") as out:
         out.write(len(head).to_bytes(8, "little") + head)
         for name, (kind, shape) in described.items():
-            tensor = make(name).to(_KINDS[kind]).contiguous()
+            tensor = make(name).to(getattr(torch, _KINDS[kind][0])).contiguous()
             if tuple(tensor.shape) != shape:
                 raise ModelError(f"tensor {name} became {tuple(tensor.shape)}; it was to be {shape}")
             out.write(_bytes(tensor))
 
 
 def _bytes(tensor: Tensor) -> memoryview:
+    import torch
+
     return memoryview(tensor.flatten().view(torch.uint8).numpy())

@@ -161,5 +161,3 @@ def _hold(card: CardFile, folder: Path) -> None:
             f"the text in {folder} is not what card {card.card.name} describes: {what}",
             hint=f"make the card anew: tapestry catalog add {folder} --name {card.card.name} ... --replace",
         )
-
-

@@ -416,5 +416,3 @@ def _of_adapter(name: str) -> bool:
 
 def _now() -> str:
     return format_time(datetime.datetime.now(datetime.UTC))
-
-

@@ -20,6 +20,8 @@ from tapestry.sovereign.port.arithmetic import HINT, Change, Tables
 
 CONFIG: Final = "adapter_config.json"
 _PREFIX: Final = "base_model.model."
+_FROZEN: Final = ".base_layer.weight"
+"""peft keeps a copy of a table of tokens beside its product; it is the base's."""
 _MAX_JSON: Final = 4 << 20
 MERGED: Final = "port the merged weights: --full, with --from and the base they were made from"
 _PLAIN: Final = (
@@ -70,6 +72,8 @@ class Adapter:
         """
         found: dict[str, dict[str, str]] = {}
         for name in tensors.names:
+            if name.endswith(_FROZEN):
+                continue
             module, _, part = name.removeprefix(_PREFIX).rpartition(".lora_")
             part = part.removesuffix(".weight")
             if not module or part not in ("A", "B", "embedding_A", "embedding_B"):
@@ -113,8 +117,10 @@ class Adapter:
         return change
 
     def moved(self, tensors: Tensors, new: Tensors, tables: Tables) -> dict[str, Tensor]:
-        """Its tensors that have a row or column for each token, for the new base's tokens."""
-        found: dict[str, Tensor] = {}
+        """Its tensors that have a row or column for each token, for the new base's tokens; and copies of what
+        is the base's."""
+        copies = [name for name in tensors.names if name.endswith(_FROZEN)]
+        found = {n: new.read(n.removeprefix(_PREFIX).removesuffix(_FROZEN) + ".weight") for n in copies}
         for module, (a, b) in self.modules(tensors).items():
             if module not in tables.names or tables.rows.same:
                 continue
@@ -126,7 +132,7 @@ class Adapter:
         return found
 
     def config_for(self, base: str) -> bytes:
-        """`adapter_config.json` that names another base."""
+        """`adapter_config.json` that names another base, or with "" none, as those of a build do."""
         value = {**self.config, "base_model_name_or_path": base, "revision": None}
         return json.dumps(value, indent=2, sort_keys=True).encode() + b"\n"
 

@@ -14,7 +14,8 @@ from tapestry.errors import Conflict, InputError, ModelError
 from tapestry.host import files
 from tapestry.protocol import canonical
 from tapestry.protocol.clock import time_text
-from tapestry.sovereign import bases
+from tapestry.sovereign import models
+from tapestry.sovereign.card import model_card
 from tapestry.sovereign.directory import ADAPTER, WEIGHTS, Tensors, weights_digest
 from tapestry.sovereign.home import BuildHome
 from tapestry.sovereign.lineage import Base, Lineage, Parent, Stage
@@ -89,7 +90,7 @@ def port(source: Source, to: Path, out: Path, *, old: Path | None, now_ms: int) 
     began = time_text(now_ms)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty", hint="name a folder that does not exist yet with --out")
-    base = bases.describe(to)
+    base = models.base_of(to)
     if base.weights == source.lineage.base.weights:
         raise ModelError(f"the derivative stands on {to} already", hint="name the next base with --to")
     rows = _compatible(source, old, to)
@@ -166,7 +167,7 @@ def _sum(source: Source, old: Path | None, to: Path, made: BuildHome, rows: Rows
             arithmetic.rewritten(
                 pieces, lambda n: moved[n] if n in moved else pieces.read(n), shapes, made.adapter / ADAPTER
             )
-            (made.adapter / lora.CONFIG).write_bytes(opened.config_for(str(to)))
+            (made.adapter / lora.CONFIG).write_bytes(opened.config_for(""))
         arithmetic.carry(new, change, made.model / WEIGHTS)
 
 
@@ -204,7 +205,7 @@ def _beside(source: Source, to: Path, model: Path) -> None:
     for path in sorted(to.iterdir()):
         if path.suffix in (".json", ".txt", ".model") and not path.name.endswith(".index.json"):
             shutil.copyfile(path, model / path.name)
-    (model / "lineage.json").unlink(missing_ok=True)
+    (model / models.LINEAGE).unlink(missing_ok=True)
     for name in (_CHAT, "generation_config.json"):
         for folder in (source.adapter, source.model):
             if folder is not None and (folder / name).is_file():
@@ -234,10 +235,19 @@ def _lineage(source: Source, base: Base, made: BuildHome, began: str, ended: str
 def _record(source: Source, lineage: Lineage, made: BuildHome) -> None:
     """Lineage, those of all before it, and the recipe, with which it can be made anew."""
     lineage.save(made.lineage)
-    parents = made.root / PARENTS
+    for folder in (made.model, made.adapter):
+        if folder.is_dir():
+            lineage.save(folder / models.LINEAGE)
+    (made.model / models.CARD).write_text(model_card(lineage), encoding="utf-8")
+    keep_parents(source, made.root)
+    if (recipe := BuildHome(source.root).recipe).is_file():
+        shutil.copyfile(recipe, made.recipe)
+
+
+def keep_parents(source: Source, root: Path) -> None:
+    """Keep a derivative's lineage, and those of all before it, in the folder of the next."""
+    parents = root / PARENTS
     parents.mkdir()
     for path in sorted((source.root / PARENTS).glob("*.json")):
         shutil.copyfile(path, parents / path.name)
     (parents / f"{source.lineage.digest}.json").write_bytes(source.lineage.to_bytes())
-    if (recipe := BuildHome(source.root).recipe).is_file():
-        shutil.copyfile(recipe, made.recipe)
