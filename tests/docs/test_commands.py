@@ -132,6 +132,7 @@ def test_the_commands_are_those_of_the_design() -> None:
             "account show", "account statement", "account dispute",
             "entitlement list", "entitlement make", "entitlement sign", "entitlement verify",
             "member key vote", "member key release", "proposal new", "proposal list", "proposal show", "vote",
+            "build init", "build run", "build resume", "build status",
             "release propose", "release sign", "release publish", "release renew", "release fetch",
         )
     }  # fmt: skip

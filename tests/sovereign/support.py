@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tapestry.training import launcher as training_launcher
 from tapestry.training.holding import hold
 from tapestry.training.shelf import Shelf
 from tapestry.training.tokenizer import Tokenizer
+from tests import warm
 
 HERE = "DE"
 WORDS = ("wóda", "zemja", "njebjo", "kniha", "hród", "lěs")
@@ -157,20 +157,26 @@ def make_build(folder: Path, recipe: str) -> BuildHome:
     return home
 
 
-def run(home: BuildHome, *, ranks: int = 1, timeout_s: float = 200, **env: str) -> tuple[int, Status]:
-    """A build in a process of its own, as the command starts it; exit code and what its status says."""
-    machine = Machine(threads=1, processes=ranks)
+warm.PRELOAD.extend(["tapestry.sovereign.stages", "tapestry.sovereign.trainers"])
+warm.PRELOAD.extend(["transformers.models.llama.modeling_llama", "peft"])
+
+
+def start(home: BuildHome, **env: str) -> warm.Warm:
+    """A build in a process of its own, as the command starts it on one rank."""
+    machine = Machine(threads=1)
     given = {**os.environ, **training_launcher.environment(machine.threads), **launcher.OFFLINE}
-    given |= {**training_launcher.LOOPBACK, "HF_HOME": str(home.root / "cache"), **env}
-    with (home.root / "log").open("ab") as log:
-        done = subprocess.run(
-            launcher.command(home.root, ranks),
-            env={name: value for name, value in given.items() if value is not None},
-            stdout=log,
-            stderr=log,
-            timeout=timeout_s,
-            check=False,
-        )
+    given |= {"HF_HOME": str(home.root / "cache"), **env}
+    return warm.start(
+        launcher.command(home.root, 1),
+        log=home.root / "build.log",
+        environment={name: value for name, value in given.items() if value is not None},
+        folder=str(home.root),
+    )
+
+
+def run(home: BuildHome, **env: str) -> tuple[int, Status]:
+    """As `start`, to its end; exit code and what its status says."""
+    code = start(home, **env).wait(200)
     status = Status.load(home.status)
-    assert status is not None, (home.root / "log").read_text()
-    return done.returncode, status
+    assert status is not None, (home.root / "build.log").read_text()
+    return code, status

@@ -22,12 +22,15 @@ from tapestry.cli.output import note
 from tapestry.errors import TapestryError, by_code
 
 EXTRAS = {
+    "accelerate": "sovereign",
     "alembic": "core",
+    "datasets": "sovereign",
     "fastapi": "core",
     "httpx": "node",
     "matplotlib": "demo",
     "numpy": "arithmetic",
     "obstore": "core,node",
+    "peft": "sovereign",
     "py3langid": "curation",
     "rensa": "curation",
     "safetensors": "arithmetic",
@@ -36,6 +39,7 @@ EXTRAS = {
     "tokenizers": "node",
     "torch": "arithmetic",
     "transformers": "node",
+    "trl": "sovereign",
     "tuf": "release",
     "uvicorn": "core",
     "uvloop": "core",

@@ -15,6 +15,7 @@ import typer
 from tapestry import __version__
 from tapestry.cli import (
     account,
+    build,
     bundle,
     catalog,
     charter,
@@ -58,6 +59,7 @@ app.add_typer(charter.app, name="charter")
 app.add_typer(account.app, name="account")
 app.add_typer(entitlement.app, name="entitlement")
 catalog.app.command("curate")(curate.curate)
+app.add_typer(build.app, name="build")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(proposal.app, name="proposal")
 app.add_typer(pledge.app, name="pledge")

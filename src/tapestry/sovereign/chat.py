@@ -92,7 +92,10 @@ class Chat:
         return cls(tokenizer, OWN, "of Tapestry")
 
     def render(self, turns: Sequence[Turn], *, answer: bool = False) -> str:
-        """The text of a talk; with `answer` up to where the assistant begins to speak. Raises `RecipeError`."""
+        """The text of a talk; with `answer` up to where the assistant begins to speak.
+
+        Raises `RecipeError`.
+        """
         if self.template is None:
             ends = (self._end if turn.role == "assistant" else "" for turn in turns)
             return "".join(turn.content + end for turn, end in zip(turns, ends, strict=True))
@@ -101,7 +104,7 @@ class Chat:
             return str(
                 self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer)
             )
-        except Exception as e:  # noqa: BLE001 - a template may raise anything
+        except Exception as e:
             raise self._unfit(f"cannot render a talk: {' '.join(str(e).split())[:200]}") from e
 
     def answered(self, example: Example, where: str) -> Told:

@@ -176,7 +176,7 @@ def merged(model_folder: Path, adapter: Path) -> Any:
 def write_model(
     model: Any, tokenizer: Any, folder: Path, weights: Mapping[str, torch.Tensor] | None = None
 ) -> None:
-    """Configuration, weights and tokenizer into a folder that is there. `weights` are the model's own if None."""
+    """Configuration, weights (its own, if None) and tokenizer into a folder that is there."""
     with files.full_disk(folder), quiet():
         state = dict(weights) if weights is not None else None
         model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)

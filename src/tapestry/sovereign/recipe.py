@@ -147,7 +147,7 @@ class Recipe(Part):
     constitution: Place | None = None
     """What keeps training text out by the owner's values."""
     template: Annotated[str, StringConstraints(max_length=4096)] = ""
-    """Chat template: a .jinja file; "none" for none; empty for the base's own, or a plain one if it has none."""
+    """Chat template: a .jinja file, or "none"; empty is the base's own, a plain one if it has none."""
     seed: Annotated[int, Field(ge=0, le=(1 << 32) - 1)] = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the finished model's weights."""

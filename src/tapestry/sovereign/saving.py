@@ -60,7 +60,7 @@ def draw(seed: int, number: int, step: int, rank: int) -> None:
     """Begin the random numbers of one step of a stage at one rank."""
     key = int(sha256(f"step {seed} {number} {step} {rank}".encode())[:8], 16)
     random.seed(key)
-    np.random.seed(key)  # noqa: NPY002 - of the libraries
+    np.random.seed(key)
     torch.manual_seed(key)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from tapestry.errors import Diverged, SettingsError
@@ -268,6 +268,7 @@ def train(task: Task, model: Any, reference: Any, tokenizer: Any) -> tuple[Outco
                 callbacks=[watch],
             )
         trainer.task, trainer.losses = task, losses
+        trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(found[0]) if found is not None else None)
     step = int(trainer.state.global_step)
     return Outcome(step, steps, tokens[step], losses.first, losses.last), trainer.model

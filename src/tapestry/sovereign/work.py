@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -40,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     except TapestryError as e:
         if teller is not None:
             teller.fail(e)
+        said = {"code": e.code, "message": e.message, "hint": e.hint}
+        sys.stderr.write(json.dumps({"error": said}) + "\n")
         return e.exit_code
     finally:
         if lock is not None:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
 from tapestry.errors import CorpusError, SettingsError
-from tapestry.training.examples import Example, NotAnExample, is_example
 from tapestry.training.examples import SHAPES as EXAMPLES
+from tapestry.training.examples import Example, NotAnExample, is_example
 from tapestry.training.examples import parse as parse_example
 
 T = TypeVar("T")
