@@ -119,7 +119,8 @@ _OPENING: Final = {
     "lora": "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
     'base = AutoModelForCausalLM.from_pretrained("FOLDER OF THE BASE")\n'
     'model = PeftModel.from_pretrained(base, ".")\n```\n\nThe base is the one whose hash stands above.',
-    "gguf": "```\nllama-cli -m {weights} -p 'Once'\n```\n\nThe weights are fp32; `llama-quantize` makes smaller ones.",
+    "gguf": "```\nllama-cli -m {weights} -p 'Once'\n```\n\n"
+    "The weights are fp32; `llama-quantize` makes smaller ones.",
 }
 
 

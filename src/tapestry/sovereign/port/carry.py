@@ -15,6 +15,7 @@ from tapestry.host import files
 from tapestry.protocol import canonical
 from tapestry.protocol.clock import time_text
 from tapestry.sovereign import models
+from tapestry.sovereign import recipe as recipes
 from tapestry.sovereign.card import model_card
 from tapestry.sovereign.directory import ADAPTER, WEIGHTS, Tensors, weights_digest
 from tapestry.sovereign.home import BuildHome
@@ -22,6 +23,7 @@ from tapestry.sovereign.lineage import Base, Lineage, Parent, Stage
 from tapestry.sovereign.port import adapter as lora
 from tapestry.sovereign.port import arithmetic
 from tapestry.sovereign.port.arithmetic import Tables
+from tapestry.sovereign.port.moved import moved
 from tapestry.sovereign.port.rows import Rows, matched
 from tapestry.training.architectures import Architecture
 from tapestry.training.model import CONFIG, LEFT_OUT, configured
@@ -104,7 +106,7 @@ def port(source: Source, to: Path, out: Path, *, old: Path | None, now_ms: int) 
             _sum(source, old, to, made, rows)
             _beside(source, to, made.model)
             lineage = _lineage(source, base, made, began, time_text(now_ms))
-            _record(source, lineage, made)
+            _record(source, lineage, made, to)
         files.publish_dir(temporary, out)
     except Conflict as e:
         raise InputError(f"{out} is not empty", hint="name a folder that does not exist yet") from e
@@ -232,7 +234,7 @@ def _lineage(source: Source, base: Base, made: BuildHome, began: str, ended: str
     )
 
 
-def _record(source: Source, lineage: Lineage, made: BuildHome) -> None:
+def _record(source: Source, lineage: Lineage, made: BuildHome, to: Path) -> None:
     """Lineage, those of all before it, and the recipe, with which it can be made anew."""
     lineage.save(made.lineage)
     for folder in (made.model, made.adapter):
@@ -241,7 +243,8 @@ def _record(source: Source, lineage: Lineage, made: BuildHome) -> None:
     (made.model / models.CARD).write_text(model_card(lineage), encoding="utf-8")
     keep_parents(source, made.root)
     if (recipe := BuildHome(source.root).recipe).is_file():
-        shutil.copyfile(recipe, made.recipe)
+        text = recipes.read(recipe)[1].decode()
+        made.recipe.write_text(moved(text, source.root, to), encoding="utf-8")
 
 
 def keep_parents(source: Source, root: Path) -> None:
