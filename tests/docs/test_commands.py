@@ -133,6 +133,8 @@ def test_the_commands_are_those_of_the_design() -> None:
             "entitlement list", "entitlement make", "entitlement sign", "entitlement verify",
             "member key vote", "member key release", "proposal new", "proposal list", "proposal show", "vote",
             "build init", "build run", "build resume", "build status",
+            "build export", "build port", "build rebase", "build gain",
+            "build publish", "build list", "build show", "build tree",
             "release propose", "release sign", "release publish", "release renew", "release fetch",
         )
     }  # fmt: skip

@@ -33,7 +33,7 @@ def read_report(path: Path) -> EvaluationReport:
 
 
 def report_of(root: Path, lineage: Lineage) -> EvaluationReport | None:
-    """The one that lies in a build, where it is of the finished model. Raises `InputError` for a damaged one."""
+    """The one in a build, where it is of the finished model. Raises `InputError` for a damaged one."""
     path = root / "eval" / "report.json"
     if not path.exists():
         return None
