@@ -138,4 +138,5 @@ def write_weights(path: Path, described: Mapping[str, tuple[str, tuple[int, ...]
 def _bytes(tensor: Tensor) -> memoryview:
     import torch
 
-    return memoryview(tensor.flatten().view(torch.uint8).numpy())
+    array: Any = tensor.flatten().view(torch.uint8).numpy()
+    return memoryview(array)
