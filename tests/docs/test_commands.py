@@ -134,6 +134,8 @@ def test_the_commands_are_those_of_the_design() -> None:
             "member key vote", "member key release", "proposal new", "proposal list", "proposal show", "vote",
             "build init", "build run", "build resume", "build status",
             "eval", "build constitution init", "build constitution check", "build constitution pairs",
+            "build export", "build port", "build rebase", "build gain",
+            "build publish", "build list", "build show", "build tree",
             "release propose", "release sign", "release publish", "release renew", "release fetch",
         )
     }  # fmt: skip

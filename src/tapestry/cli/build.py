@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tapestry.cli import build_export, build_port, build_registry
 from tapestry.cli.options import Json
 from tapestry.cli.output import emit_json, emit_line, emit_pairs, note
 
@@ -140,3 +141,13 @@ def _show(state: State, as_json: bool) -> None:
     state.print_stages()
     for each in state.notes():
         note(each)
+
+
+app.command("export")(build_export.export)
+app.command("port")(build_port.port)
+app.command("rebase")(build_port.rebase)
+app.command("gain")(build_port.gain)
+app.command("publish")(build_registry.publish)
+app.command("list")(build_registry.list_)
+app.command("show")(build_registry.show)
+app.command("tree")(build_registry.tree)

@@ -123,7 +123,7 @@ def catalog(core: Core) -> list[bytes]:
     found: list[bytes] = []
     with core.database.reading() as connection:
         while True:
-            page, total = listings.page(connection, len(found), PAGE)
+            page, total = listings.DATASETS.page(connection, len(found), PAGE)
             found += page
             if len(found) >= total or not page:
                 return found

@@ -13,6 +13,7 @@ from tapestry.core.blobs_api import BlobsApi
 from tapestry.core.catalog import CatalogApi
 from tapestry.core.coordinator import Coordinator
 from tapestry.core.deltas import Lacking
+from tapestry.core.derivatives import DerivativesApi
 from tapestry.core.ledger_api import MAX_BYTES as MAX_EVENTS_BYTES
 from tapestry.core.ledger_api import LedgerApi, Signed, number
 from tapestry.core.pledges import PledgesApi
@@ -112,6 +113,7 @@ class Api:
             *BlobsApi(self._core, self._quota, self._coordinator).routes(),
             *LedgerApi(self._core).routes(),
             *CatalogApi(self._core).routes(),
+            *DerivativesApi(self._core).routes(),
             *VotesApi(self._core).routes(),
             *PledgesApi(self._core).routes(),
         )

@@ -141,7 +141,7 @@ class Pledges:
         if said.dataset is None or not said.resource.startswith("data.") or _nothing(said.amount):
             return
         with self._core.database.reading() as connection:
-            found = listings.newest(connection, said.member, said.dataset)
+            found = listings.DATASETS.newest(connection, said.member, said.dataset)
         entry = Envelope.from_bytes(found[1]).unverified(CatalogEntry) if found is not None else None
         if entry is None or entry.card is None:
             raise Refused(

@@ -1,21 +1,15 @@
-"""The machine-learning bill of materials of a release: CycloneDX 1.6, as plain JSON.
-
-The library for CycloneDX knows no model cards, so the document is put together here; tests hold it against
-the official schema.
-"""
+"""The machine-learning bill of materials of a release."""
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
+from tapestry.release import cyclonedx
 from tapestry.release.card import Data, limits, public_parts, public_scores
 from tapestry.release.contents import WEIGHTS, Chain
+from tapestry.release.cyclonedx import Component
 from tapestry.release.view import Facts
-
-SCHEMA: Final = "http://cyclonedx.org/schema/bom-1.6.schema.json"
 
 
 def bom(facts: Facts, chain: Chain, files: Mapping[str, str], data: tuple[Data, ...]) -> bytes:
@@ -25,40 +19,20 @@ def bom(facts: Facts, chain: Chain, files: Mapping[str, str], data: tuple[Data, 
         files: path → SHA-256 of the files that are of the state.
         data: what is public of the datasets.
     """
-    name = f"{facts.run}/{facts.release}"
-    value = {
-        "$schema": SCHEMA,
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, facts.state + facts.decision)}",
-        "version": 1,
-        "metadata": {
-            "timestamp": facts.at,
-            "lifecycles": [{"phase": "post-build"}],
-            "component": {
-                "type": "machine-learning-model",
-                "bom-ref": "model",
-                "name": name,
-                "version": facts.release,
-                "description": f"Base of run {facts.run} after {facts.merges} merges",
-                "hashes": [{"alg": "SHA-256", "content": files[WEIGHTS]}],
-                "licenses": [{"expression": chain.model.licence}],
-                "modelCard": _card(facts, data),
-                "properties": _properties(facts, chain),
-            },
-        },
-        "components": [
-            {
-                "type": "file",
-                "bom-ref": f"file:{path}",
-                "name": path,
-                "hashes": [{"alg": "SHA-256", "content": sha}],
-            }
-            for path, sha in sorted(files.items())
-        ],
-        "dependencies": [{"ref": "model", "dependsOn": [f"file:{path}" for path in sorted(files)]}],
-    }
-    return (json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
+    return cyclonedx.document(
+        Component(
+            name=f"{facts.run}/{facts.release}",
+            version=facts.release,
+            description=f"Base of run {facts.run} after {facts.merges} merges",
+            licence=chain.model.licence,
+            weights=files[WEIGHTS],
+            card=_card(facts, data),
+            properties=_properties(facts, chain),
+        ),
+        files,
+        identity=facts.state + facts.decision,
+        at=facts.at,
+    )
 
 
 def _card(facts: Facts, data: tuple[Data, ...]) -> dict[str, Any]:

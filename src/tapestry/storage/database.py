@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from tapestry.storage.backend import Backend, Leadership
 
-SCHEMA: Final = "0003"
+SCHEMA: Final = "0004"
 """The newest migration of this release."""
 
 # SQLite's INTEGER has 64 bits, PostgreSQL's has 32.
@@ -69,6 +69,16 @@ listings = sa.Table(
     sa.Column("envelope", sa.LargeBinary, nullable=False),
 )
 """What members publish of their datasets. Not among the events: it can be taken back."""
+
+derivatives = sa.Table(
+    "derivatives",
+    metadata,
+    sa.Column("member", sa.String, primary_key=True),
+    sa.Column("derivative", sa.String, primary_key=True),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+)
+"""What owners show of their derivatives."""
 
 
 def kept_tables() -> list[sa.Table]:

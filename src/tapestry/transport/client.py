@@ -25,7 +25,7 @@ from tapestry.identity.keys import KeyPair
 from tapestry.identity.notes import Note
 from tapestry.ledger.entries import Entry
 from tapestry.ledger.tree import MAX_PROOF
-from tapestry.protocol import canonical
+from tapestry.protocol import canonical, derivative
 from tapestry.protocol.artifact import Blob
 from tapestry.protocol.messages import Progress
 from tapestry.protocol.views import Hello, RoundRecord, RunView
@@ -231,14 +231,28 @@ class CoreClient:
 
     def listings(self) -> list[Any]:
         """DSSE envelopes of what members published, as JSON values; not verified here."""
+        return self._entries("/v1/catalog", MAX_LISTED, "catalog")
+
+    # -- the registry of derivatives ------------------------------------------------------------------
+
+    def publish_derivative(self, envelope: bytes) -> Any:
+        """Say what a derivative is, or take it back."""
+        return self._json(Request(method="POST", path="/v1/derivatives", body=envelope))
+
+    def derivatives(self) -> list[Any]:
+        """DSSE envelopes of what owners show, as JSON values; not verified here."""
+        return self._entries("/v1/derivatives", derivative.MAX_LISTED, "registry")
+
+    def _entries(self, path: str, most: int, what: str) -> list[Any]:
+        """All pages of a list."""
         found: list[Any] = []
         while True:
             query = {"after": len(found), "limit": wire.MAX_LISTED}
-            answer = self._json(Request(method="GET", path="/v1/catalog", query=query), cap=MAX_EVENTS_BYTES)
+            answer = self._json(Request(method="GET", path=path, query=query), cap=MAX_EVENTS_BYTES)
             entries = answer.get("entries") if isinstance(answer, dict) else None
             total = answer.get("total") if isinstance(answer, dict) else None
-            if not isinstance(entries, list) or type(total) is not int or total > MAX_LISTED:
-                raise FormatError("the core's catalog is not one")
+            if not isinstance(entries, list) or type(total) is not int or total > most:
+                raise FormatError(f"the core's {what} is not one")
             found += entries
             if len(found) >= total or not entries:
                 return found

@@ -1,0 +1,102 @@
+"""A member's side of the registry: publish what an owner shows of a derivative, take it back, list all.
+
+Called by the owner, never by the agent. What is sent is in the log of signed messages, like all that leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tapestry.errors import FormatError, InputError, SignatureError
+from tapestry.identity.envelope import Envelope, sign
+from tapestry.node import keys, settings, setup
+from tapestry.node.home import Home
+from tapestry.node.leaks import Leaks
+from tapestry.node.outbox import Outbox
+from tapestry.node.people import Holder, holders
+from tapestry.protocol.derivative import DerivativeRecord, ShownDerivative
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Args:
+    records: of all members, each signed by a key of that member.
+    rounds: how many merges each run of the consortium has behind it, by its name.
+    """
+
+    records: tuple[DerivativeRecord, ...]
+    rounds: dict[str, int]
+
+
+def publish(
+    home: Home,
+    name: str,
+    shown: ShownDerivative | None,
+    public: tuple[str, ...],
+    *,
+    owner: str | None,
+    core_url: str | None = None,
+) -> DerivativeRecord:
+    """Tell the core what is shown of a derivative; or, with None, that nothing is any more.
+
+    Args:
+        owner: by its lineage; None where it is only taken back.
+
+    Raises:
+        InputError: it is another member's.
+        Leak: the record holds a canary of the node's text.
+        Unreachable: no core; or what the core answers.
+    """
+    given, pair = settings.load(home).node, keys.load_pair(home)
+    if owner is not None and owner != given.member:
+        raise InputError(
+            f"{name} is of {owner}, and the node in {home.root} is of {given.member}",
+            hint="publish it from a node of its owner",
+        )
+    with setup.connect(home, core_url=core_url) as client:
+        outbox = Outbox(home, client.traffic)
+        record = DerivativeRecord(
+            consortium=setup.load_consortium(home).consortium,
+            member=given.member,
+            node=given.name,
+            derivative=name,
+            at=client.hello().time,
+            shown=shown,
+            public=public,
+        )
+        Leaks(home).check("what is shown of a derivative", record.to_bytes())
+        envelope = sign(record, pair).to_bytes()
+        outbox.signed("derivative", name, envelope)
+        client.publish_derivative(envelope)
+        outbox.count(now=True)
+    return record
+
+
+def listed(home: Home, *, core_url: str | None = None) -> Listed:
+    """What all members show of their derivatives.
+
+    Raises:
+        SignatureError: a record that its member did not sign.
+        Unreachable: no core.
+    """
+    consortium = setup.load_consortium(home).consortium
+    with setup.connect(home, core_url=core_url) as client:
+        envelopes = client.derivatives()
+        known = holders(client.members())
+        records = tuple(_opened(Envelope.from_json(value), known, consortium) for value in envelopes)
+        runs = {r.shown.base.run for r in records if r.shown is not None and r.shown.base is not None}
+        there = {each["run"] for each in client.runs()["runs"]}
+        rounds = {run: client.run(run).head.round for run in sorted(r for r in runs if r in there)}
+    return Listed(records, rounds)
+
+
+def _opened(envelope: Envelope, known: dict[str, Holder], consortium: str) -> DerivativeRecord:
+    if len(envelope.signatures) != 1:
+        raise FormatError("a record of a derivative has not exactly one signature")
+    holder = known.get(envelope.signatures[0].keyid)
+    if holder is None:
+        raise SignatureError("a record of a derivative is signed by a key that no member has certified")
+    record = envelope.open_as(DerivativeRecord, holder.public_key)
+    if (record.member, record.node, record.consortium) != (holder.member, holder.node, consortium):
+        raise SignatureError(f"a derivative is said to be {record.member}'s, and {holder.member} signed that")
+    return record

@@ -1,0 +1,1 @@
+"""Onto the next base without training: new = new base + (derivative − old base)."""

@@ -1,0 +1,256 @@
+"""`tapestry build port`: a derivative onto another base, whole or not at all; owner and lineage go along."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tapestry import __version__
+from tapestry.errors import Conflict, InputError, ModelError
+from tapestry.host import files
+from tapestry.protocol import canonical
+from tapestry.protocol.clock import time_text
+from tapestry.sovereign import models
+from tapestry.sovereign import recipe as recipes
+from tapestry.sovereign.card import model_card
+from tapestry.sovereign.directory import ADAPTER, WEIGHTS, Tensors, weights_digest
+from tapestry.sovereign.home import BuildHome
+from tapestry.sovereign.lineage import Base, Lineage, Parent, Stage
+from tapestry.sovereign.port import adapter as lora
+from tapestry.sovereign.port import arithmetic
+from tapestry.sovereign.port.arithmetic import Tables
+from tapestry.sovereign.port.moved import moved
+from tapestry.sovereign.port.rows import Rows, matched
+from tapestry.training.architectures import Architecture
+from tapestry.training.model import CONFIG, LEFT_OUT, configured
+
+PARENTS: Final = "parents"
+"""Folder of a build with the lineage of each derivative it was carried over from, by digest."""
+_MAX_JSON: Final = 64 << 20
+_FREE: Final = LEFT_OUT | {"vocab_size", "dtype", "pad_token_id", "bos_token_id", "eos_token_id", "use_cache"}
+"""Keys of a configuration in which two bases of one architecture may differ."""
+_CHAT: Final = "chat_template.jinja"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ported:
+    """What was made."""
+
+    home: BuildHome
+    lineage: Lineage
+    old_base: Base
+    method: str
+    """`lora` where the adapter was put on the new base, `full` where weights were summed."""
+    tokens_added: int
+    """That the new base has and the derivative did not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A derivative on the disk: a build's folder, or a model that was exported with its lineage."""
+
+    root: Path
+    model: Path
+    adapter: Path | None
+    lineage: Lineage
+
+    @classmethod
+    def open(cls, root: Path, *, full: bool = False) -> Source:
+        """Raises `InputError` where it is none, or unfinished. `full`: merged weights, also of an adapter."""
+        home = BuildHome(root)
+        lineage = Lineage.load(home.lineage)
+        model = home.model if home.model.is_dir() else root
+        places = () if full else (home.adapter, root)
+        adapter = next((each for each in places if (each / ADAPTER).is_file()), None)
+        if lineage.weights is None:
+            raise InputError(
+                f"the build in {root} is not finished", hint=f"go on with it: tapestry build resume {root}"
+            )
+        if adapter is None and not (model / CONFIG).is_file():
+            raise ModelError(f"{root} has no model", hint="give the folder of a finished build")
+        return cls(root=root, model=model, adapter=adapter, lineage=lineage)
+
+
+def port(source: Source, to: Path, out: Path, *, old: Path | None, now_ms: int) -> Ported:
+    """Carry a derivative over.
+
+    Args:
+        source: the derivative.
+        to: directory of the new base.
+        out: folder that is made; must not exist, or be empty.
+        old: directory of the base it stands on; not needed for an adapter.
+        now_ms: the time, for the lineage.
+
+    Raises:
+        ModelError: not the base it stands on; or the new one is of another architecture, shape or tokenizer.
+        InputError: something is in `out`.
+    """
+    began = time_text(now_ms)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not empty", hint="name a folder that does not exist yet with --out")
+    base = models.base_of(to)
+    if base.weights == source.lineage.base.weights:
+        raise ModelError(f"the derivative stands on {to} already", hint="name the next base with --to")
+    rows = _compatible(source, old, to)
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with files.full_disk(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            made = BuildHome(temporary)
+            made.model.mkdir(parents=True)
+            _sum(source, old, to, made, rows)
+            _beside(source, to, made.model)
+            lineage = _lineage(source, base, made, began, time_text(now_ms))
+            _record(source, lineage, made, to)
+        files.publish_dir(temporary, out)
+    except Conflict as e:
+        raise InputError(f"{out} is not empty", hint="name a folder that does not exist yet") from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    method = "full" if source.adapter is None else "lora"
+    return Ported(
+        home=BuildHome(out),
+        lineage=lineage,
+        old_base=source.lineage.base,
+        method=method,
+        tokens_added=rows.added,
+    )
+
+
+def _compatible(source: Source, old: Path | None, to: Path) -> Rows:
+    """Which rows are which. Raises `ModelError`."""
+    stands_on = source.lineage.base
+    if old is not None and weights_digest(old) != stands_on.weights:
+        raise ModelError(
+            f"{old} is not the base that the derivative stands on: weights {stands_on.weights[:12]}",
+            hint="name the directory of that base with --from",
+        )
+    if old is None and source.adapter is None:
+        raise ModelError(
+            "the base that the derivative stands on is needed, to know what was changed",
+            hint="name its directory with --from",
+        )
+    like = source.model if (source.model / CONFIG).is_file() else old
+    if like is None:
+        raise ModelError(
+            "the base that the adapter stands on is needed", hint="name its directory with --from"
+        )
+    before, after = _config(like), _config(to)
+    for key in sorted((set(before) | set(after)) - _FREE):
+        if before.get(key) != after.get(key):
+            what = f"{key} is {after.get(key)!r}, and {before.get(key)!r} in {like}"[:300]
+            raise ModelError(f"{to} is another architecture: {what}", hint=arithmetic.HINT)
+    return matched(like, to, old)
+
+
+def _sum(source: Source, old: Path | None, to: Path, made: BuildHome, rows: Rows) -> None:
+    with ExitStack() as stack:
+        new = stack.enter_context(Tensors(to))
+        tables = Tables(_tables(to, new), rows)
+        if source.adapter is None:
+            assert old is not None  # noqa: S101 - `_compatible` has asked for it
+            before, after = stack.enter_context(Tensors(old)), stack.enter_context(Tensors(source.model))
+            arithmetic.check_shapes(before, new, tables)
+            arithmetic.check_shapes(before, after, tables)
+            change = arithmetic.difference(before, after, new, tables)
+        else:
+            opened = lora.Adapter.open(source.adapter)
+            pieces = stack.enter_context(Tensors(source.adapter))
+            opened.check(pieces, new, tables)
+            change = opened.change(pieces, new, tables)
+            made.adapter.mkdir()
+            moved = opened.moved(pieces, new, tables)
+            shapes = {n: tuple(moved[n].shape) if n in moved else pieces.shape(n) for n in pieces.names}
+            arithmetic.rewritten(
+                pieces, lambda n: moved[n] if n in moved else pieces.read(n), shapes, made.adapter / ADAPTER
+            )
+            (made.adapter / lora.CONFIG).write_bytes(opened.config_for(""))
+        arithmetic.carry(new, change, made.model / WEIGHTS)
+
+
+def _tables(folder: Path, tensors: Tensors) -> frozenset[str]:
+    """Names of the input embedding and of the output head."""
+    meta: Any = Architecture.of(_config(folder)).without_values(_settings(folder))
+    parts = [meta.get_input_embeddings().weight, meta.get_output_embeddings().weight]
+    names = {n for n, p in meta.named_parameters(remove_duplicate=False) if any(p is each for each in parts)}
+    return frozenset(name for name in names if name in tensors)
+
+
+def _settings(folder: Path) -> Any:
+    given = {key: value for key, value in _raw(folder).items() if key not in LEFT_OUT}
+    return configured(Architecture.of(given), given)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """With the architecture's defaults for what the file leaves out."""
+    values: dict[str, Any] = _settings(folder).to_dict()
+    return {**values, "model_type": _raw(folder).get("model_type", "llama")}
+
+
+def _raw(folder: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(files.read_limited(folder / CONFIG, _MAX_JSON))
+    except (OSError, ValueError, RecursionError) as e:
+        raise ModelError(f"{folder / CONFIG} cannot be read", hint="give a model's directory") from e
+    if not isinstance(value, dict):
+        raise ModelError(f"{folder / CONFIG} is not a JSON object")
+    return value
+
+
+def _beside(source: Source, to: Path, model: Path) -> None:
+    """Configuration and tokenizer are the new base's; how to chat is the derivative's."""
+    for path in sorted(to.iterdir()):
+        if path.suffix in (".json", ".txt", ".model") and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, model / path.name)
+    (model / models.LINEAGE).unlink(missing_ok=True)
+    for name in (_CHAT, "generation_config.json"):
+        for folder in (source.adapter, source.model):
+            if folder is not None and (folder / name).is_file():
+                shutil.copyfile(folder / name, model / name)
+    said = source.model / "tokenizer_config.json"
+    here = model / "tokenizer_config.json"
+    if said.is_file() and here.is_file() and (template := json.loads(said.read_bytes()).get("chat_template")):
+        value = {**json.loads(here.read_bytes()), "chat_template": template}
+        here.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+
+
+def _lineage(source: Source, base: Base, made: BuildHome, began: str, ended: str) -> Lineage:
+    was, digest = source.lineage, weights_digest(made.model)
+    settings = canonical.encode({"rule": "new + (derivative - old)", "to": base.weights})
+    stage = Stage(
+        kind="port", method="arithmetic", datasets=(), withheld=0, settings=canonical.sha256(settings),
+        seed=0, steps=0, tokens=0, loss_first=None, loss_last=None, began=began, ended=ended, result=digest,
+    )  # fmt: skip
+    assert was.weights is not None  # noqa: S101 - `Source.open` has asked
+    parent = Parent(lineage=was.digest, weights=was.weights, base=was.base.weights)
+    new = {"base": base, "parent": parent, "stages": (*was.stages, stage), "weights": digest}
+    return Lineage.model_validate(
+        {**{name: getattr(was, name) for name in Lineage.model_fields}, **new, "release": __version__}
+    )
+
+
+def _record(source: Source, lineage: Lineage, made: BuildHome, to: Path) -> None:
+    """Lineage, those of all before it, and the recipe, with which it can be made anew."""
+    lineage.save(made.lineage)
+    for folder in (made.model, made.adapter):
+        if folder.is_dir():
+            lineage.save(folder / models.LINEAGE)
+    (made.model / models.CARD).write_text(model_card(lineage), encoding="utf-8")
+    keep_parents(source, made.root)
+    if (recipe := BuildHome(source.root).recipe).is_file():
+        text = recipes.read(recipe)[1].decode()
+        made.recipe.write_text(moved(text, source.root, to), encoding="utf-8")
+
+
+def keep_parents(source: Source, root: Path) -> None:
+    """Keep a derivative's lineage, and those of all before it, in the folder of the next."""
+    parents = root / PARENTS
+    parents.mkdir()
+    for path in sorted((source.root / PARENTS).glob("*.json")):
+        shutil.copyfile(path, parents / path.name)
+    (parents / f"{source.lineage.digest}.json").write_bytes(source.lineage.to_bytes())

@@ -1,0 +1,142 @@
+"""What leaves a build opens elsewhere, says where it is from, and is signed by its owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tapestry.errors import InputError, ModelError, SignatureError
+from tapestry.release.oms import ModelKeyPair
+from tapestry.sovereign import documents
+from tapestry.sovereign.export import export
+from tapestry.sovereign.gguf import shape
+from tapestry.sovereign.lineage import Lineage
+from tapestry.sovereign.port.carry import Source
+from tests.sovereign import made
+
+BASE = {"run": "north", "round": 7, "state": "4" * 64}
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    old = made.base(tmp_path / "old")
+    return made.with_adapter(old, tmp_path / "d").root
+
+
+OPEN = """
+import sys
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tapestry":
+            raise ImportError("no Tapestry here")
+sys.meta_path.insert(0, Nothing())
+try:
+    import tapestry
+except ImportError:
+    pass
+else:
+    raise SystemExit("Tapestry is here")
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+if len(sys.argv) > 2:
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(model, sys.argv[2])
+ids = tokenizer("Grüße", return_tensors="pt")
+assert tokenizer.decode(ids["input_ids"][0]) == "Grüße"
+print(float(model(**ids).logits.double().sum()))
+"""
+
+
+def opened(*folders: Path) -> float:
+    """Sum of some logits, in a process that cannot import Tapestry."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    env |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-I", "-W", "ignore", "-c", OPEN, *map(str, folders)]
+    done = subprocess.run(words, env=env, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+def test_directories_open_without_tapestry(build: Path, tmp_path: Path) -> None:
+    source = Source.open(build)
+    plain = export(source, "hf", tmp_path / "hf", key=None, report=None)
+    adapter = export(source, "lora", tmp_path / "lora", key=None, report=None)
+    assert opened(plain.folder) == pytest.approx(opened(tmp_path / "old", adapter.folder), rel=1e-4)
+    assert Lineage.load(plain.folder / "lineage.json") == source.lineage
+    assert Source.open(plain.folder).model == plain.folder, "it can be exported and ported again from there"
+
+
+def test_gguf_is_checked_before_it_is_there(
+    build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source.open(build)
+    found = export(source, "gguf", tmp_path / "gguf", key=None, report=None)
+    assert found.compared is not None and found.compared.difference <= 1e-4
+    assert sorted(path.name for path in found.folder.iterdir()) == [
+        "README.md", "bom.cdx.json", "letters.gguf", "lineage.json",
+    ]  # fmt: skip
+    monkeypatch.setattr(shape, "_paired", lambda heads: lambda values: values)
+    with pytest.raises(ModelError, match="a logit differs"):
+        export(source, "gguf", tmp_path / "wrong", key=None, report=None)
+    assert not (tmp_path / "wrong").exists() and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_card_and_bill_of_materials(build: Path, tmp_path: Path) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    for kind in ("hf", "lora", "gguf"):
+        found = export(Source.open(build), kind, tmp_path / kind, key=None, report=None)  # type: ignore[arg-type]
+        text = (found.folder / "bom.cdx.json").read_text()
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+        value = json.loads(text)
+        model = value["metadata"]["component"]
+        assert model["name"] == "ada/letters" and model["licenses"] == [{"expression": "Apache-2.0"}]
+        assert {each["name"] for each in value["components"]} == {
+            path.name for path in found.folder.iterdir() if path.name != "bom.cdx.json"
+        }
+        said = {each["name"]: each["value"] for each in model["properties"]}
+        assert said["tapestry:owner"] == "ada" and said["tapestry:stages"] == "continued pre-training"
+        del value["bomFormat"]
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(value)) is not None
+        card = (found.folder / "README.md").read_text()
+        assert card.startswith("---\n") and "license: apache-2.0" in card and "- de\n" in card
+        assert "| owner | ada |" in card and "continued pre-training" in card
+
+
+def test_the_owners_signature(build: Path, tmp_path: Path) -> None:
+    key, other = ModelKeyPair.generate(), ModelKeyPair.generate()
+    found = export(Source.open(build), "hf", tmp_path / "hf", key=key, report=None)
+    assert documents.verify(found.folder, key.public_pem).owner == "ada"
+    with pytest.raises(SignatureError):
+        documents.verify(found.folder, other.public_pem)
+    (found.folder / "config.json").write_text("{}")
+    with pytest.raises(SignatureError):
+        documents.verify(found.folder, key.public_pem)
+
+
+def test_what_is_refused(build: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (build / "adapter").rename(tmp_path / "kept")
+    source = Source.open(build)
+    with pytest.raises(ModelError, match="has no adapter"):
+        export(source, "lora", tmp_path / "out", key=None, report=None)
+    (tmp_path / "full" / "mine").write_text("kept")
+    with pytest.raises(InputError, match="is not empty"):
+        export(source, "hf", tmp_path / "full", key=None, report=None)
+    weights = build / "model" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ModelError, match="its weights were changed"):
+        export(source, "hf", tmp_path / "out", key=None, report=None)
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert export(source, "hf", tmp_path / "out", key=None, report=None).weights == "model.safetensors"
