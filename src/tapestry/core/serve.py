@@ -208,6 +208,7 @@ class _Serving:
                 deadlines.cancel()
                 await asyncio.gather(work, follow, mirror, deadlines, return_exceptions=True)
                 self._core.home.status.unlink(missing_ok=True)
+                self._core.home.progress.unlink(missing_ok=True)
                 self._log.tell("stopped", {})
         for task in (http, work, follow, deadlines):
             if not task.cancelled() and (error := task.exception()) is not None:
