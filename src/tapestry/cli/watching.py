@@ -288,6 +288,8 @@ def _with_own(told: MemberView, own: MemberView) -> MemberView:
     """What the node's own machine knows is newer; where it submits or waits, the ledger says so."""
     told.bytes_sent = max(told.bytes_sent, own.bytes_sent)
     told.bytes_received = own.bytes_received
+    if told.phase == "finished":
+        return told
     if own.trouble:
         told.phase, told.trouble = own.phase, True
     elif told.phase == "trains":
