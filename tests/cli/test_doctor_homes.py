@@ -139,15 +139,19 @@ def test_a_database_that_is_gone(core: CoreUnderTest, call: Call) -> None:
     assert look(call, "--core", core.root)["database"]["verdict"] == "fail"
 
 
-def test_an_object_store_that_does_not_answer(core: CoreUnderTest, call: Call, free_port: int) -> None:
+def test_an_object_store_without_credentials_that_can_be_read(core: CoreUnderTest, call: Call) -> None:
     set_core(core.root, 'blobs = "blobs"', 'blobs = "s3://bucket/x"')
-    with (core.root / "core.toml").open("a") as file:
-        file.write(f'\n[object_store]\nendpoint = "http://127.0.0.1:{free_port}"\nregion = "r"\n')
-    keys_file = core.root / "keys" / "object_store.toml"
-    keys_file.write_text('access_key_id = "a"\nsecret_access_key = "b"\n')
-    keys_file.chmod(0o600)
+    path = core.root / "keys" / "object_store.toml"
+    path.write_text("AWS_ACCESS_KEY_ID = 1\n")
+    path.chmod(0o600)
     found = look(call, "--core", core.root)
-    assert found["store of blobs"]["verdict"] == "fail", found
+    assert found["store of blobs"]["verdict"] == "fail" and "database" not in found
+
+
+def test_a_folder_of_blobs_that_is_none(core: CoreUnderTest, call: Call) -> None:
+    (core.root / "blobs").rename(core.root / "away")
+    (core.root / "blobs").write_text("a file")
+    assert look(call, "--core", core.root)["store of blobs"]["verdict"] == "fail"
 
 
 @pytest.fixture

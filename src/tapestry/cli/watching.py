@@ -210,12 +210,12 @@ class Watcher:
         course, run = self.course, self.course.run
         for line in self._source.lines(run):
             course.take(line)
+        progress = self._source.progress(run)
         notes = self._source.notes(run, course)
         if (state := course.state) is None:
             return Snapshot(phase="nothing is known yet", merges=0, rounds=0, parameters=0, members=[],
                             notes=notes)  # fmt: skip
         now_ms = int(time.time() * 1000)
-        progress = self._source.progress(run)
         at = state.current
         members = [_member(course, state, at, node, progress, now_ms) for node in sorted(state.enrolled)]
         own = self._source.own()

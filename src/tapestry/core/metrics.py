@@ -75,6 +75,9 @@ class CoreMetrics:
         )
         self._http_bytes = counter("tapestry_http_bytes", "Of bodies.", "kind", "direction")
 
+        for reason in (*sorted(REASONS), "other"):  # there from the first scrape on
+            self._refused.labels(reason)
+
     def page(self) -> bytes:
         return bytes(generate_latest(self._registry))
 

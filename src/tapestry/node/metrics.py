@@ -26,7 +26,7 @@ from tapestry.protocol.clock import parse_time
 from tapestry.protocol.messages import KeyCertificate
 
 MAX_RUNS: Final = 32
-TIMES_S: Final = 30.0
+TIMES_S: Final = 10.0
 """What rounds took is read again after so long."""
 PARTS: Final = ("trained", "encoded", "evaluated", "waited", "uploaded", "downloaded", "replayed")
 MOVED: Final = {"sent_bytes": "sent", "received_bytes": "received"}

@@ -19,6 +19,7 @@ from tapestry.cli.checkup.secrets import SOON_S, check_modes, check_tls
 from tapestry.protocol.clock import parse_time
 
 if TYPE_CHECKING:
+    from tapestry.core.home import Home
     from tapestry.core.service import Core
     from tapestry.core.settings import CoreSettings
 
@@ -47,6 +48,10 @@ def of_core(root: Path, rounds: int) -> Iterator[Finding]:
         mend = "correct [tls] in core.toml"
         yield from answered("certificate", lambda: check_tls(*pair), mend)
     yield from answered("core", lambda: _serves(root, given), "see logs/core.log of the core")
+    store = list(answered("store of blobs", lambda: _store(home, given), "correct blobs in core.toml"))
+    yield from store
+    if any(finding.verdict == "fail" for finding in store):
+        return  # without it the rest cannot be opened
     yield from answered("database", lambda: _opened(root, rounds), "restore it: tapestry core restore")
 
 
@@ -139,7 +144,6 @@ def _opened(root: Path, rounds: int) -> Iterator[Finding]:
         yield ok(
             "database", f"{core.settings.database}, {size:,} entries of consortium {core.consortium.id[:12]}"
         )
-        yield from answered("store of blobs", lambda: _store(core), "correct blobs in core.toml")
         yield from _clock(core, size)
         yield from _members(core)
         states = [core.runs.standing(name).state for name in core.runs.names()]
@@ -151,9 +155,11 @@ def _opened(root: Path, rounds: int) -> Iterator[Finding]:
         )
 
 
-def _store(core: Core) -> Iterator[Finding]:
-    core.store.check()
-    yield ok("store of blobs", f"{core.settings.blobs} answers")
+def _store(home: Home, given: CoreSettings) -> Iterator[Finding]:
+    from tapestry.core.service import open_store
+
+    open_store(home, given).check()
+    yield ok("store of blobs", f"{given.blobs} answers")
 
 
 def _clock(core: Core, size: int) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -47,12 +48,9 @@ def of_node(root: Path, rounds: int) -> Iterator[Finding]:
     yield from answered("device", lambda: _device(given), "correct training.device in node.toml")
     now: list[float] = []
     yield from answered("core", lambda: _core(home, now), "join a consortium: tapestry node join")
+    at = now[0] if now else time.time()
     for role in ("node", "witness"):
-        yield from answered(
-            f"{role} key",
-            lambda role=role: _key(home, role, now[0] if now else time.time()),
-            ROTATE.format(home=root),
-        )
+        yield from answered(f"{role} key", partial(_key, home, role, at), ROTATE.format(home=root))
     yield from answered(
         "room for rounds", lambda: _room(home, rounds), "let the node run: it mends lost blobs"
     )
