@@ -278,13 +278,13 @@ def test_progress(play: Any, switches: Switches) -> None:
     body = Progress(round=1, step=1, steps=10, loss=0.0).to_bytes()
     api = game.core.api
     assert _post(game, f"/v1/runs/{game.run}/progress", body).status_code == 200
-    assert "eve-1" not in api._progress.get(game.run, {})
+    assert "eve-1" not in api._telling.of(game.run)
     game.goes_on()
     with switches.check_off(
         "tapestry.core.api.Api.progress", "call.by.node in standing.state.enrolled", lambda: True
     ):
         _post(game, f"/v1/runs/{game.run}/progress", body)
-    assert "eve-1" in api._progress[game.run]
+    assert "eve-1" in api._telling.of(game.run)
 
 
 def _post(game: Game, path: str, body: bytes) -> httpx.Response:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tapestry.cli.demo import display, report, result
+from tapestry.cli import display
+from tapestry.cli.demo import report, result
 from tapestry.errors import FormatError, InputError
 
 

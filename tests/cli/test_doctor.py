@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from tapestry.cli import doctor
+from tapestry.cli.checkup import machine
+from tapestry.cli.checkup.finding import Finding
 from tests.cli.conftest import Call
 
 Usage = namedtuple("Usage", "total used free")
@@ -40,10 +42,10 @@ def test_the_table_has_each_check_and_the_mends_go_to_stderr(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [
-        doctor.Finding(check="disk", verdict="fail", found="1 B free", mend="buy a disk"),
-        doctor.Finding(check="clock", verdict="ok", found="noon"),
+        Finding(check="disk", verdict="fail", found="1 B free", mend="buy a disk"),
+        Finding(check="clock", verdict="ok", found="noon"),
     ]
-    monkeypatch.setattr(doctor, "examine", lambda home, port: found)
+    monkeypatch.setattr(doctor, "examine", lambda *_: found)
     code, out, err = call("doctor")
     assert code == doctor.EXIT_UNFIT
     assert "1 B free" in out
@@ -54,7 +56,7 @@ def test_a_taken_port() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        finding = doctor.check_port(taken.getsockname()[1])
+        finding = machine.check_port(taken.getsockname()[1])
     assert finding.verdict == "warn"
     assert finding.mend is not None
     assert "--port" in finding.mend
@@ -63,14 +65,14 @@ def test_a_taken_port() -> None:
 @pytest.mark.parametrize(("free", "verdict"), [(10**6, "fail"), (10**10, "warn"), (10**12, "ok")])
 def test_free_space(free: int, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**13, 0, free))
-    monkeypatch.setattr(doctor, "SLOW_SYNC_S", 60.0)
-    assert doctor.check_disk(tmp_path / "not" / "made" / "yet").verdict == verdict
+    monkeypatch.setattr(machine, "SLOW_SYNC_S", 60.0)
+    assert machine.check_disk(tmp_path / "not" / "made" / "yet").verdict == verdict
 
 
 def test_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**13, 0, 10**12))
-    monkeypatch.setattr(doctor, "SLOW_SYNC_S", 0.0)
-    assert doctor.check_disk(tmp_path).verdict == "warn"
+    monkeypatch.setattr(machine, "SLOW_SYNC_S", 0.0)
+    assert machine.check_disk(tmp_path).verdict == "warn"
 
 
 def test_a_folder_nobody_may_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,19 +80,19 @@ def test_a_folder_nobody_may_write_to(tmp_path: Path, monkeypatch: pytest.Monkey
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
-    finding = doctor.check_disk(tmp_path)
+    finding = machine.check_disk(tmp_path)
     assert (finding.verdict, "Permission denied" in finding.found) == ("fail", True)
 
 
 def test_a_clock_in_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert doctor.check_clock().verdict == "fail"
+    assert machine.check_clock().verdict == "fail"
 
 
 def test_a_machine_without_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.CompletedProcess([], 0, stdout="process\n", stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-    finding = doctor.check_isolation()
+    finding = machine.check_isolation()
     assert finding.verdict == "warn"
     assert finding.mend is not None
     assert "namespace" in finding.mend
@@ -98,7 +100,7 @@ def test_a_machine_without_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_light_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    finding = doctor.check_torch()
+    finding = machine.check_torch()
     assert (finding.verdict, finding.found) == ("fail", "not installed")
 
 
@@ -111,7 +113,7 @@ def test_every_extra_is_looked_for() -> None:
 
     root = Path(__file__).parents[2]
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for extra, modules in doctor.EXTRA_MODULES.items():
+    for extra, modules in machine.EXTRA_MODULES.items():
         named = {re.split(r"[^A-Za-z0-9_-]", package)[0] for package in extras[extra]} - {"tapestry"}
         assert named == set(modules), extra
         assert named <= EXTRAS.keys()

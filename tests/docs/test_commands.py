@@ -124,7 +124,7 @@ def test_the_commands_are_those_of_the_design() -> None:
             "node canaries plant", "node canaries search", "node leakage",
             "node export", "node leave", "node evidence", "bundle verify",
             "run plan", "run start", "run status", "run revise", "run export", "run recompute",
-            "run withdraw", "run estimate",
+            "run withdraw", "run estimate", "run watch", "run tensorboard",
             "catalog add", "catalog list", "catalog search", "catalog show", "catalog check",
             "catalog coverage", "catalog publish", "catalog revoke", "catalog curate",
             "charter check", "charter explain", "charter sign", "charter adopt",

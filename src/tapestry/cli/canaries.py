@@ -77,7 +77,10 @@ def search(
         try:
             hits += leaks.search(searcher, path, skip=at.canaries)
         except OSError as e:
-            raise InputError(f"{e.filename or path} cannot be searched: {e.strerror}") from e
+            raise InputError(
+                f"{e.filename or path} cannot be searched: {e.strerror}",
+                hint="name files and folders that this user may read",
+            ) from e
     if as_json:
         found = [
             {"where": hit.where, "offset": hit.offset, "encoding": hit.encoding, "inside": hit.inside}
@@ -104,4 +107,6 @@ def _ids(tokenizer: Path, marker: str) -> list[int]:
     try:
         return inner_ids(files.read_limited(tokenizer, MAX_TOKENIZER_BYTES), marker)
     except OSError as e:
-        raise InputError(f"{tokenizer} cannot be read: {e.strerror}") from e
+        raise InputError(
+            f"{tokenizer} cannot be read: {e.strerror}", hint="name the tokenizer.json of the run's model"
+        ) from e

@@ -1,12 +1,4 @@
-"""How the command line ends badly: `error:` and `hint:` on stderr, the exit code of the error tree.
-
-| exit code | when |
-|---|---|
-| 0 | done |
-| 1 | an unexpected exception; the traceback is in a log that the message names |
-| 2 to 9 | the `exit_code` of `tapestry.errors` |
-| 130 | interrupted |
-"""
+"""How the command line ends badly: `error:` and `hint:` on stderr, and an exit code of `EXIT_CODES`."""
 
 from __future__ import annotations
 
@@ -21,6 +13,33 @@ from pathlib import Path
 from tapestry.cli.output import note
 from tapestry.errors import TapestryError, by_code
 
+EXIT_CODES = {
+    0: "done",
+    1: "an exception nobody foresaw; the hint names the log with its traceback",
+    2: "what was given is wrong: an argument, a file, settings, a plan; mend it and call again",
+    3: "bytes are not what they claim to be: a hash, a signature's content, a merge that comes out otherwise",
+    4: "who asks is not who may: a key that is expired, revoked or unknown",
+    5: "not allowed or not there now: refused, already decided, no such run or round",
+    6: "this machine cannot: no disk, port or store; or it is busy; or doctor found what must be mended",
+    7: "the core cannot be reached, or misbehaves",
+    8: "training cannot go on",
+    9: "a process of ours ended unexpectedly; its log is named",
+    130: "interrupted with Ctrl-C",
+}
+"""What every command may end with; those from 2 to 9 are `exit_code` in `tapestry.errors`."""
+
+LAST_HINTS = {
+    2: "call the command with --help to see what it takes",
+    3: "do not go on with it: take it anew from where it came, and if it is so again, tell the other members",
+    4: "see which keys hold: tapestry member key list HOME",
+    5: "look how things stand, and call again: tapestry run status, tapestry node status",
+    6: "see what mends it: tapestry doctor",
+    7: "see whether the core can be reached: tapestry doctor --node HOME",
+    8: "see logs/trainer.log in the node's folder",
+    9: "see the folder logs in its home; the same command goes on from there",
+}
+"""By exit code: for an error whose hint nobody has written."""
+
 EXTRAS = {
     "accelerate": "sovereign",
     "alembic": "core",
@@ -31,11 +50,13 @@ EXTRAS = {
     "numpy": "arithmetic",
     "obstore": "core,node",
     "peft": "sovereign",
+    "prometheus_client": "metrics",
     "py3langid": "curation",
     "rensa": "curation",
     "safetensors": "arithmetic",
     "sqlalchemy": "core",
     "structlog": "core,node",
+    "tensorboard": "tensorboard",
     "tokenizers": "node",
     "torch": "arithmetic",
     "transformers": "node",
@@ -100,7 +121,7 @@ def explain_missing_module(error: ModuleNotFoundError) -> tuple[str, str] | None
 def report(error: BaseException) -> int:
     """Print what went wrong and return the exit code."""
     if isinstance(error, TapestryError):
-        print_error(error.message, error.hint)
+        print_error(error.message, error.hint or LAST_HINTS.get(error.exit_code))
         if os.environ.get(JSON_VARIABLE):
             print_json_error(error)
         return error.exit_code

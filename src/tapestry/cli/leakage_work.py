@@ -208,7 +208,10 @@ class _Work:
         """The newest base against the initial one, with all text this node has trained on."""
         store, plan, head = self._measured.store, self._plan, self._measured.head
         if not self._measured.has(plan.initial_state):
-            raise NotFound("the initial state, which it would be compared with, is not here")
+            raise NotFound(
+                "the initial state, which it would be compared with, is not here",
+                hint="take part with another node from the beginning, or measure updates only",
+            )
         first, target = (_state(store, digest) for digest in (plan.initial_state, head.state))
         # What was sent for a round after the base's is not in it.
         spans = self._spans(head.round + 1)

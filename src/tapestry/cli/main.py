@@ -43,8 +43,13 @@ INTERRUPTED = 130
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 """Base of the usage errors of typer; not exported under a name of its own."""
 
+_SHORT = {code: what.partition(":")[0].partition(";")[0] for code, what in failures.EXIT_CODES.items()}
+EXITS = "Exit codes: " + "; ".join(f"{code} {what}" for code, what in _SHORT.items()) + "."
+SHELL = "Completion of words: tapestry --install-completion. Without colour: NO_COLOR=1."
+
 app = typer.Typer(
     name="tapestry",
+    epilog=f"{EXITS}\n\n{SHELL}",
     help="Train one open foundation model together, without pooling data.\n\n"
     "Start with: tapestry demo\n\nExample: tapestry core init ./core",
     no_args_is_help=True,

@@ -162,7 +162,10 @@ def list_(home: NodeHome, as_json: Json = False) -> None:
         answer = client.members()
     members: Any = answer.get("members") if isinstance(answer, dict) else None
     if not isinstance(members, list):
-        raise FormatError("the core's list of members is not one")
+        raise FormatError(
+            "the core's list of members is not one",
+            hint="see whether the core is of another release: tapestry doctor --node HOME",
+        )
     if as_json:
         emit_json({"members": members})
         return

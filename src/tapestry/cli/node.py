@@ -60,7 +60,10 @@ def init(
     from tapestry.node import setup
 
     if publish not in PUBLISH:
-        raise InputError(f"--publish {publish!r} is not one of {', '.join(PUBLISH)}")
+        raise InputError(
+            f"--publish {publish!r} is not one of {', '.join(PUBLISH)}",
+            hint="see docs/guides/run-a-node.md for what each tells others",
+        )
     if not corpus.is_dir():
         raise CorpusError(f"{corpus} is not a folder", hint="give the folder that has train.* and valid.*")
     made = setup.init(

@@ -175,7 +175,10 @@ class PlanFile(Part):
                 origin=origin,
             )
         except ValidationError as e:
-            raise PlanError(describe(e, "", "the plan")) from e
+            raise PlanError(
+                describe(e, "", "the plan"),
+                hint="see docs/guides/plan-file.md for every field and its limits",
+            ) from e
 
 
 def _hint(error: ValidationError) -> str:
@@ -226,7 +229,10 @@ def _steps_of_tokens(value: dict[str, Any], what: str) -> dict[str, Any]:
     if "steps" in inner:
         raise PlanError(f"{what}: inner.steps and inner.tokens both say how long a round is", hint="take one")
     if type(tokens) is not int or tokens < 1:
-        raise PlanError(f"{what}: inner.tokens is a whole number of tokens, not {tokens!r}")
+        raise PlanError(
+            f"{what}: inner.tokens is a whole number of tokens, not {tokens!r}",
+            hint="write a number like 1000000, without quotes",
+        )
     fields = Inner.model_fields
     each = 1
     for name in ("sequence_length", "batch_sequences", "accumulation"):
@@ -304,7 +310,9 @@ def _beside(plan: Path, field: str, given: str) -> str:
         found = (plan.parent / given).resolve()
         fits = found.is_dir() if kind == "folder" else found.is_file()
     except (OSError, ValueError) as e:  # no name that a file can have
-        raise PlanError(f"{plan}: model.{field}: {given[:80]!r} is not a {kind}: {e}") from e
+        raise PlanError(
+            f"{plan}: model.{field}: {given[:80]!r} is not a {kind}: {e}", hint=f"take {wanted}"
+        ) from e
     if not fits:
         raise PlanError(f"{plan}: model.{field}: {found} is not a {kind}", hint=f"take {wanted}")
     return str(found)

@@ -239,9 +239,15 @@ def _subject(council: Council, kind: str, given: dict[str, Any]) -> Subject:
     wanted = needs.get(kind, ("about",) if kind in ABOUT_ONE else ())
     for name in wanted:
         if name not in given:
-            raise InputError(f"a proposal to {kind} needs --{name.replace('_', '-')}")
+            raise InputError(
+                f"a proposal to {kind} needs --{name.replace('_', '-')}",
+                hint="see tapestry proposal new --help",
+            )
     if odd := sorted(given.keys() - {*wanted}):
-        raise InputError(f"a proposal to {kind} has no --{odd[0].replace('_', '-')}")
+        raise InputError(
+            f"a proposal to {kind} has no --{odd[0].replace('_', '-')}",
+            hint="leave it out; see tapestry proposal new --help",
+        )
     fields = {"member" if name == "about" else name: value for name, value in given.items()}
     if kind == "ratify-plan":
         fields["plan"] = council.client.run(given["run"]).plan
@@ -257,7 +263,10 @@ def _subject(council: Council, kind: str, given: dict[str, Any]) -> Subject:
     try:
         return adapter.validate_python({"kind": kind, **fields})
     except ValidationError as e:
-        raise InputError(f"that cannot be proposed: {explain(e)}") from e
+        raise InputError(
+            f"that cannot be proposed: {explain(e)}",
+            hint="see docs/formats/votes.md for what each kind takes",
+        ) from e
 
 
 def _revised(council: Council, path: Path) -> Any:
@@ -288,11 +297,16 @@ def _text(path: Path | None) -> str:
         )
         text = data.decode("utf-8").replace("\r\n", "\n").replace("\t", "    ")
     except OSError as e:
-        raise InputError(f"cannot read {path}: {e.strerror}") from e
+        raise InputError(
+            f"cannot read {path}: {e.strerror}", hint="name a file of text, or - for standard input"
+        ) from e
     except UnicodeDecodeError as e:
-        raise InputError(f"{path} is not UTF-8 text") from e
+        raise InputError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from e
     if len(text) > MAX_TEXT:
-        raise InputError(f"{path} has {len(text)} characters; a proposal has at most {MAX_TEXT}")
+        raise InputError(
+            f"{path} has {len(text)} characters; a proposal has at most {MAX_TEXT}",
+            hint="put the rest where members can read it, and name its address",
+        )
     return text
 
 

@@ -45,7 +45,10 @@ def check_envelopes(record: RoundRecord) -> None:
     """Raise `NotFound` unless each merged contribution is the very envelope the record carries."""
     digests = [canonical.sha256(Envelope.from_bytes(text.encode()).to_bytes()) for text in record.envelopes]
     if digests != [merged.contribution for merged in record.merged]:
-        raise NotFound(f"the record of round {record.round} lacks a contribution's signed envelope")
+        raise NotFound(
+            f"the record of round {record.round} lacks a contribution's signed envelope",
+            hint="take the record from another node, or from the core",
+        )
 
 
 def contradiction(record: RoundRecord, plan: Plan, known: Mapping[int, RoundRecord]) -> str | None:
@@ -64,7 +67,10 @@ def contradiction(record: RoundRecord, plan: Plan, known: Mapping[int, RoundReco
     said = contents(record.envelopes, Contribution)
     first = min(one.round for one in said)
     if first < record.round and first < min(known):
-        raise NotFound(f"the record of round {first}, which a late contribution is of, is not here")
+        raise NotFound(
+            f"the record of round {first}, which a late contribution is of, is not here",
+            hint="repeat it where that round is known: at the core, or a node that was there",
+        )
 
     def earlier(number: int) -> Ended | None:
         if (found := known.get(number)) is None:

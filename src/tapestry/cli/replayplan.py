@@ -50,7 +50,10 @@ def write(path: Path, found: Touched, run: Run, dataset: str) -> dict[str, Any]:
     users = {each.node for each in found.contributions if each.run == run.run}
     others = tuple(node for node in use.nodes if node not in users)
     if not others:
-        raise PlanError(f"nobody but its owner took part in round {use.round} of run {run.run}")
+        raise PlanError(
+            f"nobody but its owner took part in round {use.round} of run {run.run}",
+            hint="there is nobody to repeat it with: begin a run anew without the dataset",
+        )
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"{path} cannot be a file", hint="name a file in a folder that is there")
     limits = _limits(plan, others, found.members)

@@ -32,7 +32,10 @@ def of_node(folder: Path) -> Replica:
         try:
             return sign(said, keys.load_pair(home, "witness"))
         except SettingsError as e:
-            raise SettingsError(f"the node in {folder} cannot sign for a new core: {e.message}") from e
+            raise SettingsError(
+                f"the node in {folder} cannot sign for a new core: {e.message}",
+                hint="leave it out, or put its keys back from a backup",
+            ) from e
 
     return Replica(
         name=f"node {node.name}",
@@ -54,4 +57,6 @@ def endorsement(path: Path) -> Envelope:
             f"cannot read {path}: {e.strerror}", hint="a member makes it with: tapestry node endorse"
         ) from e
     except IntegrityError as e:
-        raise FormatError(f"{path} holds no endorsement: {e.message}") from e
+        raise FormatError(
+            f"{path} holds no endorsement: {e.message}", hint="a member makes it with: tapestry node endorse"
+        ) from e

@@ -10,6 +10,8 @@ import typer
 from tapestry.cli.options import Json, RunName
 from tapestry.cli.output import emit_json, emit_line, note, short
 from tapestry.cli.run_recompute import recompute
+from tapestry.cli.run_tensorboard import tensorboard
+from tapestry.cli.run_watch import watch
 from tapestry.cli.runhome import records_of, run_of, source
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from tapestry.protocol.plan import Plan
     from tapestry.training.export import Lineage
 
-app = typer.Typer(help="Runs: estimate, plan, start, look, revise, export, recompute.", no_args_is_help=True)
+app = typer.Typer(help="Runs: estimate, plan, start, watch, revise, export, recompute.", no_args_is_help=True)
 
 PlanPath = Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The plan file; see examples/plan.toml.")]
 CoreOption = Annotated[Path, typer.Option("--core", metavar="HOME", help="Folder of the core.")]
@@ -291,3 +293,7 @@ def _lineage(core: Path | None, node: Path | None, run: str) -> Lineage:
 
 
 app.command()(recompute)
+app.command()(watch)
+app.command()(tensorboard)
+app.command()(watch)
+app.command()(tensorboard)

@@ -40,7 +40,10 @@ def recompute(
     only = _round_number(round_)
     store, records, name, home = runhome.records_of(core, node, run)
     if only is not None and only not in {record.round for record in records}:
-        raise NotFound(f"round {only} of run {name} is not committed, or not known here")
+        raise NotFound(
+            f"round {only} of run {name} is not committed, or not known here",
+            hint="see which are: tapestry run status, or leave out --round",
+        )
     found = repeat.recompute(store, records, scratch_parent=home, only=only, threads=threads, told=_tell)
     if as_json:
         emit_json({"run": name, "rounds": [asdict(one) for one in found]})
@@ -80,5 +83,7 @@ def _round_number(text: str) -> int | None:
     if text == "all":
         return None
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise InputError(f"--round {text!r} is neither a number from 1 on nor all")
+        raise InputError(
+            f"--round {text!r} is neither a number from 1 on nor all", hint="write --round 3, or --round all"
+        )
     return int(text)

@@ -22,7 +22,10 @@ def one_home(core: Path | None, node: Path | None) -> None:
     from tapestry.errors import InputError
 
     if (core is None) == (node is None):
-        raise InputError("give either --core HOME or --node HOME")
+        raise InputError(
+            "give either --core HOME or --node HOME",
+            hint="--core on the core's own machine, --node where a node of yours runs",
+        )
 
 
 def source(core: Path | None, node: Path | None, run: str | None) -> tuple[BlobStore, str, str]:

@@ -20,6 +20,7 @@ from tapestry.core.pledges import PledgesApi
 from tapestry.core.quota import Quota
 from tapestry.core.runs import Committed
 from tapestry.core.service import Core
+from tapestry.core.telling import Telling
 from tapestry.core.views import round_record, run_view, trouble_of
 from tapestry.core.votes_api import VotesApi, who_may
 from tapestry.core.watch import Watch
@@ -92,7 +93,7 @@ class Api:
         self._watch = watch
         self._quota = quota
         self._coordinator = coordinator
-        self._progress: dict[str, dict[str, Progress]] = {}
+        self._telling = Telling(core.home.progress)
 
     def app(self) -> FastAPI:
         app = server.make_app(self._check)
@@ -225,9 +226,9 @@ class Api:
 
     def _view(self, run: str) -> RunView:
         standing = self._core.runs.standing(run)
-        progress = self._progress.get(run, {})
+        progress = self._telling.of(run)
         trouble = trouble_of(run, self._coordinator.trouble)
-        return run_view(standing, self._core.journal.now_ms(), dict(progress), trouble)
+        return run_view(standing, self._core.journal.now_ms(), progress, trouble)
 
     async def round(self, request: Request, run: str, round: str, call: Signed) -> Response:
         server.query(request)
@@ -270,5 +271,5 @@ class Api:
         progress = Progress.from_bytes(call.body)
         standing = await asyncio.to_thread(self._core.runs.standing, run)
         if call.by.node in standing.state.enrolled:
-            self._progress.setdefault(run, {})[call.by.node] = progress
+            self._telling.take(run, str(call.by.node), progress)
         return server.answer({})

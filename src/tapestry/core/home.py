@@ -54,6 +54,11 @@ class Home:
         return self.root / "status" / "core.json"
 
     @property
+    def progress(self) -> Path:
+        """What nodes said last of the round they train, while the core listens; see `core.telling`."""
+        return self.root / "status" / "progress.json"
+
+    @property
     def log(self) -> Path:
         return self.root / "logs" / "core.log"
 

@@ -14,10 +14,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 from uvicorn.protocols.http import h11_impl
 
 from tapestry.core.api import Api
@@ -37,8 +38,11 @@ from tapestry.core.watch import Watch
 from tapestry.errors import DiskFull, ResourceError, SettingsError, TapestryError
 from tapestry.host import files, processes
 from tapestry.replay.client import Replayer
-from tapestry.transport import listening
+from tapestry.transport import listening, observe
 from tapestry.transport.server import Shell
+
+if TYPE_CHECKING:
+    from tapestry.core.metrics import CoreMetrics
 
 DIE_VARIABLE: Final = "TAPESTRY_DIE_WITH_PARENT"
 GRACE_S: Final = 5
@@ -80,11 +84,15 @@ def serve(root: Path, *, ready: Callable[[str], None] | None = None, clock: Cloc
         core.store.clean(older_than_s=PARTIAL_KEPT_S)
         sock = listen(core.settings)
         stack.callback(sock.close)
+        if core.settings.metrics.port is not None:
+            observe.needs_client()
         log = CoreLog(home.log)
         stack.callback(log.close)
         replayer = replayer_of(core)
         stack.callback(replayer.close)
-        uvloop.run(_Serving(core, replayer, log, sock).run(ready or _print_url))
+        serving = _Serving(core, replayer, log, sock)
+        stack.callback(serving.close)
+        uvloop.run(serving.run(ready or _print_url))
 
 
 def _limit_arenas() -> None:
@@ -107,6 +115,33 @@ class _Serving:
         self._log = log
         self._sock = sock
         self._url = _url(core.settings, sock)
+        self._metrics: CoreMetrics | None = None
+        self._observed: observe.Observed | None = None
+
+    def close(self) -> None:
+        if self._observed is not None:
+            self._observed.close()
+
+    def _observe(self, trouble: Mapping[str, str]) -> None:
+        """Listen for Prometheus, where core.toml says so."""
+        given = self._core.settings
+        if given.metrics.port is None:
+            return
+        from tapestry.core.metrics import CoreMetrics, expiry_of
+
+        ends = None if given.tls is None else expiry_of(self._core.home.root / given.tls.certificate)
+        self._metrics = CoreMetrics(self._core, trouble, ends)
+        self._observed = observe.Observed(given.metrics, self._metrics.page, self._metrics.health)
+
+    def _tell(self, event: str, fields: Mapping[str, Any]) -> None:
+        self._log.tell(event, fields)
+        if self._metrics is not None:
+            self._metrics.tell(event, fields)
+
+    def _fault(self, error: BaseException, method: str, path: str) -> None:
+        self._log.unexpected(error, method, path)
+        if self._metrics is not None:
+            self._metrics.unexpected()
 
     async def run(self, ready: Callable[[str], None]) -> None:
         watch = Watch()
@@ -119,10 +154,11 @@ class _Serving:
             watch,
             copies=self._core.copies(replay),
             quota=quota,
-            tell=self._log.tell,
+            tell=self._tell,
             trouble_changed=self._write_status,
         )
         api = Api(self._core, watch, quota, coordinator)
+        self._observe(coordinator.trouble)
         server = listening.Server(self._config(api))
         self._log.take_over("uvicorn", "uvicorn.error", "uvicorn.asgi", "asyncio")
         stop = asyncio.Event()
@@ -130,7 +166,7 @@ class _Serving:
             follow = asyncio.create_task(
                 watch.follow(self._core.journal.sequences, self._unreadable), name="watch"
             )
-            work = asyncio.create_task(lead(leadership, coordinator, self._log.tell), name="lead")
+            work = asyncio.create_task(lead(leadership, coordinator, self._tell), name="lead")
             http = asyncio.create_task(server.serve(sockets=[self._sock]), name="http")
             mirror = asyncio.create_task(self._mirror(), name="mirror")
             votes = Votes(self._core.journal, self._core.consortium.id)
@@ -154,6 +190,7 @@ class _Serving:
                 deadlines.cancel()
                 await asyncio.gather(work, follow, mirror, deadlines, return_exceptions=True)
                 self._core.home.status.unlink(missing_ok=True)
+                self._core.home.progress.unlink(missing_ok=True)
                 self._log.tell("stopped", {})
         for task in (http, work, follow, deadlines):
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -166,7 +203,7 @@ class _Serving:
             await keep(Mirror(folder, core.journal, proofs, core.store), self._log.tell)
 
     def _unreadable(self, error: TapestryError) -> None:
-        self._log.tell("log-unreadable", {"code": error.code, "error": error.message})
+        self._tell("log-unreadable", {"code": error.code, "error": error.message})
 
     async def _announce(
         self, server: uvicorn.Server, http: asyncio.Task[None], ready: Callable[[str], None]
@@ -180,6 +217,8 @@ class _Serving:
 
     def _write_status(self, trouble: Mapping[str, str]) -> None:
         value = {"pid": os.getpid(), "url": self._url, "trouble": dict(trouble)}
+        if self._observed is not None:
+            value["metrics"] = self._observed.url
         data = json.dumps(value).encode().ljust(STATUS_BYTES) + b"\n"
         path = self._core.home.status
         with contextlib.suppress(OSError, ResourceError):
@@ -196,8 +235,9 @@ class _Serving:
         if tls is not None:
             options = {"ssl_certfile": root / tls.certificate, "ssl_keyfile": root / tls.key}
         h11_impl.HIGH_WATER_LIMIT = BODY_AHEAD_BYTES  # type: ignore[attr-defined]
+        shell: ASGIApp = Shell(api.app(), time=api.now, unexpected=self._fault)
         config = uvicorn.Config(
-            Shell(api.app(), time=api.now, unexpected=self._log.unexpected),
+            shell if self._metrics is None else self._metrics.counted(shell),
             http=listening.Connection,
             ws="none",
             loop="none",

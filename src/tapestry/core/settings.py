@@ -14,6 +14,7 @@ from tapestry.errors import SettingsError, TapestryError
 from tapestry.host import files
 from tapestry.protocol.layout import MAX_BLOB_BYTES
 from tapestry.protocol.message import explain
+from tapestry.transport.observe import MetricsSection
 
 MAX_SETTINGS_BYTES: Final = 64 << 10
 DEFAULT_PORT: Final = 8440
@@ -77,6 +78,7 @@ class CoreSettings(_Section):
     limits: LimitsSection = LimitsSection()
     object_store: ObjectStoreSection = ObjectStoreSection()
     ledger: LedgerSection = LedgerSection()
+    metrics: MetricsSection = MetricsSection()
 
     def database_at(self, home: Home) -> Path | str:
         """Path or URL."""
@@ -153,4 +155,6 @@ key = {json.dumps(settings.tls.key)}
         text += f"\n[object_store]\n{lines}"
     if settings.ledger.mirror is not None:
         text += f"\n[ledger]\nmirror = {json.dumps(settings.ledger.mirror)}\n"
+    if settings.metrics.port is not None:
+        text += f"\n[metrics]\nhost = {json.dumps(settings.metrics.host)}\nport = {settings.metrics.port}\n"
     return text

@@ -41,6 +41,7 @@ from tapestry.node.turns import Turns
 from tapestry.node.watch import News, RunWatcher
 from tapestry.protocol.canonical import is_name
 from tapestry.protocol.views import RunView
+from tapestry.transport import observe
 from tapestry.transport.patience import Pauses, patiently
 
 POLL_S: Final = 0.01
@@ -95,9 +96,24 @@ class Agent:
         self._old_key_until = 0.0
         self._closed = False
         self._prunable: set[str] = set()
+        self._observed = self._observe()
+
+    def _observe(self) -> observe.Observed | None:
+        """Listen for Prometheus, where node.toml says so."""
+        if self._settings.metrics.port is None:
+            return None
+        observe.needs_client()
+        from tapestry.node.metrics import NodeMetrics
+
+        metrics = NodeMetrics(self._home, self._status)
+        observed = observe.Observed(self._settings.metrics, metrics.page, metrics.health)
+        self._status.update(metrics=observed.url)
+        return observed
 
     def close(self) -> None:
         self._closed = True
+        if self._observed is not None:
+            self._observed.close()
         for watcher in self._watchers.values():
             watcher.stop()
         self._tools.close()

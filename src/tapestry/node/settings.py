@@ -19,6 +19,7 @@ from tapestry.protocol.layout import DEFAULT_SHARD_BYTES, MAX_BLOB_BYTES
 from tapestry.protocol.message import explain
 from tapestry.training.clusters.settings import Kubernetes, Slurm
 from tapestry.training.settings import Training
+from tapestry.transport.observe import MetricsSection
 
 MAX_SETTINGS_BYTES = 64 << 10
 MIN_CHUNK_BYTES = 64 << 10
@@ -76,6 +77,7 @@ class NodeSettings(_Section):
     training: Training
     transfer: TransferSection = TransferSection()
     ledger: LedgerSection = LedgerSection()
+    metrics: MetricsSection = MetricsSection()
     slurm: Slurm | None = None
     """For launchers slurm and submitit; None leaves all to the site."""
     kubernetes: Kubernetes | None = None
@@ -141,6 +143,9 @@ def render(settings: NodeSettings) -> str:
     """The settings as a commented file."""
     node, training, transfer = settings.node, settings.training, settings.transfer
     ledger = settings.ledger if settings.ledger.mirrors else None
+    metrics = settings.metrics if settings.metrics.port is not None else None
+    more = {"ledger": ledger, "metrics": metrics, "slurm": settings.slurm, "kubernetes": settings.kubernetes}
+    tables = "".join(_table(name, given) for name, given in more.items())
     return f"""\
 # Settings of a Tapestry node. See docs/guides/run-a-node.md.
 
@@ -185,7 +190,7 @@ parallel = {transfer.parallel}
 # true: fetch from and send to the core's object store where the core offers it; the agent then talks to the
 # hosts that the core names.
 direct = {str(transfer.direct).lower()}
-{_table("ledger", ledger)}{_table("slurm", settings.slurm)}{_table("kubernetes", settings.kubernetes)}"""
+{tables}"""
 
 
 def _optional(key: str, value: str | None, example: str) -> str:

@@ -6,19 +6,21 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tapestry.cli.demo import cards, defaults, display, lay, report, settings, sovereign
+from tapestry.cli import display
+from tapestry.cli.demo import cards, defaults, lay, report, settings, sovereign
 from tapestry.cli.demo import compare as comparison
 from tapestry.cli.demo import result as results
 from tapestry.cli.demo.cards import KeptOut
 from tapestry.cli.demo.children import Children
-from tapestry.cli.demo.display import MemberView, Snapshot
 from tapestry.cli.demo.places import Places
 from tapestry.cli.demo.result import MemberResult, Result
+from tapestry.cli.display import MemberView, Snapshot
 from tapestry.cli.output import emit_json, note
+from tapestry.cli.watching import OfCore, Watcher
 from tapestry.errors import MergeMismatch, ProcessDied
 from tapestry.node import account
 from tapestry.node.home import Home
@@ -113,11 +115,12 @@ def _train(members: list[MemberText], places: Places, opened: Core, kept_out: Ke
                 children.start(member.name, "node", "run", str(places.node(member.name)), "--once")
             shown.say(f"kept out of training: {kept_out}")
             shown.say("starting trainers; none of them has a network")
+            watcher = Watcher(OfCore(opened), defaults.RUN)
             while not _complete(members, opened):
                 children.check()
-                shown.update(_snapshot(members, places, opened))
+                shown.update(_snapshot(members, places, watcher))
                 time.sleep(POLL_S)
-            shown.update(_snapshot(members, places, opened))
+            shown.update(_snapshot(members, places, watcher))
     except KeyboardInterrupt:
         note("stopping core and nodes; nothing is lost")
         raise
@@ -168,12 +171,11 @@ def _traffic(places: Places, member: str) -> tuple[int, int]:
     return int(traffic.get("sent_bytes", 0)), int(traffic.get("received_bytes", 0))
 
 
-def _snapshot(members: list[MemberText], places: Places, opened: Core) -> Snapshot:
-    from tapestry.cli.corehome import scores
-    from tapestry.rounds.waiting import waiting_for
-
-    state = opened.runs.standing(defaults.RUN).state
-    found = scores(opened, defaults.RUN)
+def _snapshot(members: list[MemberText], places: Places, watcher: Watcher) -> Snapshot:
+    """As the ledger has it; of the members, what their own processes say, which is newer."""
+    found = watcher.look()
+    state = watcher.course.state
+    assert state is not None  # noqa: S101 - it is planned before anything is shown
     views = []
     for member in members:
         trainer = _status(places, member.name, "status/trainer.json")
@@ -191,19 +193,11 @@ def _snapshot(members: list[MemberText], places: Places, opened: Core) -> Snapsh
                 tokens_per_s=progress.get("tokens_per_s"),
                 bytes_sent=sent,
                 bytes_received=received,
-                scores=found.get(member.name, {}),
+                scores=watcher.course.scores.get(member.name, {}),
             )
         )
-    current = state.current
-    now_ms = opened.journal.now_ms()
-    return Snapshot(
-        phase=current.phase if current is not None else state.status,
-        merges=state.merges,
-        rounds=state.plan.rounds.total,
-        parameters=state.plan.parameters,
-        members=views,
-        waiting_for=waiting_for(state, now_ms) if current is None else None,
-    )
+    waiting = found.waiting_for if state.current is None else None
+    return replace(found, members=views, waiting_for=waiting, notes=())
 
 
 def _finish(

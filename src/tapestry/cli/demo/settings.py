@@ -129,4 +129,6 @@ def _new(asked: dict[str, Any], corpora: Path | None) -> DemoSettings:
     try:
         return DemoSettings.model_validate({**values, **asked, "nodes": nodes})
     except ValidationError as e:
-        raise InputError(f"demo settings: {explain(e)}") from e
+        raise InputError(
+            f"demo settings: {explain(e)}", hint="see tapestry demo --help for what each option takes"
+        ) from e

@@ -1,10 +1,11 @@
-"""What the demo shows while it runs: a live table on a terminal, plain lines anywhere else."""
+"""What a run looks like while it goes on, in the demo and in `tapestry run watch`: a live table on a
+terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
@@ -33,14 +34,17 @@ class MemberView:
     loss: float | None = None
     tokens_per_s: float | None = None
     bytes_sent: int = 0
-    bytes_received: int = 0
+    bytes_received: int | None = None
+    """None where only the node itself knows."""
+    trouble: bool = False
+    """Whether `phase` says that something is not as it should be."""
     scores: dict[int, float] = field(default_factory=dict)
     """Merges → bits per byte of that shared base on this member's valid text."""
 
 
 @dataclass(kw_only=True)
 class Snapshot:
-    """The whole demo as it stands now."""
+    """A whole run as it stands now."""
 
     phase: str
     merges: int
@@ -48,6 +52,14 @@ class Snapshot:
     parameters: int
     members: list[MemberView]
     waiting_for: str | None = None
+    finished: bool = False
+    sent_bytes: int = 0
+    """Of all updates so far."""
+    synchronous_bytes: float = 0.0
+    """What synchronous training would have sent for as many steps."""
+    left_s: float | None = None
+    notes: tuple[str, ...] = ()
+    """What else a person should know, such as that the core is gone."""
 
 
 class Display(Protocol):
@@ -85,37 +97,52 @@ def render(snapshot: Snapshot, *, elapsed_s: float, tick: int = 0) -> Renderable
     from rich.text import Text
 
     spinner = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"[tick % 10]
-    finished = snapshot.merges >= snapshot.rounds
+    finished = snapshot.finished or snapshot.merges >= snapshot.rounds
+    left = "" if snapshot.left_s is None or finished else f"   {human_seconds(snapshot.left_s)} left"
     head = Text.assemble(
         (f"{'✓' if finished else spinner} ", "green"),
         ("round ", "dim"),
         (f"{min(snapshot.merges + 1, snapshot.rounds)}/{snapshot.rounds} ", "bold"),
         (bar(snapshot.merges, snapshot.rounds, 24) + "  ", "green"),
         (snapshot.phase, "cyan"),
-        (f"   {snapshot.parameters / 1e6:.2f} M parameters   {human_seconds(elapsed_s)}", "dim"),
+        (f"   {snapshot.parameters / 1e6:.2f} M parameters   {human_seconds(elapsed_s)}{left}", "dim"),
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", expand=False)
     table.add_column("member", style="bold", no_wrap=True)
     table.add_column("now", no_wrap=True)
-    for title in ("step", "loss", "tokens/s", "sent", "received"):
+    received = any(member.bytes_received is not None for member in snapshot.members)
+    for title in ("step", "loss", "tokens/s", "sent", *(["received"] if received else [])):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("bits per byte", no_wrap=True)
     for member in snapshot.members:
         curve = [member.scores[key] for key in sorted(member.scores)]
         table.add_row(
             member.name,
-            Text.assemble((bar(member.step, member.steps, 10), "blue"), f" {member.phase}"),
+            Text.assemble(
+                (bar(member.step, member.steps, 10), "blue"),
+                (f" {member.phase}", "yellow" if member.trouble else ""),
+            ),
             f"{member.step}/{member.steps}" if member.steps else "-",
             "-" if member.loss is None else f"{member.loss:.3f}",
             "-" if member.tokens_per_s is None else f"{member.tokens_per_s:,.0f}",
             human_bytes(member.bytes_sent),
-            human_bytes(member.bytes_received),
+            *([human_bytes(member.bytes_received or 0)] if received else []),
             Text.assemble((spark(curve), "magenta"), f" {curve[-1]:.3f}" if curve else ""),
         )
     parts: list[RenderableType] = [head, table]
+    if snapshot.synchronous_bytes:
+        parts.append(Text(traffic(snapshot), style="dim"))
     if snapshot.waiting_for:
         parts.append(Text(f"waiting: {snapshot.waiting_for}", style="yellow"))
+    parts += [Text(text, style="yellow") for text in snapshot.notes]
     return Group(*parts)
+
+
+def traffic(snapshot: Snapshot) -> str:
+    """Bytes against synchronous training, in words."""
+    sent, other = snapshot.sent_bytes, snapshot.synchronous_bytes
+    less = f", {other / sent:,.0f} times as much" if sent and other > sent else ""
+    return f"updates sent: {human_bytes(sent)}; synchronous training: {human_bytes(other)}{less}"
 
 
 class LiveDisplay:
@@ -156,39 +183,61 @@ class LiveDisplay:
 
 
 class PlainDisplay:
-    """One line per merge, and a sign of life in between."""
+    """One line per merge, and a sign of life in between.
 
-    def __init__(self) -> None:
+    Args:
+        out: where lines go.
+    """
+
+    def __init__(self, out: Callable[[str], None] = note) -> None:
+        self._out = out
+        self._troubles: dict[str, str] = {}
         self._began = time.monotonic()
         self._said = time.monotonic()
         self._merges = -1
         self._scored: set[int] = set()
+        self._told: tuple[str, ...] = ()
 
     def update(self, snapshot: Snapshot) -> None:
+        for text in snapshot.notes:
+            if text not in self._told:
+                self.say(text)
+        self._told = snapshot.notes
         if snapshot.merges > self._merges:
             self._merges = snapshot.merges
             if snapshot.merges:
-                self.say(f"round {snapshot.merges} of {snapshot.rounds} merged")
+                left = "" if snapshot.left_s is None else f", {human_seconds(snapshot.left_s)} left"
+                self.say(f"round {snapshot.merges} of {snapshot.rounds} merged{left}")
         for merges in sorted({m for member in snapshot.members for m in member.scores} - self._scored):
-            if member_mean(snapshot.members, merges) is not None:
+            # A node that does not publish its scores is not waited for.
+            if member_mean(snapshot.members, merges) is not None or merges < snapshot.merges - 1:
                 self._scored.add(merges)
-                scores = ", ".join(f"{m.name} {m.scores[merges]:.3f}" for m in snapshot.members)
+                scored = (m for m in snapshot.members if merges in m.scores)
+                scores = ", ".join(f"{m.name} {m.scores[merges]:.3f}" for m in scored)
                 self.say(f"  base after {merges} merges: {scores} bits per byte")
+        troubles = {m.name: m.phase for m in snapshot.members if m.trouble}
+        for name, phase in troubles.items():
+            if self._troubles.get(name) != phase:
+                self.say(f"  {name}: {phase}")
+        self._troubles = troubles
         if time.monotonic() - self._said > QUIET_S:
             steps = ", ".join(f"{m.name} {m.step}/{m.steps} {m.phase}" for m in snapshot.members)
-            self.say(f"  {snapshot.phase}: {steps}")
+            waits = f"; waiting: {snapshot.waiting_for}" if snapshot.waiting_for else ""
+            self.say(f"  {snapshot.phase}: {steps}{waits}")
 
     def say(self, text: str) -> None:
         self._said = time.monotonic()
-        note(f"[{time.monotonic() - self._began:6.1f} s] {text}")
+        self._out(f"[{time.monotonic() - self._began:6.1f} s] {text}")
 
 
 @contextmanager
-def choose() -> Iterator[Display]:
-    """Live on a terminal, plain lines otherwise; both on stderr."""
-    console = messages()
+def choose(*, data: bool = False) -> Iterator[Display]:
+    """Live on a terminal, plain lines otherwise; on stderr, or on stdout where this is what was asked for."""
+    from tapestry.cli import output
+
+    console = output.console() if data else messages()
     if console.is_terminal and not console.is_dumb_terminal and os.environ.get("CI") is None:
         with LiveDisplay(console) as live:
             yield live
     else:
-        yield PlainDisplay()
+        yield PlainDisplay(output.emit_line if data else note)

@@ -1,0 +1,134 @@
+"""A listener of its own for whoever watches a process: `/healthz`, and `/metrics` for Prometheus. No request
+is signed, nothing is changed, and nothing is told that an operator's monitoring should not know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from tapestry.errors import PortInUse, SettingsError
+
+READ_S: Final = 5.0
+"""Whoever has not asked by then is cut off: requests are answered one after another."""
+TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+Health = Callable[[], str | None]
+"""Why a process is not well, in words; None where it is."""
+
+
+class MetricsSection(BaseModel):
+    """Off unless a port is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    host: Annotated[str, StringConstraints(min_length=1, max_length=255)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """0: whichever is free."""
+
+
+class Observed:
+    """Listens until `close`.
+
+    Args:
+        section: where.
+        metrics: the page of figures, as Prometheus reads it.
+        health: asked at every `/healthz`.
+
+    Raises:
+        PortInUse, SettingsError: it cannot listen there.
+    """
+
+    def __init__(self, section: MetricsSection, metrics: Callable[[], bytes], health: Health) -> None:
+        assert section.port is not None  # noqa: S101 - else there is nothing to listen for
+        try:
+            self._server = _Server(section, _handler(metrics, health))
+        except OSError as e:
+            if e.errno == errno.EADDRINUSE:
+                raise PortInUse(
+                    f"port {section.port} of {section.host}, for metrics, is in use",
+                    hint="stop what listens there, or set another port under [metrics]",
+                ) from e
+            raise SettingsError(
+                f"cannot listen on {section.host}, port {section.port}, for metrics: {e.strerror or e}",
+                hint="correct host and port under [metrics]",
+            ) from e
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        host, port = self._server.server_address[:2]
+        name = str(host)
+        return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(READ_S)
+
+
+class _Server(HTTPServer):
+    def __init__(self, section: MetricsSection, handler: type[BaseHTTPRequestHandler]) -> None:
+        if ":" in section.host:
+            self.address_family = socket.AF_INET6
+        super().__init__((section.host, section.port or 0), handler)
+
+    def server_bind(self) -> None:
+        """Without the look-up of this machine's own name, which may take seconds."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever asks badly is not answered; nothing of it is written down."""
+
+
+def _handler(metrics: Callable[[], bytes], health: Health) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = READ_S
+        server_version = "tapestry"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path == "/metrics":
+                self._answer(200, TEXT, metrics())
+            elif path == "/healthz":
+                why = health()
+                words = b"ok\n" if why is None else why.encode() + b"\n"
+                self._answer(200 if why is None else 503, "text/plain; charset=utf-8", words)
+            else:
+                self._answer(404, "text/plain; charset=utf-8", b"there is /healthz and /metrics\n")
+
+        def _answer(self, code: int, kind: str, body: bytes) -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing: a scrape every few seconds is no event."""
+
+    return Handler
+
+
+def needs_client() -> None:
+    """Raise `SettingsError` where the library that writes metrics is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("prometheus_client") is None:
+        raise SettingsError(
+            "metrics are asked for, and the package prometheus-client is not installed",
+            hint="pip install 'tapestry[metrics]', or take out port under [metrics]",
+        )
