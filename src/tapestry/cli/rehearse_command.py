@@ -17,6 +17,12 @@ def rehearse(
     quick: Annotated[
         bool, typer.Option("--quick", help="A smaller model, and one hostile update in the place of three.")
     ] = False,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Rehearse only this one; again for more. [dim]Default: all six[/dim]"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Rehearse what can go wrong, on this machine: five members, six faults, a report for a board.
@@ -29,14 +35,17 @@ def rehearse(
     Examples: tapestry rehearse
 
     tapestry rehearse --quick --out /tmp/rehearsal --json
+
+    tapestry rehearse --fault lying-core --fault leaving --out /tmp/two-faults
     """
     from tapestry.cli.output import emit_json
     from tapestry.cli.rehearsal.pages import HTML, print_report
+    from tapestry.cli.rehearsal.run import chosen
     from tapestry.cli.rehearsal.run import rehearse as run
     from tapestry.cli.rehearsal.telling import good
     from tapestry.errors import IntegrityError
 
-    report = run(out, quick=quick)
+    report = run(out, quick=quick, faults=chosen(fault or ()))
     if as_json:
         emit_json(report.model_dump(mode="json"))
     else:

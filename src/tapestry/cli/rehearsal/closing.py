@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tapestry.cli.rehearsal import telling
 from tapestry.cli.rehearsal.defaults import RUN
-from tapestry.cli.rehearsal.fault import Fault
+from tapestry.cli.rehearsal.fault import LEDGER, Fault
 from tapestry.cli.rehearsal.told import Figure, Member
 
 if TYPE_CHECKING:
     from tapestry.cli.rehearsal.fault import Stage
     from tapestry.cli.rehearsal.scene import Scene
 
-LEDGER: Final = "ledger.json"
+VERIFIED: Final = "ledger-verified.json"
 
 
 def play(scene: Scene, on: Stage) -> None:
@@ -41,7 +41,7 @@ def play(scene: Scene, on: Stage) -> None:
         f"{', '.join(left)}: state {scene.state().head[:16]}…",
     )
     said = scene.command("ledger", "verify", scene.places.core)
-    (scene.places.out / LEDGER).write_text(json.dumps(said.value, indent=1) + "\n", encoding="utf-8")
+    (scene.places.out / VERIFIED).write_text(json.dumps(said.value, indent=1) + "\n", encoding="utf-8")
     merges = scene.state().merges
     on.recovered(
         "the whole ledger holds, verified from its first byte with every merge repeated",
@@ -60,8 +60,10 @@ def play(scene: Scene, on: Stage) -> None:
         f"{size} entries with root {root[:16]}… at both; the core wrote {len(scene.entries()) - size} more "
         "after the node had ended",
     )
-    on.recorded("what the verification found", LEDGER)
-    on.look("tapestry ledger verify core", "the same verification")
+    scene.command("ledger", "export", "--core", scene.places.core, scene.places.out / LEDGER)
+    on.recorded("what the verification found", VERIFIED)
+    on.recorded("the whole ledger, in one file")
+    on.look(f"tapestry ledger verify {LEDGER} --blobs core/blobs", "the same verification, from that file")
     on.look("tapestry run recompute --core core", "every merge, repeated once more")
 
 
@@ -119,6 +121,8 @@ def figures(scene: Scene) -> tuple[Figure, ...]:
 
 CLOSING: Final = Fault(
     key=telling.CLOSING,
+    member=None,
+    part="",
     title="At the end: everything is checked again",
     does="The run is ended, all processes stop, and what lies on disk is verified from its bytes.",
     expected="Whoever is left has the same base to the bit, and the ledger with all its merges holds.",

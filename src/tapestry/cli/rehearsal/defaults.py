@@ -14,8 +14,9 @@ QUORUM: Final = 3
 """Of contributions and of witnesses: as many as are left at the end."""
 TOTAL: Final = 2000
 """Merges of the plan; the run is ended when all has been shown."""
-DEADLINE_S: Final = 600.0
-"""A round waits so long for a node that says nothing; longer than any fault here lasts."""
+DEADLINE_S: Final = 90.0
+"""A round waits so long for a node that says nothing. Longer than a fault lasts here, but for one: an update
+that a node hands to a core that lies is lost for its round."""
 WAIT_S: Final = 240.0
 """Anything that should come comes much sooner, also on a busy machine."""
 CUT_AT: Final = 0.625

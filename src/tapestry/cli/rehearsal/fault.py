@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tapestry.cli.rehearsal.told import Chapter, Check, Kind, Look, Record
 
 if TYPE_CHECKING:
     from tapestry.cli.rehearsal.scene import Scene
     from tapestry.cli.rehearsal.telling import Teller
+
+
+LEDGER: Final = "ledger.jsonl"
+"""The whole ledger, as a file that anybody can verify, in the rehearsal's folder."""
 
 
 class NotSeen(Exception):
@@ -23,6 +27,10 @@ class Fault:
 
     key: str
     title: str
+    member: int | None
+    """Who has the part that is not the core's, by its place among the members."""
+    part: str
+    """What becomes of that one, in words."""
     does: str
     expected: str
     play: Callable[[Scene, Stage], None]
@@ -60,8 +68,8 @@ class Stage:
         self._checks.append(check)
         self._teller.checked(check)
 
-    def recorded(self, what: str, where: str, entry: int | None = None) -> None:
-        """Where it can be read afterwards: a path below the rehearsal's folder."""
+    def recorded(self, what: str, where: str = LEDGER, entry: int | None = None) -> None:
+        """Where it can be read afterwards: a path below the rehearsal's folder, or an entry of the ledger."""
         record = Record(what=what, where=where, entry=entry)
         self._records.append(record)
         self._teller.recorded(record)
@@ -81,6 +89,15 @@ class Stage:
             done=tuple(self._done),
             checks=tuple(self._checks),
             records=tuple(self._records),
-            look=tuple(self._look),
+            look=(*self._look, *_grep(self._records)),
             failure=failure,
         )
+
+
+def _grep(records: list[Record]) -> list[Look]:
+    """The command that shows their entries, whose canonical JSON has these words in no other place."""
+    numbers = "|".join(str(each.entry) for each in records if each.entry is not None)
+    if not numbers:
+        return []
+    command = f"""grep -E '"sequence":({numbers}),"type"' {LEDGER}"""
+    return [Look(command=command, shows="these entries of the ledger as they stand there")]

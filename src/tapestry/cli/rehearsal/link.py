@@ -17,6 +17,7 @@ from typing import Final, Self
 
 HOST: Final = "127.0.0.1"
 READ_BYTES: Final = 16 << 10
+AGAIN_S: Final = 1.0
 UPLOAD_BYTES: Final = 24 << 10
 """So many bytes up without an answer between them are an upload, and no small request."""
 
@@ -71,9 +72,14 @@ class Link:
         self._order = _Order(after_bytes=after_bytes, away_s=away_s)
 
     def lead_to(self, target: int) -> None:
-        """From now on another core answers at the node's end; the connections there are end."""
+        """From now on another core answers at the node's end; the connections there are end.
+
+        They end twice: a request that begins in just that moment would wait at the other core until its
+        time is over, and the node would hear of nothing.
+        """
         self.target = target
         self._loop.call_soon_threadsafe(self._drop)
+        self._loop.call_soon_threadsafe(self._loop.call_later, AGAIN_S, self._drop)
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()

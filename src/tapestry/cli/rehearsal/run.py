@@ -27,14 +27,19 @@ if TYPE_CHECKING:
 
 WARM_UP_MERGES: Final = 2
 NOT_REACHED: Final = "an earlier fault left the consortium unable to go on"
-PARTS: Final = (
-    "its link was cut in an upload",
-    "was shown another history by a lying core",
-    "left, with a bundle",
-    "its dataset was revoked",
-    "a second node of it turned hostile",
-)
-"""Of the members, in order."""
+
+
+def chosen(names: Sequence[str]) -> tuple[Fault, ...]:
+    """The faults of these names, in the order in which they are rehearsed; all if none is named.
+
+    Raises:
+        InputError: there is no such fault.
+    """
+    known = [fault.key for fault in FAULTS]
+    for name in names:
+        if name not in known:
+            raise InputError(f"there is no fault {name[:80]!r}", hint=f"these are: {', '.join(known)}")
+    return tuple(fault for fault in FAULTS if not names or fault.key in names)
 
 
 def rehearse(out: Path, *, quick: bool, faults: Sequence[Fault] = FAULTS) -> Report:
@@ -79,7 +84,9 @@ def _played(scene: Scene, teller: Teller, began: str, faults: Sequence[Fault], *
         chapters.append(chapter)
         teller.ends(chapter)
         broken = broken or chapter.failure is not None
-    members = closing.members(scene, dict(zip((member.name for member in scene.members), PARTS, strict=True)))
+    members = closing.members(
+        scene, {scene.members[f.member].name: f.part for f in faults if f.member is not None}
+    )
     report = Report(
         release=__version__,
         began=began,

@@ -42,6 +42,9 @@ def draw(report: Report) -> str:
     for seconds in _ticks(end):
         anchor = "middle" if seconds else "start"
         parts.append(f'<text x="{x(seconds)}" y="{floor + 18}" text-anchor="{anchor}">{seconds:g} s</text>')
+    first = x(report.chapters[0].began_s) if report.chapters else 0.0
+    if first - LEFT > 90:
+        parts.append(f'<text x="{(LEFT + first) / 2:.0f}" y="{TOP - 9}" text-anchor="middle">set-up</text>')
     path, last = f"M{x(0)} {y(0)}", 0
     for at, count in report.merges:
         path += f"L{x(at)} {y(last)}L{x(at)} {y(count)}"

@@ -57,7 +57,7 @@ def play(scene: Scene, on: Stage) -> None:
         name in merged,
         f"round {number} merged {', '.join(sorted(merged))}, {time.monotonic() - cut_at:.1f} s after the cut",
     )
-    on.recorded(f"the merge of round {number}", "core/core.sqlite", entry.sequence)
+    on.recorded(f"the merge of round {number}", entry=entry.sequence)
     on.recorded("what left the node, with its hash", scene.relative(home.egress_log))
     on.recorded("the node's trouble, and its end", scene.relative(home.log("agent")))
     on.look(f"tapestry node egress nodes/{name}", f"everything that left {name}: time, kind, size, SHA-256")
@@ -75,6 +75,8 @@ def _at_core(scene: Scene, name: str, sha: str) -> int | None:
 FAULT = Fault(
     key="cut-link",
     title="A node's connection is cut in an upload",
+    member=0,
+    part="its link was cut in an upload",
     does="A relay between one node and the core breaks all connections in the middle of an update's "
     "upload, and "
     f"refuses every new one for {AWAY_S:.0f} seconds.",

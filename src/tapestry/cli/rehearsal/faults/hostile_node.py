@@ -52,7 +52,7 @@ def play(scene: Scene, on: Stage) -> None:
     )
     entry = scene.find("node-withdrawn", after=since, node=node)
     if entry is not None:
-        on.recorded("its withdrawal", "core/core.sqlite", entry.sequence)
+        on.recorded("its withdrawal", entry=entry.sequence)
     at = scene.until_merges(1)
     merged = [e for e in scene.entries()[since:] if e.scope == RUN and e.type == "round-closed"]
     inside = [e for e in merged if any(each["node"] == node for each in e.body["merged"])]
@@ -65,7 +65,6 @@ def play(scene: Scene, on: Stage) -> None:
     )
     on.recovered("the run goes on", at > 0, f"{at} merges by now")
     on.recorded("what the core saw in each update", "core/logs/core.log")
-    on.look("tapestry ledger export --core core ledger.jsonl", f"look for contribution-refused of {node}")
     on.look("tapestry member key list nodes/" + member, f"the keys of {member}'s nodes")
 
 
@@ -149,7 +148,7 @@ def _send(scene: Scene, on: Stage, hostile: Hostile, node: str, given: Try) -> N
         f"the ledger says {found}" if found else f"no word of it: {error}",
     )
     if entry is not None:
-        on.recorded(f"refused as {found}, round {at.round}", "core/core.sqlite", entry.sequence)
+        on.recorded(f"refused as {found}, round {at.round}", entry=entry.sequence)
     scene.until("that round's merge", lambda: evidence.committed(scene, at.round))
 
 
@@ -164,6 +163,8 @@ def _enrols_again(hostile: Hostile) -> str | None:
 FAULT = Fault(
     key="hostile-node",
     title="A node with real keys turns hostile",
+    member=4,
+    part="a second node of it turned hostile",
     does="A second node of one member, admitted and with valid keys, is driven by a program that signs "
     "what no "
     "trainer made: a false claim, an update that is far too large, one that is not a number, and another "

@@ -64,7 +64,7 @@ def play(scene: Scene, on: Stage) -> None:
         borne_out == len(held) and bool(held),
         f"{borne_out} of {len(held)} receipts, each signature verified, name the entry of their contribution",
     )
-    on.recorded(f"the merge of round {at.round}", "core/core.sqlite", entry.sequence)
+    on.recorded(f"the merge of round {at.round}", entry=entry.sequence)
     on.recorded("what nodes noticed", scene.relative(scene.home(names[0]).log("agent")))
     on.recorded("receipts", scene.relative(scene.home(names[0]).receipts))
     on.look("tapestry ledger verify core", "every entry held against the rules, every merge repeated")
@@ -91,6 +91,8 @@ def _waiting(scene: Scene, names: list[str]) -> dict[str, str]:
 FAULT = Fault(
     key="killed-core",
     title="The core is killed in the middle of a round",
+    member=None,
+    part="",
     does="The core's process gets SIGKILL, which no program can catch, while some members have handed "
     "in their "
     "updates and others still train; then it is started again by the same command.",

@@ -58,10 +58,10 @@ def play(scene: Scene, on: Stage) -> None:
     )
     ended = scene.find("key-revoked", after=since, member=name)
     if ended is not None:
-        on.recorded(f"the end of {name}'s keys", "core/core.sqlite", ended.sequence)
+        on.recorded(f"the end of {name}'s keys", entry=ended.sequence)
     left = scene.find("node-withdrawn", after=since, node=name)
     if left is not None:
-        on.recorded(f"{name} is expected no more: {left.body['reason']}", "core/core.sqlite", left.sequence)
+        on.recorded(f"{name} is expected no more: {left.body['reason']}", entry=left.sequence)
     on.recorded("the bundle", "bundle")
     on.look("tapestry bundle verify bundle", "every finding; on any machine, with no network")
     on.look("tapestry ledger verify bundle/ledger.jsonl --blobs bundle/blobs", "the ledger it took along")
@@ -109,6 +109,8 @@ def _size(folder: Path) -> int:
 FAULT = Fault(
     key="leaving",
     title="A member leaves",
+    member=2,
+    part="left, with a bundle",
     does="A member stops its node and leaves, asking nobody: its bundle is written, its keys are ended.",
     expected="The bundle is complete and can be checked offline by anybody; one turned bit is found. "
     "The core "

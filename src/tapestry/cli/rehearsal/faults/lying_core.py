@@ -34,6 +34,7 @@ def play(scene: Scene, on: Stage) -> None:
     scene.until("the lying core", lambda: _answers(port))
     logged = evidence.size(home.log("agent"))
     before = len(_liars_entries(scene))
+    scene.until_training()  # what it hands to the liar would be lost for this round
     truth = link.target
     link.lead_to(port)
     on.did(
@@ -152,7 +153,7 @@ def _goes_on(scene: Scene, on: Stage, victim: str) -> None:
         victim in merged,
         f"round {number} merged {', '.join(sorted(merged))}",
     )
-    on.recorded(f"the merge of round {number}", "core/core.sqlite", evidence.committed(scene, number))
+    on.recorded(f"the merge of round {number}", entry=evidence.committed(scene, number))
 
 
 def _proofs(folder: Path) -> list[Path]:
@@ -175,6 +176,8 @@ def _size(scene: Scene, name: str) -> int:
 FAULT = Fault(
     key="lying-core",
     title="The core lies to one node",
+    member=1,
+    part="was shown another history by a lying core",
     does="The core is copied with its key. In the copy history goes another way: a member is struck out, and "
     "the core's own key signs it. One node is led to the copy, all others stay with the original.",
     expected="The node finds that both histories are signed by one key and cannot both be true. It takes "

@@ -77,7 +77,7 @@ def play(scene: Scene, on: Stage) -> None:
     )
     left = scene.find("node-withdrawn", after=since, node=name)
     if left is not None:
-        on.recorded(f"{name} is expected no more", "core/core.sqlite", left.sequence)
+        on.recorded(f"{name} is expected no more", entry=left.sequence)
     on.recorded("the mark of the withdrawal", f"nodes/{name}/cards/withdrawn/{dataset}.json")
     on.recorded("why the node stopped", scene.relative(scene.children.log(name)))
     on.look(
@@ -129,6 +129,8 @@ def _listed(scene: Scene, on: Stage, name: str, said: dict[str, Any]) -> None:
 FAULT = Fault(
     key="revoked-dataset",
     title="A dataset is revoked while it is trained on",
+    member=3,
+    part="its dataset was revoked",
     does="An owner takes back the consent for a dataset, by one command at its node, while the node is "
     "in the "
     "middle of a round.",
