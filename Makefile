@@ -94,3 +94,10 @@ lock: $(STAMP)  ## write requirements/lock.txt anew from what is installed
 
 clean:          ## remove the environment and the demo's output
 	rm -rf $(VENV) .venv-croissant .venv-oms tapestry-demo
+
+.PHONY: rehearse site
+rehearse: $(STAMP)  ## six faults of a consortium of five, on this machine, and a report: REHEARSE_ARGS="--quick"
+	$(BIN)/tapestry rehearse $(REHEARSE_ARGS)
+
+site: $(STAMP)   ## the pages of docs/ as a site in site/, which needs no network to be read
+	$(BIN)/mkdocs build --strict --quiet --clean

@@ -149,7 +149,7 @@ class Hostile:
 
     def _signed(self, at: OpenRound, delta: str, **other: Any) -> bytes:
         plan = self.plan
-        fields = {
+        fields: dict[str, Any] = {
             "consortium": self._consortium,
             "run": RUN,
             "plan": plan.digest,

@@ -79,7 +79,7 @@ class Link:
         """
         self.target = target
         self._loop.call_soon_threadsafe(self._drop)
-        self._loop.call_soon_threadsafe(self._loop.call_later, AGAIN_S, self._drop)
+        self._loop.call_soon_threadsafe(lambda: self._loop.call_later(AGAIN_S, self._drop))
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
