@@ -21,7 +21,7 @@ WAIT_S: Final = 240.0
 """Anything that should come comes much sooner, also on a busy machine."""
 CUT_AT: Final = 0.625
 """What part of an update goes up before the link is cut. The core keeps whole records of TLS."""
-AWAY_S: Final = 4.0
+AWAY_S: Final = 5.0
 LARGEST_NORM: Final = 40.0
 """Of an update; honest ones of this model are shorter than 5."""
 LARGEST_OVERLAP: Final = 0.6

@@ -17,7 +17,8 @@ from typing import Final, Self
 
 HOST: Final = "127.0.0.1"
 READ_BYTES: Final = 16 << 10
-AGAIN_S: Final = 1.0
+SILENT: Final = 0.5
+"""Of the time that a link is away: so long the other end hears nothing, and only then that it was cut."""
 UPLOAD_BYTES: Final = 24 << 10
 """So many bytes up without an answer between them are an upload, and no small request."""
 
@@ -71,15 +72,12 @@ class Link:
         self.cut_at, self.refused = None, 0
         self._order = _Order(after_bytes=after_bytes, away_s=away_s)
 
-    def lead_to(self, target: int) -> None:
-        """From now on another core answers at the node's end; the connections there are end.
-
-        They end twice: a request that begins in just that moment would wait at the other core until its
-        time is over, and the node would hear of nothing.
-        """
-        self.target = target
+    def lead_to(self, target: int, away_s: float = 0.0) -> None:
+        """Another core answers at the node's end from now on, or when the link was away for a while: then the
+        node knows that something has happened."""
+        self.target, self.refused = target, 0
+        self.back_at = time.monotonic() + away_s
         self._loop.call_soon_threadsafe(self._drop)
-        self._loop.call_soon_threadsafe(lambda: self._loop.call_later(AGAIN_S, self._drop))
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
@@ -130,6 +128,8 @@ class Link:
             up = self._loop.create_task(self._up(connection, reader, far_writer))
             down = self._loop.create_task(self._down(connection, far_reader, writer))
             await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+            if connection.upload is not None and connection.upload.cut:
+                await up
             for task in (up, down):
                 task.cancel()
             await asyncio.gather(up, down, return_exceptions=True)
@@ -174,6 +174,7 @@ class Link:
         writer.write(last)
         await writer.drain()
         self._drop(but=writer)
+        await asyncio.sleep(order.away_s * SILENT)
 
     def _noted(self, upload: Upload) -> None:
         if not any(each is upload for each in self.uploads[-8:]):

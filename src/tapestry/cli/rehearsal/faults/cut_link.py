@@ -27,7 +27,7 @@ def play(scene: Scene, on: Stage) -> None:
     number = at.round if at is not None else scene.state().last_round
     update = scene.until("the update", lambda: evidence.update_of(home, number))
     sha, size = update
-    has = scene.within(3.0, lambda: _at_core(scene, name, sha)) or 0
+    has = scene.within(AWAY_S, lambda: _at_core(scene, name, sha)) or 0
     on.did(f"the core holds {has:,} of the update's {size:,} bytes")
     scene.within(AWAY_S + 20.0, lambda: bool(evidence.troubles(home, logged, "unreachable")))
     told = evidence.troubles(home, logged, "unreachable")

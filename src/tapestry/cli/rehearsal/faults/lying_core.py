@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LIAR = "lying-core"
 PATIENCE_S = 45.0
+BLIP_S = 1.5
+"""The line is away before the liar answers. Were it not, the node might hand in an update before it looks."""
 
 
 def play(scene: Scene, on: Stage) -> None:
@@ -34,9 +36,8 @@ def play(scene: Scene, on: Stage) -> None:
     scene.until("the lying core", lambda: _answers(port))
     logged = evidence.size(home.log("agent"))
     before = len(_liars_entries(scene))
-    scene.until_training()  # what it hands to the liar would be lost for this round
     truth = link.target
-    link.lead_to(port)
+    link.lead_to(port, BLIP_S)
     on.did(
         f"in the copy {robbed} was struck out of the run, signed with the core's true key; {victim}, and "
         f"nobody "
