@@ -17,6 +17,8 @@ TOTAL: Final = 2000
 DEADLINE_S: Final = 90.0
 """A round waits so long for a node that says nothing. Longer than a fault lasts here, but for one: an update
 that a node hands to a core that lies is lost for its round."""
+REVEAL_S: Final = 30.0
+"""So long may the bytes of an update take; longer than a link is away."""
 WAIT_S: Final = 240.0
 """Anything that should come comes much sooner, also on a busy machine."""
 CUT_AT: Final = 0.625
@@ -71,7 +73,7 @@ QUICK: Final = Size(hidden=32, layers=1, steps=6, text_bytes=160_000, last_merge
 
 
 def rounds() -> Rounds:
-    return Rounds(total=TOTAL, min_nodes=MEMBERS, quorum=QUORUM, deadline_s=DEADLINE_S, reveal_s=DEADLINE_S)
+    return Rounds(total=TOTAL, min_nodes=MEMBERS, quorum=QUORUM, deadline_s=DEADLINE_S, reveal_s=REVEAL_S)
 
 
 def merge() -> Merge:

@@ -65,7 +65,9 @@ def play(scene: Scene, on: Stage) -> None:
     )
     on.recovered("the run goes on", at > 0, f"{at} merges by now")
     on.recorded("what the core saw in each update", "core/logs/core.log")
-    on.look("tapestry member key list nodes/" + member, f"the keys of {member}'s nodes")
+    on.look(
+        "tapestry account show ledger.jsonl", "what each member gave; of the refused updates, nothing counts"
+    )
 
 
 def _joined(scene: Scene, member: str, node: str) -> Path:

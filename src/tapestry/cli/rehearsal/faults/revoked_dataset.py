@@ -9,6 +9,7 @@ from tapestry.cli.rehearsal import evidence
 from tapestry.cli.rehearsal.defaults import RUN
 from tapestry.cli.rehearsal.fault import Fault
 from tapestry.ledger.entries import Entry
+from tapestry.node import revoke as revoking
 from tapestry.node.home import read_json
 from tapestry.protocol.clock import add_seconds
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from tapestry.cli.rehearsal.fault import Stage
     from tapestry.cli.rehearsal.scene import Scene
 
-STOP_S = 60.0
+STOP_S = 90.0
+REASON = "the consent was taken back (rehearsal)"
 UNDER_WAY_S = 2
 
 
@@ -27,32 +29,26 @@ def play(scene: Scene, on: Stage) -> None:
     number = scene.until("a training", lambda: _training(scene, name))
     since = len(scene.entries())
     scene.children.let_end(name)
-    revoked_s = scene.seconds
-    said = scene.command(
-        "catalog",
-        "revoke",
-        dataset,
-        "--home",
-        home.root,
-        "--reason",
-        "the consent was taken back (rehearsal)",
-    )
-    on.did(f"tapestry catalog revoke {dataset}, begun while {name} trains for round {number}")
-    on.detected(
-        "the dataset is marked as withdrawn, for good",
-        said.code == 0 and bool(said.value.get("withdrawn_at")),
-        f"withdrawn at {said.value.get('withdrawn_at')}" if said.code == 0 else said.stderr.strip()[-300:],
-    )
+    began = scene.seconds
+    mark = revoking.revoke(home, dataset, reason=REASON, tell=False).mark
+    on.did(f"{dataset} revoked at {name}'s node in the middle of round {number}")
     on.waits(f"{name}'s node to stop")
     code = scene.within(STOP_S, lambda: scene.children.ended(name))
     log = scene.children.log(name).read_text(encoding="utf-8", errors="replace")
     line = next((each for each in log.splitlines() if "rule withdrawn" in each), "")
     on.detected(
-        "its training stops by itself, in the middle of the round, and says by which rule",
+        "training with it stops by itself, and the node says by which rule",
         code not in (None, 0) and bool(line),
-        f"{line.strip()[:160]} ({scene.seconds - revoked_s:.1f} s after the command began)"
+        f"{line.strip()[:160]} ({scene.seconds - began:.1f} s after the mark)"
         if line
         else f"the node goes on (exit code {code})",
+    )
+    said = scene.command("catalog", "revoke", dataset, "--home", home.root, "--reason", REASON)
+    on.did(f"tapestry catalog revoke {dataset}: the same again changes nothing, and lists what it touched")
+    on.detected(
+        "the dataset stays marked as withdrawn, for good",
+        said.code == 0 and said.value.get("withdrawn_at") == mark.at,
+        f"withdrawn at {mark.at}" if said.code == 0 else said.stderr.strip()[-300:],
     )
     _listed(scene, on, name, said.value)
     if code is None:
@@ -63,7 +59,7 @@ def play(scene: Scene, on: Stage) -> None:
     merges = scene.state().merges
     scene.until_merges(2)
     after = scene.entries()[since:]
-    late = _handed_in(after, name, str(said.value.get("withdrawn_at") or ""))
+    late = _handed_in(after, name, mark.at)
     on.detected(
         "nothing made of it is handed in any more",
         not late,
@@ -89,8 +85,6 @@ def play(scene: Scene, on: Stage) -> None:
 
 def _handed_in(entries: Sequence[Entry], node: str, withdrawn_at: str) -> list[Entry]:
     """What came from a node after the mark; a request that was under way in that moment is let through."""
-    if not withdrawn_at:
-        return []
     until = add_seconds(withdrawn_at, UNDER_WAY_S)
     types = ("contribution-committed", "contribution-revealed", "contribution-received")
     return [e for e in entries if e.type in types and e.body["node"] == node and e.at > until]
