@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from tapestry import __version__
 from tapestry.cli.demo.places import Places
+from tapestry.cli.output import note
 from tapestry.cli.rehearsal import closing, defaults, telling
 from tapestry.cli.rehearsal.fault import Fault, NotSeen, Stage
 from tapestry.cli.rehearsal.faults import FAULTS
 from tapestry.cli.rehearsal.pages import write
 from tapestry.cli.rehearsal.scene import Scene
 from tapestry.cli.rehearsal.told import Chapter, Report
-from tapestry.errors import InputError, TapestryError
+from tapestry.errors import InputError, ProcessDied, TapestryError
 from tapestry.protocol.clock import format_time
 
 if TYPE_CHECKING:
@@ -64,17 +65,27 @@ def rehearse(out: Path, *, quick: bool, faults: Sequence[Fault] = FAULTS) -> Rep
     began = format_time(datetime.datetime.now(datetime.UTC))
     size = defaults.QUICK if quick else defaults.FULL
     scene = Scene(Places(out.absolute()), size, thorough=not quick)
-    with files.Lock(out), telling.choose() as teller:
-        teller.say(f"a consortium of {defaults.MEMBERS} is set up in {out}")
-        with scene.set_up():
-            return _played(scene, teller, began, faults, quick=quick)
+    try:
+        with files.Lock(out), telling.choose() as teller:
+            teller.say(f"a consortium of {defaults.MEMBERS} is set up in {out}")
+            with scene.set_up():
+                return _played(scene, teller, began, faults, quick=quick)
+    except KeyboardInterrupt:
+        note(f"stopped, with every process; a rehearsal is not gone on with: rm -r {out}")
+        raise
 
 
 def _played(scene: Scene, teller: Teller, began: str, faults: Sequence[Fault], *, quick: bool) -> Report:
     names = ", ".join(member.name for member in scene.members)
     teller.say(f"core and nodes run, each a process of its own: {names}")
     teller.waits("the first merges")
-    scene.until("the first merges", lambda: scene.state().merges >= WARM_UP_MERGES)
+    try:
+        scene.until("the first merges", lambda: scene.state().merges >= WARM_UP_MERGES)
+    except NotSeen as error:
+        raise ProcessDied(
+            f"the consortium does not train: {error}",
+            hint=f"logs are in {scene.places.logs} and in each node's folder; is the machine very busy?",
+        ) from error
     teller.say(f"{scene.state().merges} merges, each repeated and signed by a quorum of members")
     chapters: list[Chapter] = []
     broken = False
