@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from tapestry.cli.rehearsal.defaults import RUN
+from tapestry.cli.rehearsal.defaults import RUN, WAIT_S
 from tapestry.cli.rehearsal.fault import NotSeen
 from tapestry.errors import TapestryError
 from tapestry.identity.envelope import sign
@@ -30,7 +30,6 @@ Values = list["array[float]"]
 """Of each shard, fp32."""
 LOUD: Final = 10.0
 POLL_S: Final = 0.05
-WAIT_S: Final = 120.0
 MAX_BYTES: Final = 1 << 26
 
 

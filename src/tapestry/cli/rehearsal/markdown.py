@@ -15,7 +15,7 @@ def page(report: Report) -> str:
         "",
         f"**{words.GOOD if report.passed else words.BAD}**",
         "",
-        words.LEAD,
+        words.lead(report),
         "",
         f"Begun {report.began}, {human_seconds(report.seconds)}, {report.machine}, Tapestry {report.release}"
         f"{', in its quick form' if report.quick else ''}. Consortium `{report.consortium}`.",

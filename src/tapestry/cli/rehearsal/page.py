@@ -28,14 +28,13 @@ def page(report: Report) -> str:
     body = [
         f'<p class="kicker">{_e(_when(report))}</p>',
         f"<h1>{_e(title)}</h1>",
-        f'<p class="lead">{_e(words.LEAD)}</p>',
+        f'<p class="lead">{_e(words.lead(report))}</p>',
         f'<div class="verdict{"" if passed else " no"}">{YES if passed else NO}'
         f"<span>{_e(words.GOOD if passed else words.BAD)}</span></div>",
         _outline(report),
         f"<figure>{timeline.draw(report)}<figcaption>Merges of the shared model over time. Each shaded "
-        f"band is "
-        "one of the faults above, by its number: where the curve rests, the consortium waited; it never "
-        "fell back.</figcaption></figure>",
+        "band is one of the faults above, by its number: where the curve rests, the "
+        "consortium waited.</figcaption></figure>",
         _facts(report),
         f"<p>{_e(words.CHECKED)}</p>",
         *(_chapter(number, chapter) for number, chapter in enumerate(report.chapters, start=1)),

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from typing import Final
 
-LEAD: Final = (
-    "Five members trained one model together on this machine, each with a text, keys and a node of its own. "
-    "Six things went wrong, on purpose and in earnest: processes were killed, connections cut, histories "
-    "forged with the true key. This is what the consortium noticed, what was lost, and where it can be read."
+from tapestry.cli.rehearsal.telling import CLOSING
+from tapestry.cli.rehearsal.told import Report
+
+_COUNTS: Final = (
+    "Nothing",
+    "One thing",
+    "Two things",
+    "Three things",
+    "Four things",
+    "Five things",
+    "Six things",
 )
+
+
+def lead(report: Report) -> str:
+    """What it is about, in a few sentences."""
+    faults = sum(each.key != CLOSING for each in report.chapters)
+    return (
+        f"{len(report.members)} members trained one model together on this machine, each with a text, keys "
+        f"and a node of its own. {_COUNTS[faults]} went wrong, on purpose and in earnest: the faults below were "
+        "really made, with real processes, connections and keys. This is what the consortium noticed, what "
+        "was lost, and where it can be read."
+    )
+
+
 GOOD: Final = "Every fault was detected, and nothing was lost."
 BAD: Final = "Not every fault was detected and recovered from."
 CHECKED: Final = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tapestry.cli.demo import cards
 from tapestry.cli.rehearsal import evidence
-from tapestry.cli.rehearsal.defaults import LARGEST_NORM, LARGEST_OVERLAP, RUN
+from tapestry.cli.rehearsal.defaults import LARGEST_NORM, RUN, WAIT_S
 from tapestry.cli.rehearsal.fault import Fault
 from tapestry.cli.rehearsal.hostile import Hostile, Values
 from tapestry.errors import Refused, TapestryError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tapestry.cli.rehearsal.fault import Stage
     from tapestry.cli.rehearsal.scene import Scene
+    from tapestry.ledger.entries import Entry
 
 CLAIM = 1000
 """Times the tokens that a round has."""
@@ -53,7 +54,7 @@ def play(scene: Scene, on: Stage) -> None:
     entry = scene.find("node-withdrawn", after=since, node=node)
     if entry is not None:
         on.recorded("its withdrawal", entry=entry.sequence)
-    at = scene.until_merges(1)
+    scene.until_merges(1)
     merged = [e for e in scene.entries()[since:] if e.scope == RUN and e.type == "round-closed"]
     inside = [e for e in merged if any(each["node"] == node for each in e.body["merged"])]
     honest = min((len(e.body["merged"]) for e in merged), default=0)
@@ -63,7 +64,6 @@ def play(scene: Scene, on: Stage) -> None:
         f"{len(merged)} merges since it joined, {len(inside)} with an update of {node}, "
         f"at least {honest} honest ones in each",
     )
-    on.recovered("the run goes on", at > 0, f"{at} merges by now")
     on.recorded("what the core saw in each update", "core/logs/core.log")
     on.look(
         "tapestry account show ledger.jsonl", "what each member gave; of the refused updates, nothing counts"
@@ -120,7 +120,7 @@ def _sends(scene: Scene, on: Stage, hostile: Hostile, node: str, victim: str) ->
             what=f"{victim}'s update of round {at}, halved and with its sign turned",
             values=hostile.copied(at, victim),
             reason="copied",
-            because=f"more than {LARGEST_OVERLAP:.0%} of it is another's",
+            because="it is like another's beyond what all updates have in common",
         )
         _send(scene, on, hostile, node, copied)
 
@@ -142,16 +142,28 @@ def _send(scene: Scene, on: Stage, hostile: Hostile, node: str, given: Try) -> N
                 return str(entry.body.get("reason", "accepted"))
         return None
 
-    found = scene.within(60.0, outcome)
+    found = scene.within(WAIT_S, outcome)
     entry = scene.find("contribution-refused", after=since, node=node)
     on.detected(
         f"refused as {given.reason}: {given.because}",
         found == given.reason,
-        f"the ledger says {found}" if found else f"no word of it: {error}",
+        _said(scene, node, at.round, entry) if found else f"no word of it: {error}",
     )
     if entry is not None:
         on.recorded(f"refused as {found}, round {at.round}", entry=entry.sequence)
     scene.until("that round's merge", lambda: evidence.committed(scene, at.round))
+
+
+def _said(scene: Scene, node: str, number: int, entry: Entry | None) -> str:
+    """What the ledger has of it, and what the core wrote into its log."""
+    if entry is None:
+        return "it was accepted"
+    told = (
+        str(line["error"])
+        for line in evidence.log_lines(scene.places.core / "logs" / "core.log")
+        if (line.get("event"), line.get("node"), line.get("round")) == ("contribution-refused", node, number)
+    )
+    return f"ledger entry {entry.sequence}: {entry.body['reason']}; {next(told, 'the core says no more')}"
 
 
 def _enrols_again(hostile: Hostile) -> str | None:
