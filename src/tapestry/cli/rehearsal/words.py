@@ -23,8 +23,8 @@ def lead(report: Report) -> str:
     faults = sum(each.key != CLOSING for each in report.chapters)
     return (
         f"{len(report.members)} members trained one model together on this machine, each with a text, keys "
-        f"and a node of its own. {_COUNTS[faults]} went wrong, on purpose and in earnest: the faults below "
-        "were really made, with real processes, connections and keys. This is what the consortium noticed, what "
+        f"and a node of its own. {_COUNTS[faults]} went wrong, on purpose and in earnest: what follows was "
+        "really done, to real processes, connections and keys. This is what the consortium noticed, what "
         "was lost, and where it can be read."
     )
 
