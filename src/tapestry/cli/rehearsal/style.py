@@ -76,7 +76,10 @@ code { overflow-wrap: anywhere }
   border-bottom: 1px solid var(--line) }
 .people th { color: var(--soft); font-weight: 600; font-size: .82rem } .people .n { text-align: right }
 footer { color: var(--soft); font-size: .85rem; margin-top: 2.5rem }
-@media (max-width: 44rem) { .two { grid-template-columns: 1fr } section header { display: block } }
+@media (max-width: 44rem) { .outline .n, .outline thead { display: none } .mark { white-space: normal }
+  h1 { font-size: 1.9rem } section { padding: 1.2rem 1.1rem } .people { font-size: .85rem }
+  .rec td { display: block; padding: 0 } .rec td:last-child { text-align: left; padding-bottom: .5rem }
+  .two { grid-template-columns: 1fr } section header { display: block } }
 @media print { :root { --paper: #fff; --card: #fff; --ink: #111; --soft: #444; --line: #ccc; --band: #eee;
   --good: #14543e; --good-soft: #eef5f1; --bad: #8a1d30; --bad-soft: #faecee; --link: #2b5a8c }
   @page { margin: 16mm 15mm } body { font-size: 10.5pt } main { padding: 0; max-width: none }

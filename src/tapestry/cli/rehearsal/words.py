@@ -22,8 +22,8 @@ def lead(report: Report) -> str:
     """What it is about, in a few sentences."""
     faults = sum(each.key != CLOSING for each in report.chapters)
     return (
-        f"{len(report.members)} members trained one model together on this machine, each with a text, keys "
-        f"and a node of its own. {_COUNTS[faults]} went wrong, on purpose and in earnest: what follows was "
+        "Five members trained one model together on this machine, each with a text, keys and a node of its "
+        f"own. {_COUNTS[faults]} went wrong, on purpose and in earnest: what follows was "
         "really done, to real processes, connections and keys. This is what the consortium noticed, what "
         "was lost, and where it can be read."
     )
