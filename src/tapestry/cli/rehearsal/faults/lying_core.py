@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tapestry.cli.rehearsal.scene import Scene
 
 LIAR = "lying-core"
-PATIENCE_S = 45.0
+PATIENCE_S = 60.0
 BLIP_S = 1.5
 """The line is away before the liar answers. Were it not, the node might hand in an update before it looks."""
 
@@ -44,7 +44,7 @@ def play(scene: Scene, on: Stage) -> None:
         "else, is led to it"
     )
     on.waits(f"{victim} to find the contradiction")
-    scene.within(PATIENCE_S, lambda: bool(_proofs(home.ledger)))
+    scene.within(PATIENCE_S, lambda: bool(evidence.troubles(home, logged, "fork")))  # the proof comes first
     proofs, told = _proofs(home.ledger), evidence.troubles(home, logged, "fork")
     on.detected(
         "the node finds that the core has signed two histories",
