@@ -106,3 +106,9 @@ harness: $(STAMP)  ## tasks of lm-evaluation-harness on models of ours, in an en
 	> "$$(.venv-harness/bin/python -c 'import site; print(site.getsitepackages()[0])')/tapestry.pth" && \
 	.venv-harness/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/harness.txt; }
 	.venv-harness/bin/python -m pytest -W ignore tests/sovereign/harness.py $(TEST_ARGS)
+.PHONY: rehearse site
+rehearse: $(STAMP)  ## six faults of a consortium of five, on this machine, and a report: REHEARSE_ARGS="--quick"
+	$(BIN)/tapestry rehearse $(REHEARSE_ARGS)
+
+site: $(STAMP)   ## the pages of docs/ as a site in site/, which needs no network to be read
+	$(BIN)/mkdocs build --strict --quiet --clean

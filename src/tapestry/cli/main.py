@@ -34,6 +34,7 @@ from tapestry.cli import (
     phase,
     pledge,
     proposal,
+    rehearse_command,
     release,
     run,
     serve,
@@ -58,6 +59,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo_command.demo)
+app.command("rehearse")(rehearse_command.rehearse)
 app.add_typer(core.app, name="core")
 app.add_typer(member.app, name="member")
 app.add_typer(node.app, name="node")

@@ -16,6 +16,8 @@ from tapestry.host import processes
 
 STOP_S: Final = 15.0
 """A child that was asked to stop has this long."""
+START_S: Final = 60.0
+"""So long may a core take until it listens."""
 
 
 class Children:
@@ -26,6 +28,8 @@ class Children:
         self._children: dict[str, tuple[processes.Child, int]] = {}
         """By name, each with where its log began."""
         self._may_end: set[str] = set()
+        self._watched: set[str] = set()
+        """Whose end is an error."""
 
     def start(self, name: str, *arguments: str) -> None:
         """Start `tapestry ARGUMENTS`. With `--once` among them it may end by itself."""
@@ -38,6 +42,7 @@ class Children:
         environment = {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1", failures.JSON_VARIABLE: "1"}
         child = processes.spawn(name, command, log_path=log, env=environment)
         self._children[name] = (child, began)
+        self._watched.add(name)
 
     def log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
@@ -45,7 +50,7 @@ class Children:
     def check(self) -> None:
         """Raise the error of a child that has ended too early."""
         for name, (child, began) in self._children.items():
-            code = child.poll()
+            code = child.poll() if name in self._watched else None
             if code is None or (code == 0 and name in self._may_end):
                 continue
             what = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -56,6 +61,32 @@ class Children:
                     hint=f"its log is {self.log(name)}; the same command goes on from where it was",
                 )
             raise type(error)(f"{name}: {error.message}", hint=error.hint)
+
+    def pid(self, name: str) -> int:
+        """Of the process itself, not of those it started."""
+        return self._children[name][0].pid
+
+    def ended(self, name: str) -> int | None:
+        """With which code a child ended; None while it runs."""
+        return self._children[name][0].poll()
+
+    def let_end(self, name: str) -> None:
+        """From now on this one may end as it likes, or be gone."""
+        self._watched.discard(name)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to the process alone, which can do nothing about it; what it started sees that it is gone.
+        `start` has another in its place."""
+        self.let_end(name)
+        child, _ = self._children[name]
+        child.kill()
+        child.wait()
+
+    def end(self, name: str) -> None:
+        """Ask one to end, and see that nothing of it is left."""
+        self.let_end(name)
+        child, _ = self._children[name]
+        processes.kill_tree(child, grace_s=STOP_S)
 
     def stop(self) -> None:
         """Ask all to end, and end those that do not; nothing they started is left."""
@@ -75,3 +106,19 @@ class Children:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def serving_url(core: Path, children: Children, name: str = "core") -> str:
+    """Where a core listens, once it does. Raises `ProcessDied` where it does not come up."""
+    from tapestry.core import operator
+
+    deadline = time.monotonic() + START_S
+    while (url := operator.serving_url(core)) is None:
+        children.check()
+        if time.monotonic() > deadline:
+            raise ProcessDied(
+                f"the core did not begin to listen within {START_S:.0f} s",
+                hint=f"its log is {children.log(name)}; the same command tries again",
+            )
+        time.sleep(0.05)
+    return url

@@ -48,7 +48,7 @@ def _members(settings: DemoSettings, places: Places) -> list[MemberText]:
     ]
 
 
-def core(places: Places) -> None:
+def core(places: Places, *, title: str = "Demo") -> None:
     """A core that speaks TLS on a free port of the loopback."""
     if (places.core / "core.toml").is_file():
         return
@@ -67,7 +67,7 @@ def core(places: Places) -> None:
             "key": str(certificate.key.absolute()),
         },
     )
-    operator.init(places.core, made, title="Demo")
+    operator.init(places.core, made, title=title)
 
 
 def nodes(found: list[MemberText], places: Places, *, threads: int) -> None:

@@ -15,13 +15,13 @@ from tapestry.cli.demo import cards, defaults, lay, report, settings, sovereign
 from tapestry.cli.demo import compare as comparison
 from tapestry.cli.demo import result as results
 from tapestry.cli.demo.cards import KeptOut
-from tapestry.cli.demo.children import Children
+from tapestry.cli.demo.children import Children, serving_url
 from tapestry.cli.demo.places import Places
 from tapestry.cli.demo.result import MemberResult, Result
 from tapestry.cli.display import MemberView, Snapshot
 from tapestry.cli.output import emit_json, note
 from tapestry.cli.watching import OfCore, Watcher
-from tapestry.errors import MergeMismatch, ProcessDied
+from tapestry.errors import MergeMismatch
 from tapestry.node import account
 from tapestry.node.home import Home
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tapestry.training.baselines import Request
 
 POLL_S: Final = 0.25
-START_S: Final = 60.0
 CORE: Final = "core"
 MAX_STATUS_BYTES: Final = 1 << 20
 
@@ -110,7 +109,7 @@ def _train(members: list[MemberText], places: Places, opened: Core, kept_out: Ke
         with display.choose() as shown:
             children.start(CORE, "core", "serve", str(places.core))
             shown.say(f"{len(members)} members, each with its own text, keys and node, in {places.out}")
-            lay.join(members, places, _serving_url(places, children))
+            lay.join(members, places, serving_url(places.core, children))
             for member in members:
                 children.start(member.name, "node", "run", str(places.node(member.name)), "--once")
             shown.say(f"kept out of training: {kept_out}")
@@ -126,22 +125,6 @@ def _train(members: list[MemberText], places: Places, opened: Core, kept_out: Ke
         raise
     finally:
         children.stop()
-
-
-def _serving_url(places: Places, children: Children) -> str:
-    """Where the core listens, once it does. Raises `ProcessDied` where it does not come up."""
-    from tapestry.core import operator
-
-    deadline = time.monotonic() + START_S
-    while (url := operator.serving_url(places.core)) is None:
-        children.check()
-        if time.monotonic() > deadline:
-            raise ProcessDied(
-                f"the core did not begin to listen within {START_S:.0f} s",
-                hint=f"its log is {children.log(CORE)}; the same command tries again",
-            )
-        time.sleep(0.05)
-    return url
 
 
 def _complete(members: list[MemberText], opened: Core) -> bool:

@@ -183,8 +183,9 @@ def _rank(document: Document) -> str:
     return hashlib.sha256(document.source.encode()).hexdigest()
 
 
-def split(found: list[Document]) -> tuple[list[Document], list[Document]]:
-    """Train and valid documents: those that come first by the hash of their name are for valid.
+def split(found: list[Document], most_bytes: int = MAX_FIELD_BYTES) -> tuple[list[Document], list[Document]]:
+    """Train and valid documents, `most_bytes` together: those that come first by the hash of their name are
+    for valid.
 
     A document is never in both; the size of valid is `VALID_FRACTION` of what is taken.
     """
@@ -192,7 +193,7 @@ def split(found: list[Document]) -> tuple[list[Document], list[Document]]:
     for document in sorted(found, key=_rank):
         total += len(document.text.encode())
         ranked.append(document)
-        if total >= MAX_FIELD_BYTES:
+        if total >= most_bytes:
             break
     valid: list[Document] = []
     used = 0
@@ -244,13 +245,13 @@ class MemberText:
     folder: Path
 
 
-def from_standard_library(count: int, out: Path) -> list[MemberText]:
-    """Write train.jsonl and valid.jsonl for `count` members below `out`."""
+def from_standard_library(count: int, out: Path, *, most_bytes: int = MAX_FIELD_BYTES) -> list[MemberText]:
+    """Write train.jsonl and valid.jsonl for `count` members below `out`, of at most so many bytes each."""
     members = []
     for field, found in choose(count):
         folder = out / field.name
         folder.mkdir(parents=True, exist_ok=True)
-        train, valid = split(found)
+        train, valid = split(found, most_bytes)
         write(train, folder / "train.jsonl")
         write(valid, folder / "valid.jsonl")
         members.append(MemberText(name=field.name, about=field.about, folder=folder))
