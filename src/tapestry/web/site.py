@@ -8,12 +8,17 @@ from typing import Final
 
 from starlette.requests import Request
 
+from tapestry.errors import NotFound
 from tapestry.web.assets import Assets
+from tapestry.web.bell import Bell
+from tapestry.web.book import Book
+from tapestry.web.follow import Follower
 from tapestry.web.known import Known
 from tapestry.web.settings import WebSettings
 from tapestry.web.texts import Texts
 from tapestry.web.viewers import ANYBODY, INSIDER, Viewer
 
+NOTHING: Final = Known()
 SECTIONS: Final = (("runs", "/runs"), ("members", "/members"), ("data", "/data"))
 
 
@@ -26,12 +31,14 @@ class Site:
     """
     Args:
         settings: of this dashboard.
-        known: gives what is known now.
+        follower: of the core; None where none is followed.
+        bell: rung when something is known anew.
         signed_in: who has signed in, by a request's cookie; None where nobody has.
     """
 
     settings: WebSettings
-    known: Callable[[], Known] = Known
+    follower: Follower | None = None
+    bell: Bell = field(default_factory=Bell)
     signed_in: Callable[[Request], Viewer | None] = _nobody
     texts: Texts = field(default_factory=Texts.load)
     assets: Assets = field(default_factory=Assets.load)
@@ -40,6 +47,17 @@ class Site:
     def sections(self) -> tuple[tuple[str, str], ...]:
         """Of the menu: name and address of those pages that this dashboard has."""
         return SECTIONS
+
+    def known(self) -> Known:
+        """Of the consortium, now."""
+        return self.follower.known if self.follower is not None else NOTHING
+
+    @property
+    def book(self) -> Book:
+        """The ledger. Raises `NotFound` where none is kept."""
+        if self.follower is None:
+            raise NotFound("this dashboard follows no core")
+        return self.follower.book
 
     def viewer(self, request: Request) -> Viewer:
         """Who asks: who has signed in, else whoever this dashboard is open to."""
