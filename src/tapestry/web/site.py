@@ -14,6 +14,7 @@ from tapestry.web.bell import Bell
 from tapestry.web.book import Book
 from tapestry.web.follow import Follower
 from tapestry.web.known import Known
+from tapestry.web.live import Live
 from tapestry.web.settings import WebSettings
 from tapestry.web.texts import Texts
 from tapestry.web.viewers import ANYBODY, INSIDER, Viewer
@@ -40,8 +41,12 @@ class Site:
     follower: Follower | None = None
     bell: Bell = field(default_factory=Bell)
     signed_in: Callable[[Request], Viewer | None] = _nobody
+    live: Live = field(init=False)
     texts: Texts = field(default_factory=Texts.load)
     assets: Assets = field(default_factory=Assets.load)
+
+    def __post_init__(self) -> None:
+        self.live = Live(self.bell, self.settings.streams)
 
     @property
     def sections(self) -> tuple[tuple[str, str], ...]:
