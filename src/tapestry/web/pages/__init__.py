@@ -1,0 +1,10 @@
+"""The pages. Each module has `ROUTES`; here they stand together."""
+
+from __future__ import annotations
+
+from tapestry.web.pages import home
+from tapestry.web.pages.route import Route
+
+__all__ = ["ROUTES", "Route"]
+
+ROUTES: tuple[Route, ...] = (*home.ROUTES,)

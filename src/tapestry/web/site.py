@@ -1,0 +1,55 @@
+"""One dashboard: its settings, and what its pages share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from starlette.requests import Request
+
+from tapestry.web.assets import Assets
+from tapestry.web.known import Known
+from tapestry.web.settings import WebSettings
+from tapestry.web.texts import Texts
+from tapestry.web.viewers import ANYBODY, INSIDER, Viewer
+
+SECTIONS: Final = (("runs", "/runs"), ("members", "/members"), ("data", "/data"))
+
+
+def _nobody(_request: Request) -> Viewer | None:
+    return None
+
+
+@dataclass(kw_only=True)
+class Site:
+    """
+    Args:
+        settings: of this dashboard.
+        known: gives what is known now.
+        signed_in: who has signed in, by a request's cookie; None where nobody has.
+    """
+
+    settings: WebSettings
+    known: Callable[[], Known] = Known
+    signed_in: Callable[[Request], Viewer | None] = _nobody
+    texts: Texts = field(default_factory=Texts.load)
+    assets: Assets = field(default_factory=Assets.load)
+
+    @property
+    def sections(self) -> tuple[tuple[str, str], ...]:
+        """Of the menu: name and address of those pages that this dashboard has."""
+        return SECTIONS
+
+    def viewer(self, request: Request) -> Viewer:
+        """Who asks: who has signed in, else whoever this dashboard is open to."""
+        found = self.signed_in(request)
+        if found is not None:
+            return found
+        return INSIDER if self.settings.opened == "member" else ANYBODY
+
+
+def site_of(request: Request) -> Site:
+    """The dashboard that a request is to."""
+    site: Site = request.app.state.site
+    return site
