@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -194,7 +194,12 @@ def usual_children(home: Home, *, once: bool) -> dict[Role, Start]:
     root = home.root.absolute()
 
     def module(
-        role: Role, *more: str, isolate: bool, only: Sequence[Rule] = (), user: User | None = None
+        role: Role,
+        *more: str,
+        isolate: bool,
+        only: Sequence[Rule] = (),
+        user: User | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> processes.Child:
         return processes.spawn(
             role,
@@ -203,13 +208,17 @@ def usual_children(home: Home, *, once: bool) -> dict[Role, Start]:
             isolate_network=isolate,
             only=only,
             user=user,
+            env=env,
         )
 
     def agent() -> processes.Child:
         airlock.prepare(home)
         more = ["--once"] if once else []
         only = airlock.agent_files(home, given.ledger.mirrors)
-        return module("agent", *more, isolate=False, only=only, user=user)
+        # The machine's folder for temporary files is out of its reach, and libraries that come with torch
+        # look for one when they are imported, in its replay worker too.
+        env = {"TMPDIR": str(home.state)}
+        return module("agent", *more, isolate=False, only=only, user=user, env=env)
 
     return {
         "gate": lambda: module("gate", isolate=True),
