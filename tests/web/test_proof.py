@@ -1,4 +1,4 @@
-"""The browser's own arithmetic on proofs, run in Chromium, held against `tapestry.ledger.tree` and its like."""
+"""The browser's own arithmetic on proofs, run in Chromium, held against `tapestry.ledger.tree`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def page(chromium: Any) -> Iterator[Any]:
             window.checked = async (given) => {
                 const steps = {};
                 try {
-                    const {verdict} = await proof.check(given, (step, ok, value) => { steps[step] = [ok, value]; });
+                    const told = (step, ok, value) => { steps[step] = [ok, value]; };
+                    const {verdict} = await proof.check(given, told);
                     return {verdict, steps};
                 } catch (error) {
                     return {verdict: "fails", steps, error: String(error)};
@@ -134,7 +135,10 @@ def spoiled() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "no signature", {"checkpoint": good["checkpoint"].split("\n\n")[0] + "\n\n"}
     yield "forged", {"checkpoint": forged}
     yield "forged, with its key", {"checkpoint": forged, "key": other.public_key}
-    yield "forged, with an older key", {"checkpoint": forged, "key": other.public_key, "successor": good["entry"]}
+    yield (
+        "forged, with an older key",
+        {"checkpoint": forged, "key": other.public_key, "successor": good["entry"]},
+    )
     yield "foreign", {"first": GROWN.entries[1].decode()}
     yield "successor unsigned", {"successor": successor}
 
@@ -169,7 +173,11 @@ def test_trees_that_begin_with_each_other_and_others(page: Any) -> None:
     for old, new in pairs:
         proof = list(tree.consistency_proof(old, new, GROWN.nodes))
         spoilt = [os_flip(each, rng) if at == 0 else each for at, each in enumerate(proof)]
-        for way, old_root in ((proof, GROWN.root(old)), (spoilt, GROWN.root(old)), (proof, rng.randbytes(32))):
+        for way, old_root in (
+            (proof, GROWN.root(old)),
+            (spoilt, GROWN.root(old)),
+            (proof, rng.randbytes(32)),
+        ):
             cases.append([old, old_root.hex(), new, GROWN.root(new).hex(), [each.hex() for each in way]])
             try:
                 tree.check_consistency(old, old_root, new, GROWN.root(new), way)

@@ -12,7 +12,9 @@ from tapestry.cli.output import emit_json, emit_line, human_seconds, note
 
 
 def login(
-    url: Annotated[str, typer.Argument(metavar="URL", help="The dashboard, as in the browser's address line.")],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="The dashboard, as in the browser's address line.")
+    ],
     member: Annotated[
         Path, typer.Option("--member", metavar="FOLDER", help="Folder of the member, with its vote key.")
     ],
@@ -23,8 +25,8 @@ def login(
 ) -> None:
     """Sign in to a dashboard: printed is a link for your browser, good once.
 
-    The dashboard gives a challenge, which is signed here with the member's vote key: for this dashboard, and for
-    nothing else. Votes and proposals are never signed by a dashboard; it shows the command to run here.
+    The dashboard gives a challenge, which is signed here with the member's vote key: for this dashboard, and
+    for nothing else. Votes and proposals are never signed by a dashboard; it shows the command to run here.
 
     Example: tapestry web login http://127.0.0.1:8471 --member ./acme
     """

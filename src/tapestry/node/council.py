@@ -137,8 +137,8 @@ class Council:
         return sign(said, self._pair)
 
     def sign_in(self, origin: str, challenge: str) -> Envelope:
-        """Answer a dashboard's challenge; `origin` is the dashboard as the member knows it. Says nothing to the
-        core."""
+        """Answer a dashboard's challenge; `origin` is the dashboard as the member knows it. Says nothing to
+        the core."""
         return make_login(
             self._pair,
             consortium=self.consortium,

@@ -1,5 +1,5 @@
-"""What a node's owner is shown of its own node. Read from the node's files by the command line, which may know
-how they lie; nothing here ever goes through a core."""
+"""What a node's owner is shown of its own node. It is read from the node's files, by the command line, which
+may know how they lie; nothing of it ever goes through a core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The other side of signing in: what `tapestry web login` asks a dashboard. Nothing it answers is believed."""
+"""The other side of signing in: what `tapestry web login` asks a dashboard, believing none of its answers."""
 
 from __future__ import annotations
 

@@ -11,15 +11,14 @@ from starlette.responses import RedirectResponse, Response
 
 from tapestry.errors import AuthError, Busy, NotFound, TapestryError
 from tapestry.identity.envelope import Envelope
-from tapestry.protocol.clock import add_seconds
 from tapestry.transport import server
+from tapestry.web.cookies import cookie_name, core_time
 from tapestry.web.known import Known
 from tapestry.web.origins import origin_asked
 from tapestry.web.pages.route import Route
 from tapestry.web.render import Ask, page
 from tapestry.web.session import CHALLENGE_S, LINK_S, LONGEST_S
-from tapestry.web.site import Site, site_of
-from tapestry.web.viewers import Viewer
+from tapestry.web.site import site_of
 
 MAX_ANSWER_BYTES: Final = 16 << 10
 MAX_TOKEN: Final = 64
@@ -117,33 +116,6 @@ ROUTES = (
     Route("/login/{token}", enter, "POST"),
     Route("/leave", leave, "POST"),
 )
-
-
-# -- who it is -------------------------------------------------------------------------------------
-
-
-def signed_in(site: Site, request: Request) -> Viewer | None:
-    """Who has signed in, by the cookie and the ledger as it is known now."""
-    origin = origin_asked(site.settings, request)
-    known = site.known()
-    if origin is None or not known.heard_at:
-        return None
-    cookie = request.cookies.get(cookie_name(origin))
-    return site.sessions.viewer(cookie, known.assembly, at=core_time(known), now=time.time())
-
-
-def cookie_name(origin: str) -> str:
-    """One a port, since browsers do not tell ports apart; over TLS one that no other host can set."""
-    if origin.startswith("https://"):
-        return "__Host-tapestry"
-    return f"tapestry-{origin.rpartition(':')[2] if origin.count(':') > 1 else 80}"
-
-
-def core_time(known: Known) -> str:
-    """The core's clock, reckoned from its last answer. Raises `Busy` before the first one."""
-    if not known.heard_at:
-        raise Busy("this dashboard has not heard of the core yet", hint="wait a little, and ask again")
-    return add_seconds(known.heard_at, max(0.0, time.monotonic() - known.heard_s))
 
 
 def _consortium(known: Known) -> str:

@@ -1,8 +1,8 @@
 """Under which addresses a dashboard is known, and which of them a request came to.
 
-A sign-in and a session belong to one of them. They are what the settings say, or this machine's own names at the
-port that is listened on; never just what a request claims. Over plain HTTP only this machine's own are taken,
-since a session that others can read on the way is theirs too.
+A sign-in and a session belong to one of them. They are what the settings say, or this machine's own names at
+the port that is listened on; never just what a request claims. Over plain HTTP only this machine's own are
+taken, since a session that others can read on the way is theirs too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from tapestry.identity.logins import origin_of
 from tapestry.web.settings import WebSettings
 
 OWN: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
-SAFE: Final = frozenset({"GET", "HEAD"})
 
 
 def origin_asked(settings: WebSettings, request: Request) -> str | None:
@@ -41,8 +40,6 @@ def origin_asked(settings: WebSettings, request: Request) -> str | None:
 
 def from_elsewhere(settings: WebSettings, request: Request) -> bool:
     """Whether a request that may change something comes from a page of somebody else, or from none."""
-    if request.method in SAFE:
-        return False
     stated = request.headers.getlist("origin")
     site = request.headers.get("sec-fetch-site", "same-origin")
     own = origin_asked(settings, request)

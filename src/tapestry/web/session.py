@@ -27,7 +27,7 @@ from tapestry.identity.envelope import Envelope
 from tapestry.identity.keyring import KeyRing
 from tapestry.identity.logins import check_login
 from tapestry.protocol.clock import parse_time
-from tapestry.web.viewers import ANYBODY, Role, Viewer
+from tapestry.web.viewers import Role, Viewer
 
 CHALLENGE_S: Final = 120.0
 LINK_S: Final = 120.0
@@ -145,8 +145,8 @@ class Sessions:
 
     # -- within ----------------------------------------------------------------------------------
 
-    def viewer(self, cookie: str | None, assembly: Assembly, *, at: str, now: float) -> Viewer:
-        """Who looks, by the ledger as it is now; the public where the cookie is none of ours.
+    def viewer(self, cookie: str | None, assembly: Assembly, *, at: str, now: float) -> Viewer | None:
+        """Who looks, by the ledger as it is now; None where the cookie is none of ours.
 
         Args:
             cookie: as received.
@@ -155,15 +155,15 @@ class Sessions:
             now: this machine's, in seconds.
         """
         if not cookie:
-            return ANYBODY
+            return None
         name = _hash(cookie)
         with self._lock:
             found = self._sessions.get(name)
             if found is None:
-                return ANYBODY
+                return None
             if _over(found, now) or not key_holds(assembly.ring, found.member, found.key_id, at):
                 del self._sessions[name]
-                return ANYBODY
+                return None
             found.used = now
             self._sessions.move_to_end(name)
         return viewer_of(assembly, found.member)

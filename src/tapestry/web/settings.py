@@ -40,6 +40,9 @@ class WebSettings:
     ca: Path | None = None
     releases: tuple[str, ...] = field(default=())
     """Folders or addresses of release repositories."""
+    origins: tuple[str, ...] = ()
+    """Addresses, as `https://host:port`, under which browsers know it: members sign in under these alone.
+    With none, and on loopback, it is this machine's names for itself, at the port that is listened on."""
 
     @property
     def loopback(self) -> bool:

@@ -9,16 +9,14 @@ from typing import Final
 from starlette.requests import Request
 
 from tapestry.web.assets import Assets
+from tapestry.web.cookies import who
 from tapestry.web.known import Known
+from tapestry.web.session import Sessions
 from tapestry.web.settings import WebSettings
 from tapestry.web.texts import Texts
 from tapestry.web.viewers import ANYBODY, INSIDER, Viewer
 
 SECTIONS: Final = (("runs", "/runs"), ("members", "/members"), ("data", "/data"))
-
-
-def _nobody(_request: Request) -> Viewer | None:
-    return None
 
 
 @dataclass(kw_only=True)
@@ -27,12 +25,12 @@ class Site:
     Args:
         settings: of this dashboard.
         known: gives what is known now.
-        signed_in: who has signed in, by a request's cookie; None where nobody has.
+        sessions: of those who have signed in.
     """
 
     settings: WebSettings
     known: Callable[[], Known] = Known
-    signed_in: Callable[[Request], Viewer | None] = _nobody
+    sessions: Sessions = field(default_factory=Sessions)
     texts: Texts = field(default_factory=Texts.load)
     assets: Assets = field(default_factory=Assets.load)
 
@@ -43,7 +41,7 @@ class Site:
 
     def viewer(self, request: Request) -> Viewer:
         """Who asks: who has signed in, else whoever this dashboard is open to."""
-        found = self.signed_in(request)
+        found = who(self.settings, self.sessions, self.known(), request)
         if found is not None:
             return found
         return INSIDER if self.settings.opened == "member" else ANYBODY
