@@ -20,6 +20,7 @@ from tapestry.transport import server, wire
 from tapestry.transport.server import Call
 
 Signed = Annotated[Call, Depends(server.signed)]
+Seen = Annotated[Call | None, Depends(server.seen)]
 Endpoint = Callable[..., Any]
 MAX_OF_MEMBER: Final = 1000
 """Datasets one member may list."""
@@ -40,13 +41,15 @@ class CatalogApi:
         entry = await asyncio.to_thread(self.take, envelope, call.by)
         return server.answer({"at": entry.at, "dataset": entry.dataset})
 
-    async def list(self, request: Request, call: Signed) -> Response:
+    async def list(self, request: Request, call: Seen) -> Response:
         asked = server.query(request, after=0, limit=wire.MAX_LISTED)
         limit = min(asked["limit"], wire.MAX_LISTED)
 
         def read() -> Response:
             with self._core.database.reading() as connection:
                 found, total = listings.page(connection, asked["after"], limit)
+            if call is None:
+                return server.answer({"entries": [_public(data) for data in found], "total": total})
             return server.answer_bytes(b'{"entries":[%b],"total":%d}' % (b",".join(found), total))
 
         return await asyncio.to_thread(read)
@@ -87,3 +90,13 @@ class CatalogApi:
             raise Refused(f"member {member} lists {MAX_OF_MEMBER} datasets, which is the most")
         if listings.count(connection) >= MAX_LISTED:
             raise Refused(f"the catalog lists {MAX_LISTED} datasets, which is the most")
+
+
+def _public(data: bytes) -> dict[str, Any]:
+    """What anybody may know of a dataset: the fields that its owner has called public. Not signed, since what
+    is signed has the others too."""
+    entry = Envelope.from_bytes(data).unverified(CatalogEntry)
+    card = None
+    if entry.card is not None:
+        card = entry.card.model_dump(mode="json", include=set(entry.public))
+    return {"at": entry.at, "card": card, "dataset": entry.dataset, "member": entry.member}
