@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from tapestry.audit import file
 from tapestry.audit.verify import Verifier
 from tapestry.governance import proposal as subjects
 from tapestry.identity.keys import KeyPair
@@ -18,6 +19,7 @@ from tapestry.protocol.clock import time_text
 from tapestry.protocol.views import Hello
 from tapestry.rounds import machine
 from tapestry.rounds.view import view_of
+from tapestry.web.book import Added, Book
 from tapestry.web.known import Known
 from tapestry.web.settings import WebSettings
 from tapestry.web.site import Site
@@ -89,19 +91,21 @@ class World(Promising):
         self.now += 10
         return self.votes.propose(self.proposal(name, subject, title=words, text=words)).proposal
 
-    def written(self, path: Path) -> Verifier:
-        """The ledger as a file, and as what verifies it ends with."""
-        ledger, verifier = self.ledger(), Verifier()
-        verifier.take(ledger.lines)
-        with path.open("wb") as out:
-            from tapestry.audit import file
-
-            file.write(out, ledger.lines)
+    def written(self, book: Book) -> Verifier:
+        """What is not in the book yet goes into it; and what verifies the whole ledger, as it ends."""
+        verifier, data = Verifier(), b""
+        for line in self.ledger().lines:
+            verifier.line(line)
+            data += file.encode(line)
+            if line[0] == "entry":
+                if line[1].sequence > book.size:
+                    book.add(data, [Added(line[1].type, line[1].scope, verifier.leaf, len(data))])
+                data = b""
         return verifier
 
-    def known(self, path: Path) -> Known:
+    def known(self, book: Book) -> Known:
         """As a dashboard knows it that has read all of it just now."""
-        verifier = self.written(path)
+        verifier = self.written(book)
         run = verifier.state("run")
         states = {} if run is None else {"run": run}
         at = time_text(self.now)
@@ -126,13 +130,13 @@ class Dashboard:
 
     def __init__(self, world: World, folder: Path, **settings: Any) -> None:
         self.world = world
-        self.ledger = folder / "ledger.jsonl"
-        self.known = world.known(self.ledger)
-        self.site = Site(settings=WebSettings(**settings), known=lambda: self.known)
+        self.book = Book(folder / "web")
+        self.known = world.known(self.book)
+        self.site = Site(settings=WebSettings(**settings), known=lambda: self.known, book=self.book)
 
     def again(self) -> None:
         """Read what happened since."""
-        self.known = self.world.known(self.ledger)
+        self.known = self.world.known(self.book)
 
     def cookie(self, member: str, origin: str) -> str:
         """A session, by the way of everybody."""

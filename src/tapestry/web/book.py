@@ -1,164 +1,159 @@
-"""A verified ledger, to be looked things up in: entries by number, kind, member, run and round; and its tree.
-
-What is looked up is read from the ledger's file, which only grows; kept in memory are places, some 150 bytes
-an entry. Nothing is verified here, that is done before the file is written.
-"""
+"""The ledger as this dashboard has verified it: its lines on disk, and in memory where each entry stands and what
+proofs are made of: about 100 bytes an entry."""
 
 from __future__ import annotations
 
-import json
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
-from typing import Any, Final
+from typing import Final
 
-from tapestry.audit.file import ENTRY
-from tapestry.errors import NotFound
+from tapestry.audit import file
+from tapestry.errors import FormatError, NotFound
+from tapestry.host import files
 from tapestry.ledger import tree
-from tapestry.ledger.entries import CONSORTIUM
-from tapestry.protocol import canonical
+from tapestry.ledger.entries import Entry
 
-END: Final = len(b"}\n")
-_NOTHING: Final = array("I")
+NAME: Final = "ledger.jsonl"
+MAX_READ: Final = 1000
+_READ_BYTES: Final = 8 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """What entries must have; None: anything.
+@dataclass(frozen=True)
+class Page:
+    """An entry with the envelope that it names, if it does."""
 
-    Args:
-        kind: the entry's type.
-        member: whom it is about, or who made it.
-        run: its scope.
-        round: of that run, or of any.
-    """
+    entry: Entry
+    envelope: bytes | None
 
-    kind: str | None = None
-    member: str | None = None
-    run: str | None = None
-    round: int | None = None
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What of an entry stays in memory; `size`: bytes of its lines."""
+
+    type: str
+    scope: str
+    leaf: bytes
+    size: int
 
 
 class Book:
-    """Of one file of `audit.file`. Safe to use from several threads.
+    """In one folder, which no other process writes. One thread appends; any may read.
 
     Args:
-        path: of the ledger.
+        folder: made where it is missing.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = Lock()
-        self._clear()
-
-    def _clear(self) -> None:
-        self._read_to = 0
-        self._places = array("Q")
-        self._lengths = array("L")
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = files.Lock(folder / ".lock")
+        self._lock.acquire()
+        self._path = folder / NAME
+        self._starts = array("Q")
+        """Where the lines of each entry begin."""
+        self._end = 0
         self._levels: list[bytearray] = []
-        self._lists: dict[tuple[str, str | int], array[int]] = {}
-        """Positions of entries by (field, value), ascending."""
-        self._members: dict[str, str] = {}
-        """Whose node it is."""
+        """Hashes of complete subtrees, by level."""
+        self.kinds: list[str] = []
+        """Types of entries and scopes, each once; `of` has their numbers."""
+        self._number: dict[str, int] = {}
+        self.types = array("H")
+        """Of each entry: the number of its type in `kinds`."""
+        self.scopes = array("H")
+
+    def close(self) -> None:
+        self._lock.release()
 
     @property
     def size(self) -> int:
-        """Entries that are known here."""
-        return len(self._places)
+        return len(self._starts)
 
-    def follow(self, size: int) -> None:
-        """Take in the file until so many entries are known, or it ends; all, where it has shrunk."""
-        with self._lock:
-            try:
-                if self._path.stat().st_size < self._read_to:
-                    self._clear()
-                with self._path.open("rb") as file:
-                    file.seek(self._read_to)
-                    while self.size < size and (line := file.readline()).endswith(b"\n"):
-                        if line.startswith(ENTRY):
-                            self._take(line, self._read_to + len(ENTRY))
-                        self._read_to += len(line)
-            except FileNotFoundError:
-                self._clear()
+    def kept(self) -> Iterator[bytes]:
+        """What an earlier process has left here, in whole lines, some megabytes at a time; `clear` it if it does
+        not hold."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as handle:
+            rest = b""
+            while data := handle.read(_READ_BYTES):
+                whole, found, rest = (rest + data).rpartition(b"\n")
+                if found:
+                    yield whole + b"\n"
 
-    # -- one entry ----------------------------------------------------------------------------------
+    def clear(self) -> None:
+        with files.full_disk(self._path):
+            self._path.write_bytes(b"")
 
-    def entry(self, sequence: int) -> bytes:
-        """Its canonical bytes. Raises `NotFound`."""
-        if not 1 <= sequence <= self.size:
-            raise NotFound(f"the ledger has no entry {sequence}", hint=f"it has {self.size}")
-        with self._path.open("rb") as file:
-            file.seek(self._places[sequence - 1])
-            return file.read(self._lengths[sequence - 1])
+    def add(self, lines: bytes, entries: Sequence[Added], *, kept: bool = False) -> None:
+        """Entries that hold, with their lines, go behind those that are there; `kept`: the lines are."""
+        if not kept:
+            with (
+                files.full_disk(self._path),
+                self._path.open("r+b" if self._path.exists() else "w+b") as handle,
+            ):
+                handle.seek(self._end)
+                handle.write(lines)
+                handle.truncate()
+        for each in entries:
+            at = len(self._starts)
+            for level, _, found in tree.new_nodes(at, each.leaf, self._node):
+                while len(self._levels) <= level:
+                    self._levels.append(bytearray())
+                self._levels[level] += found
+            self.types.append(self._kind(each.type))
+            self.scopes.append(self._kind(each.scope))
+            self._starts.append(self._end)
+            self._end += each.size
+
+    def read(self, first: int, count: int) -> list[Page]:
+        """Entries from a position on, at most so many. Raises `NotFound` where there is no such position."""
+        size = self.size
+        if not 1 <= first <= size:
+            raise NotFound(f"the ledger has {size} entries")
+        last = min(size, first + min(count, MAX_READ) - 1)
+        begin = self._starts[first - 1]
+        end = self._starts[last] if last < size else self._end
+        with self._path.open("rb") as handle:
+            handle.seek(begin)
+            data = handle.read(end - begin)
+        found: list[Page] = []
+        envelope: bytes | None = None
+        for kind, value in file.parse(data):
+            if kind == "blob":
+                envelope = value
+            elif kind == "entry":
+                found.append(Page(value, envelope))
+                envelope = None
+        if len(found) != last - first + 1:
+            raise FormatError("the ledger on disk is not what it was")
+        return found
+
+    def leaf(self, sequence: int) -> bytes:
+        return self._node(0, sequence - 1)
+
+    def root(self, size: int) -> bytes:
+        return tree.root(size, self._node)
 
     def inclusion(self, sequence: int, size: int) -> tuple[bytes, ...]:
         """That an entry is among the first `size`. Raises `NotFound`."""
         if not 1 <= sequence <= size <= self.size:
-            raise NotFound(f"the first {size} of {self.size} entries have no entry {sequence}")
+            raise NotFound(f"there is no entry {sequence} among the first {size} of {self.size}")
         return tree.inclusion_proof(sequence - 1, size, self._node)
 
     def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
         """That the first `new` entries begin with the first `old`. Raises `NotFound`."""
         if not 0 <= old <= new <= self.size:
-            raise NotFound(f"of {self.size} entries the first {new} do not begin with the first {old}")
+            raise NotFound(f"the ledger has {self.size} entries")
         return tree.consistency_proof(old, new, self._node)
 
-    # -- many ---------------------------------------------------------------------------------------
-
-    def found(self, wanted: Search) -> array[int] | range:
-        """Numbers of the entries that have it, ascending."""
-        lists = list(self._wanted(wanted))
-        if not lists:
-            return range(1, self.size + 1)
-        lists.sort(key=len)
-        first, rest = lists[0], [set(each) for each in lists[1:]]
-        return array("I", (each for each in first if all(each in other for other in rest)))
-
-    def _wanted(self, wanted: Search) -> Iterator[array[int]]:
-        for field, value in (("kind", wanted.kind), ("member", wanted.member), ("run", wanted.run)):
-            if value is not None:
-                yield self._lists.get((field, value), _NOTHING)
-        if wanted.round is not None:
-            yield self._lists.get(("round", wanted.round), _NOTHING)
-
-    def values(self, field: str) -> list[str]:
-        """What a field has been, in order: kinds, members or runs."""
-        return sorted(str(value) for name, value in self._lists if name == field)
-
-    # -- taking in ----------------------------------------------------------------------------------
-
-    def _take(self, line: bytes, place: int) -> None:
-        data = line[len(ENTRY) : -END]
-        value = json.loads(data)
-        self._places.append(place)
-        self._lengths.append(len(data))
-        for level, _, found in tree.new_nodes(self.size - 1, tree.leaf_hash(data), self._node):
-            if level == len(self._levels):
-                self._levels.append(bytearray())
-            self._levels[level] += found
-        body = value["body"]
-        self._list("kind", value["type"])
-        if value["scope"] != CONSORTIUM:
-            self._list("run", value["scope"])
-        if type(body.get("round")) is int:
-            self._list("round", body["round"])
-        if value["type"] == "node-enrolled":
-            self._members[body["node"]] = body["member"]
-        for member in sorted(set(self._about(body))):
-            self._list("member", member)
-
-    def _about(self, body: dict[str, Any]) -> Iterable[str]:
-        named = [body, *(each for each in body.get("merged", ()) if isinstance(each, dict))]
-        for each in named:
-            member = each.get("member") or self._members.get(str(each.get("node")))
-            if isinstance(member, str) and canonical.is_name(member):
-                yield member
-
-    def _list(self, field: str, value: str | int) -> None:
-        self._lists.setdefault((field, value), array("I")).append(self.size)
-
     def _node(self, level: int, index: int) -> bytes:
-        at = index * tree.HASH_BYTES
-        return bytes(self._levels[level][at : at + tree.HASH_BYTES])
+        start = index * tree.HASH_BYTES
+        return bytes(self._levels[level][start : start + tree.HASH_BYTES])
+
+    def _kind(self, name: str) -> int:
+        number = self._number.get(name)
+        if number is None:
+            number = self._number[name] = len(self.kinds)
+            self.kinds.append(name)
+        return number

@@ -9,7 +9,9 @@ from typing import Final
 from starlette.requests import Request
 
 from tapestry.web.assets import Assets
+from tapestry.web.book import Book
 from tapestry.web.cookies import who
+from tapestry.web.index import Index
 from tapestry.web.known import Known
 from tapestry.web.session import Sessions
 from tapestry.web.settings import WebSettings
@@ -26,11 +28,15 @@ class Site:
         settings: of this dashboard.
         known: gives what is known now.
         sessions: of those who have signed in.
+        book: the ledger as it was verified; None where it is not read.
+        index: of the book.
     """
 
     settings: WebSettings
     known: Callable[[], Known] = Known
     sessions: Sessions = field(default_factory=Sessions)
+    book: Book | None = None
+    index: Index = field(default_factory=Index)
     texts: Texts = field(default_factory=Texts.load)
     assets: Assets = field(default_factory=Assets.load)
 

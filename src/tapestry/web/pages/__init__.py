@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tapestry.web.pages import home
+from tapestry.web.pages import home, ledger
 from tapestry.web.pages.route import Route
 
 __all__ = ["ROUTES", "Route"]
 
-ROUTES: tuple[Route, ...] = (*home.ROUTES,)
+ROUTES: tuple[Route, ...] = (*home.ROUTES, *ledger.ROUTES)

@@ -175,14 +175,14 @@ export const overall = (verdicts) => (verdicts.includes(false) ? "fails" : verdi
 const SEEN = "tapestry-checkpoint/";
 
 /** Hold a checkpoint against the newest that this browser has seen of the ledger, and remember it. */
-async function remembered(note, told) {
+async function remembered(note, where, told) {
   const kept = localStorage.getItem(SEEN + note.consortium);
   const before = kept && JSON.parse(kept);
   if (before) {
     const [old, size] = before.size <= note.size ? [before.size, note.size] : [note.size, before.size];
     const [oldRoot, root] =
       before.size <= note.size ? [unhex(before.root), note.root] : [note.root, unhex(before.root)];
-    const answer = await fetch(`/ledger/consistency?old=${old}&new=${size}`);
+    const answer = await fetch(`${where}?old=${old}&new=${size}`);
     const proof = answer.ok ? (await answer.json()).proof.map(unhex) : null;
     const holds = proof !== null && (await consistent(old, oldRoot, size, root, proof));
     told("seen", holds, `${before.size} → ${note.size}`);
@@ -226,7 +226,8 @@ async function run(place) {
     const visible = document.querySelector("[data-entry]")?.textContent === given.entry;
     told("shown", visible, "");
     const { verdict, note } = await check(given, told);
-    say(overall([visible, verdict === "holds" ? true : verdict === "partly" ? null : false, await remembered(note, told)]));
+    const found = { holds: true, partly: null, fails: false }[verdict];
+    say(overall([visible, found, await remembered(note, place.dataset.consistency, told)]));
   } catch {
     say("fails");
   }
