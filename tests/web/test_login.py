@@ -76,11 +76,11 @@ def scene(settings: WebSettings | None = None, base: str = BASE) -> Iterator[Sce
         consortium=CONSORTIUM, core_key=KeyPair.generate().public_key, release="0", formats={}, time=AT
     )
     known = Known(hello=hello, assembly=Assembly(ring=ring()), heard_at=AT, heard_s=time.monotonic())
-    found: list[Scene] = []
-    site = Site(settings=settings or WebSettings(), known=lambda: found[0].known)
+    site = Site(settings=settings or WebSettings())
     with TestClient(make_app(site), base_url=base, follow_redirects=False) as client:
-        found.append(Scene(known, client, base))
-        yield found[0]
+        found = Scene(known, client, base)
+        site.follower = found  # type: ignore[assignment]  # it has what is asked of one here
+        yield found
 
 
 @pytest.fixture(name="scene")

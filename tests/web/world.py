@@ -132,7 +132,8 @@ class Dashboard:
         self.world = world
         self.book = Book(folder / "web")
         self.known = world.known(self.book)
-        self.site = Site(settings=WebSettings(**settings), known=lambda: self.known, book=self.book)
+        still: Any = self  # it has what a site asks of its follower
+        self.site = Site(settings=WebSettings(**settings), follower=still)
 
     def again(self) -> None:
         """Read what happened since."""

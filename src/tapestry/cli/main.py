@@ -32,6 +32,7 @@ from tapestry.cli import (
     proposal,
     release,
     run,
+    web,
 )
 
 INTERRUPTED = 130
@@ -65,6 +66,7 @@ app.add_typer(phase.app, name="phase")
 app.command("vote")(proposal.vote)
 app.add_typer(release.app, name="release")
 app.command("doctor")(doctor.doctor)
+app.add_typer(web.app, name="web")
 
 
 def _version(wanted: bool) -> None:

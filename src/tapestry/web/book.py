@@ -1,5 +1,5 @@
-"""The ledger as this dashboard has verified it: its lines on disk, and in memory where each entry stands and what
-proofs are made of: about 100 bytes an entry."""
+"""The ledger as this dashboard has verified it: its lines on disk; in memory where each entry stands and what
+proofs are made of, about 100 bytes an entry."""
 
 from __future__ import annotations
 
@@ -70,16 +70,19 @@ class Book:
         return len(self._starts)
 
     def kept(self) -> Iterator[bytes]:
-        """What an earlier process has left here, in whole lines, some megabytes at a time; `clear` it if it does
-        not hold."""
+        """What an earlier process has left here, some megabytes of whole entries at a time; `clear` it if it
+        does not hold."""
         if not self._path.exists():
             return
         with self._path.open("rb") as handle:
             rest = b""
             while data := handle.read(_READ_BYTES):
-                whole, found, rest = (rest + data).rpartition(b"\n")
-                if found:
-                    yield whole + b"\n"
+                rest += data
+                last = rest.rfind(file.ENTRY, 0, rest.rfind(b"\n") + 1)
+                end = rest.find(b"\n", last) + 1 if last >= 0 else 0
+                if end:
+                    yield rest[:end]
+                    rest = rest[end:]
 
     def clear(self) -> None:
         with files.full_disk(self._path):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.requests import Request
 
+from tapestry.errors import NotFound
 from tapestry.web.assets import Assets
+from tapestry.web.bell import Bell
 from tapestry.web.book import Book
 from tapestry.web.cookies import who
+from tapestry.web.follow import Follower
 from tapestry.web.index import Index
 from tapestry.web.known import Known
 from tapestry.web.session import Sessions
@@ -18,6 +20,7 @@ from tapestry.web.settings import WebSettings
 from tapestry.web.texts import Texts
 from tapestry.web.viewers import ANYBODY, INSIDER, Viewer
 
+NOTHING: Final = Known()
 SECTIONS: Final = (("runs", "/runs"), ("members", "/members"), ("data", "/data"))
 
 
@@ -26,16 +29,16 @@ class Site:
     """
     Args:
         settings: of this dashboard.
-        known: gives what is known now.
+        follower: of the core; None where none is followed.
+        bell: rung when something is known anew.
         sessions: of those who have signed in.
-        book: the ledger as it was verified; None where it is not read.
-        index: of the book.
+        index: of the ledger.
     """
 
     settings: WebSettings
-    known: Callable[[], Known] = Known
+    follower: Follower | None = None
+    bell: Bell = field(default_factory=Bell)
     sessions: Sessions = field(default_factory=Sessions)
-    book: Book | None = None
     index: Index = field(default_factory=Index)
     texts: Texts = field(default_factory=Texts.load)
     assets: Assets = field(default_factory=Assets.load)
@@ -44,6 +47,17 @@ class Site:
     def sections(self) -> tuple[tuple[str, str], ...]:
         """Of the menu: name and address of those pages that this dashboard has."""
         return SECTIONS
+
+    def known(self) -> Known:
+        """Of the consortium, now."""
+        return self.follower.known if self.follower is not None else NOTHING
+
+    @property
+    def book(self) -> Book:
+        """The ledger. Raises `NotFound` where none is kept."""
+        if self.follower is None:
+            raise NotFound("this dashboard follows no core")
+        return self.follower.book
 
     def viewer(self, request: Request) -> Viewer:
         """Who asks: who has signed in, else whoever this dashboard is open to."""

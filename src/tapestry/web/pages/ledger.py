@@ -138,7 +138,7 @@ async def consistency(request: Request) -> Response:
 
 async def book_of(ask: Ask) -> Book | None:
     """The ledger, as far as it was verified, and looked through; None where it was not read."""
-    book = ask.site.book
+    book = ask.site.book if ask.site.follower is not None else None
     if book is None or not book.size or not ask.known.size:
         return None
     if ask.site.index.size != book.size:
