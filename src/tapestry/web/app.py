@@ -16,7 +16,7 @@ from tapestry.errors import TapestryError
 from tapestry.web import assets, login, problems
 from tapestry.web.headers import OWN, Guarded
 from tapestry.web.origins import from_elsewhere
-from tapestry.web.pages import ROUTES, Route
+from tapestry.web.pages import ROUTES, Route, mine
 from tapestry.web.site import Site, site_of
 
 GZIP_BYTES: Final = 600
@@ -35,7 +35,7 @@ def make_app(site: Site, more: Iterable[Route] = ()) -> FastAPI:
         app.add_exception_handler(error, problems.show)
     app.add_route("/", _home, methods=["GET"])
     app.add_route(assets.PREFIX + "/{path:path}", site.assets.serve, methods=["GET"])
-    for method, path, endpoint in login.PLAIN:
+    for method, path, endpoint in (*login.PLAIN, *mine.PLAIN):
         app.add_route(path, endpoint, methods=[method])
     for route in (*ROUTES, *login.ROUTES, *more):
         app.add_route("/{lang:str}" + route.path, route.endpoint, methods=[route.method])

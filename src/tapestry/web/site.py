@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,6 +13,7 @@ from tapestry.errors import NotFound
 from tapestry.web.assets import Assets
 from tapestry.web.bell import Bell
 from tapestry.web.book import Book
+from tapestry.web.building import Building
 from tapestry.web.cookies import who
 from tapestry.web.follow import Follower
 from tapestry.web.index import Index
@@ -21,7 +24,10 @@ from tapestry.web.texts import Texts
 from tapestry.web.viewers import ANYBODY, INSIDER, Viewer
 
 NOTHING: Final = Known()
-SECTIONS: Final = (("runs", "/runs"), ("members", "/members"), ("data", "/data"))
+SECTIONS: Final = tuple(
+    (name, f"/{name}") for name in ("runs", "members", "data", "decisions", "ledger", "releases")
+)
+MINE: Final = ("mine", "/mine")
 
 
 @dataclass(kw_only=True)
@@ -33,6 +39,8 @@ class Site:
         bell: rung when something is known anew.
         sessions: of those who have signed in.
         index: of the ledger.
+        building: looks at the node on this machine; None where none is shown.
+        owner_key: of the link for the node's owner.
     """
 
     settings: WebSettings
@@ -40,13 +48,16 @@ class Site:
     bell: Bell = field(default_factory=Bell)
     sessions: Sessions = field(default_factory=Sessions)
     index: Index = field(default_factory=Index)
+    building: Callable[[], Building] | None = None
+    owner_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     texts: Texts = field(default_factory=Texts.load)
     assets: Assets = field(default_factory=Assets.load)
 
     @property
     def sections(self) -> tuple[tuple[str, str], ...]:
         """Of the menu: name and address of those pages that this dashboard has."""
-        return SECTIONS
+        followed = SECTIONS if self.follower is not None or self.building is None else ()
+        return (*followed, MINE) if self.building is not None else followed
 
     def known(self) -> Known:
         """Of the consortium, now."""
