@@ -23,7 +23,7 @@ from tapestry.web.pages.route import Route
 from tapestry.web.render import Ask, NotForYou, page
 from tapestry.web.site import Site, site_of
 
-EACH_PAGE: Final = 100
+EACH_PAGE: Final = 50
 COLUMNS: Final = ("time", "kind", "name", "count", "bytes", "sha256")
 
 
