@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,8 @@ class WebSettings:
     streams: int = 200
     node: Path | None = None
     ca: Path | None = None
+    alone: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By run and member: bits per byte of the same model trained on the member's text alone."""
     releases: tuple[str, ...] = field(default=())
     """Folders or addresses of release repositories."""
     origins: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from tapestry.web.cookies import who
 from tapestry.web.follow import Follower
 from tapestry.web.index import Index
 from tapestry.web.known import Known
+from tapestry.web.live import Live
 from tapestry.web.session import Sessions
 from tapestry.web.settings import WebSettings
 from tapestry.web.texts import Texts
@@ -50,8 +51,12 @@ class Site:
     index: Index = field(default_factory=Index)
     building: Callable[[], Building] | None = None
     owner_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    live: Live = field(init=False)
     texts: Texts = field(default_factory=Texts.load)
     assets: Assets = field(default_factory=Assets.load)
+
+    def __post_init__(self) -> None:
+        self.live = Live(self.bell, self.settings.streams)
 
     @property
     def sections(self) -> tuple[tuple[str, str], ...]:

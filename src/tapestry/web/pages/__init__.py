@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from tapestry.web.pages import decisions, home, ledger, mine, releases
+from tapestry.web.pages import data, decisions, home, ledger, members, mine, releases, runs
 from tapestry.web.pages.route import Route
 
 __all__ = ["ROUTES", "Route"]
 
-ROUTES: tuple[Route, ...] = (*home.ROUTES, *decisions.ROUTES, *ledger.ROUTES, *mine.ROUTES, *releases.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *home.ROUTES,
+    *runs.ROUTES,
+    *members.ROUTES,
+    *data.ROUTES,
+    *decisions.ROUTES,
+    *ledger.ROUTES,
+    *releases.ROUTES,
+    *mine.ROUTES,
+)
