@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tapestry.cli import web_login
 from tapestry.cli.options import Json
 from tapestry.cli.output import emit_json, emit_line, note
+from tapestry.cli.web_node import building
 
 if TYPE_CHECKING:
     from tapestry.transport.connection import Connection
 
 app = typer.Typer(help="The dashboard: a consortium to look at, in a browser.")
+app.command("login")(web_login.login)
 PORT = 8471
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @app.callback(invoke_without_command=True)
@@ -52,6 +57,13 @@ def web(
         list[str] | None,
         typer.Option(metavar="HOST", help="Name that browsers may call it by; others are refused."),
     ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Address under which members sign in, with https. Default: this machine's own names.",
+        ),
+    ] = None,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -77,6 +89,7 @@ def web(
     if context.invoked_subcommand is not None:
         return
     from tapestry.errors import SettingsError
+    from tapestry.identity.logins import origin_of
     from tapestry.web.serve import serve
     from tapestry.web.settings import WebSettings
 
@@ -88,6 +101,12 @@ def web(
         )
     if opened == "member" and member is None:
         raise SettingsError("--open-to member needs a member whose key reads: --as FOLDER")
+    if node is not None:
+        building(node)  # says so where it is no node's home
+        if listen not in LOOPBACK:
+            raise SettingsError(
+                "a node's own page is for its own machine alone", hint="leave out --listen, or --node"
+            )
     settings = WebSettings(
         core_url=core,
         listen=listen,
@@ -98,18 +117,21 @@ def web(
         node=node,
         ca=ca,
         releases=tuple(releases or ()),
+        origins=tuple(map(origin_of, origin or ())),
     )
     connection = connect(core, member, ca)
 
-    def ready(url: str) -> None:
-        emit_json({"url": url}) if as_json else emit_line(f"dashboard on {url}")
+    def ready(url: str, own: str | None) -> None:
+        emit_json({"url": url, "node": own}) if as_json else emit_line(f"dashboard on {url}")
+        if own is not None:
+            note(f"what left the node, for its owner: {own}")
         if member is not None and opened == "public":
             note("whoever reaches it sees what the charter makes public; members sign in")
         if not settings.loopback:
             note("it speaks HTTP: put a proxy with TLS before it, see docs/guides/dashboard.md")
 
     try:
-        serve(settings, connection, ready=ready)
+        serve(settings, connection, ready=ready, building=None if node is None else partial(building, node))
     except KeyboardInterrupt:
         note("stopped")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 from fastapi import FastAPI
@@ -12,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from tapestry.errors import TapestryError
-from tapestry.web import assets, problems
+from tapestry.web import assets, login, problems
 from tapestry.web.headers import OWN, Guarded
-from tapestry.web.pages import ROUTES, Route
+from tapestry.web.origins import from_elsewhere
+from tapestry.web.pages import ROUTES, Route, mine
 from tapestry.web.site import Site, site_of
 
 GZIP_BYTES: Final = 600
@@ -33,11 +35,13 @@ def make_app(site: Site, more: Iterable[Route] = ()) -> FastAPI:
         app.add_exception_handler(error, problems.show)
     app.add_route("/", _home, methods=["GET"])
     app.add_route(assets.PREFIX + "/{path:path}", site.assets.serve, methods=["GET"])
-    for route in (*ROUTES, *more):
+    for method, path, endpoint in (*login.PLAIN, *mine.PLAIN):
+        app.add_route(path, endpoint, methods=[method])
+    for route in (*ROUTES, *login.ROUTES, *more):
         app.add_route("/{lang:str}" + route.path, route.endpoint, methods=[route.method])
     app.add_middleware(GZipMiddleware, minimum_size=GZIP_BYTES, compresslevel=5)
     names = site.settings.names if not site.settings.loopback else (*OWN, *site.settings.names)
-    app.add_middleware(Guarded, names=names)
+    app.add_middleware(Guarded, names=names, elsewhere=partial(from_elsewhere, site.settings))
     return app
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
@@ -36,20 +36,27 @@ HEADERS: Final = {
 OWN: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names of this machine for itself."""
 MAX_TARGET: Final = 2048
+SAFE: Final = frozenset({"GET", "HEAD"})
+METHODS: Final = SAFE | {"POST"}
 
 
 class Guarded:
     """Outermost layer: the headers above on every answer; a request under a name that is none of ours, as by
-    DNS rebinding, goes no further, nor does one with a target of more than `MAX_TARGET` bytes.
+    DNS rebinding, goes no further, nor does one with a target of more than `MAX_TARGET` bytes, nor one that
+    may change something and comes from a page of somebody else.
 
     Args:
         app: the application.
         names: what browsers may call this server; none: anything.
+        elsewhere: whether a request comes from another page than ours; asked where it may change something.
     """
 
-    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, names: Collection[str], elsewhere: Callable[[Request], bool] = lambda _: True
+    ) -> None:
         self._app = app
         self._names = frozenset(names)
+        self._elsewhere = elsewhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,6 +76,10 @@ class Guarded:
             await _plain(headed, 421, "this server is not known under that name")
         elif len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_TARGET:
             await _plain(headed, 414, "that address is too long")
+        elif request.method not in METHODS:
+            await _plain(headed, 405, "that method is not possible here")
+        elif request.method not in SAFE and self._elsewhere(request):
+            await _plain(headed, 403, "this was sent from another page than one of this server's own")
         else:
             await self._app(scope, receive, headed)
 

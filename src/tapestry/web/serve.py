@@ -17,6 +17,7 @@ from tapestry.transport.connection import Connection
 from tapestry.web import log
 from tapestry.web.app import make_app
 from tapestry.web.book import Book
+from tapestry.web.building import Building
 from tapestry.web.follow import Follower
 from tapestry.web.pages.route import Route
 from tapestry.web.settings import WebSettings
@@ -32,21 +33,24 @@ def serve(
     settings: WebSettings,
     connection: Connection | None,
     *,
-    ready: Callable[[str], None] = lambda _: None,
+    ready: Callable[[str, str | None], None] = lambda _url, _own: None,
     more: Iterable[Route] = (),
+    building: Callable[[], Building] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         settings: of the dashboard.
         connection: to the core, with a member's key or without; None where only a node's own page is served.
-        ready: told the address, once browsers can connect.
+        ready: told the address, once browsers can connect, and the link of the node's owner.
         more: routes beside those that every dashboard has.
+        building: looks at the node on this machine, whose owner is shown it by a link of its own.
 
     Raises:
         PortInUse, ResourceError: the address cannot be had.
     """
     with listening(settings) as sock, followed(settings, connection) as site:
+        site.building = building
         app = make_app(site, more)
         config = uvicorn.Config(
             app,
@@ -62,7 +66,7 @@ def serve(
         )
         url = address_of(settings, sock)
         log.say("serving", url=url)
-        ready(url)
+        ready(url, f"{url}/mine/{site.owner_key}" if building is not None else None)
         uvicorn.Server(config).run(sockets=[sock])
 
 

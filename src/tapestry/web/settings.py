@@ -43,6 +43,9 @@ class WebSettings:
     """By run and member: bits per byte of the same model trained on the member's text alone."""
     releases: tuple[str, ...] = field(default=())
     """Folders or addresses of release repositories."""
+    origins: tuple[str, ...] = ()
+    """Addresses, as `https://host:port`, under which browsers know it: members sign in under these alone.
+    With none, and on loopback, it is this machine's names for itself, at the port that is listened on."""
 
     @property
     def loopback(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,19 +13,22 @@ from tapestry.errors import NotFound
 from tapestry.web.assets import Assets
 from tapestry.web.bell import Bell
 from tapestry.web.book import Book
+from tapestry.web.building import Building
+from tapestry.web.cookies import who
 from tapestry.web.follow import Follower
+from tapestry.web.index import Index
 from tapestry.web.known import Known
 from tapestry.web.live import Live
+from tapestry.web.session import Sessions
 from tapestry.web.settings import WebSettings
 from tapestry.web.texts import Texts
 from tapestry.web.viewers import ANYBODY, INSIDER, Viewer
 
 NOTHING: Final = Known()
-SECTIONS: Final = (("runs", "/runs"), ("members", "/members"), ("data", "/data"))
-
-
-def _nobody(_request: Request) -> Viewer | None:
-    return None
+SECTIONS: Final = tuple(
+    (name, f"/{name}") for name in ("runs", "members", "data", "decisions", "ledger", "releases")
+)
+MINE: Final = ("mine", "/mine")
 
 
 @dataclass(kw_only=True)
@@ -34,13 +38,19 @@ class Site:
         settings: of this dashboard.
         follower: of the core; None where none is followed.
         bell: rung when something is known anew.
-        signed_in: who has signed in, by a request's cookie; None where nobody has.
+        sessions: of those who have signed in.
+        index: of the ledger.
+        building: looks at the node on this machine; None where none is shown.
+        owner_key: of the link for the node's owner.
     """
 
     settings: WebSettings
     follower: Follower | None = None
     bell: Bell = field(default_factory=Bell)
-    signed_in: Callable[[Request], Viewer | None] = _nobody
+    sessions: Sessions = field(default_factory=Sessions)
+    index: Index = field(default_factory=Index)
+    building: Callable[[], Building] | None = None
+    owner_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     live: Live = field(init=False)
     texts: Texts = field(default_factory=Texts.load)
     assets: Assets = field(default_factory=Assets.load)
@@ -51,7 +61,8 @@ class Site:
     @property
     def sections(self) -> tuple[tuple[str, str], ...]:
         """Of the menu: name and address of those pages that this dashboard has."""
-        return SECTIONS
+        followed = SECTIONS if self.follower is not None or self.building is None else ()
+        return (*followed, MINE) if self.building is not None else followed
 
     def known(self) -> Known:
         """Of the consortium, now."""
@@ -66,7 +77,7 @@ class Site:
 
     def viewer(self, request: Request) -> Viewer:
         """Who asks: who has signed in, else whoever this dashboard is open to."""
-        found = self.signed_in(request)
+        found = who(self.settings, self.sessions, self.known(), request)
         if found is not None:
             return found
         return INSIDER if self.settings.opened == "member" else ANYBODY
