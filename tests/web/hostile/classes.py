@@ -483,7 +483,7 @@ for _name, _what, _where in (
     ("script-charter", "a charter's title", lambda s: "/en/decisions/charter"),
     ("script-search", "a word that is searched for", lambda s: f"/en/data?q={SCRIPT}"),
     ("script-path", "an address", lambda s: f"/en/members/{MARKUP}=alert(1)>"),
-    ("script-error", "what an error repeats", lambda s: f"/en/runs/{SCRIPT}"),
+    ("script-error", "what an error repeats", lambda s: f"/en/runs/{MARKUP}=alert(1)>"),
 ):
     add("escaping", _name, f"markup in {_what}", _words(_where))
 
@@ -553,11 +553,7 @@ for _name, _what, _path in (
     ("fraction", "a fraction of a page", "/en/ledger?page=1.5"),
     ("word-page", "a word for a page", "/en/decisions?page=next"),
     ("huge-entry", "an entry's number beyond all", "/en/ledger?entry=" + "9" * 17),
-    (
-        "huge-proof",
-        "a proof of more entries than there can be",
-        "/en/ledger/consistency?old=1&new=" + "9" * 18,
-    ),
+    ("word-proof", "words for the sizes of a tree", "/en/ledger/consistency?old=one&new=two"),
     ("long-word", "a word of 1500 letters", "/en/ledger?kind=" + "x" * 1500),
     ("long-target", "an address of 6000 letters", "/en/ledger?x=" + "x" * 6000),
 ):
