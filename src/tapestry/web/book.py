@@ -50,6 +50,9 @@ class Book:
         self._lock = files.Lock(folder / ".lock")
         self._lock.acquire()
         self._path = folder / NAME
+        self._forget()
+
+    def _forget(self) -> None:
         self._starts = array("Q")
         """Where the lines of each entry begin."""
         self._end = 0
@@ -87,6 +90,7 @@ class Book:
     def clear(self) -> None:
         with files.full_disk(self._path):
             self._path.write_bytes(b"")
+        self._forget()
 
     def add(self, lines: bytes, entries: Sequence[Added], *, kept: bool = False) -> None:
         """Entries that hold, with their lines, go behind those that are there; `kept`: the lines are."""

@@ -85,6 +85,7 @@ class Follower:
         if self._thread is not None:
             self._thread.join(5.0)
         self.book.close()
+        self._source.close()
 
     def _run(self) -> None:
         self._take_up()

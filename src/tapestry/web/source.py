@@ -57,6 +57,9 @@ class Source:
         self._connection = connection
         self.signed = connection.keypair is not None
 
+    def close(self) -> None:
+        self._connection.close()
+
     def hello(self) -> Hello:
         return self._connection.hello()
 
@@ -120,7 +123,8 @@ class Source:
         if not self.signed:
             if value["card"] is None:
                 return None
-            card = Shown.model_validate({**dict.fromkeys(Shown.model_fields), **value["card"]})
+            whole = {**dict.fromkeys(Shown.model_fields), **value["card"]}
+            card = Shown.model_validate_json(canonical.encode(whole))
             public = frozenset(value["card"])
             return Listing(
                 member=str(value["member"]), dataset=str(value["dataset"]), at=str(value["at"]),

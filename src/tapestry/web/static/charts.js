@@ -103,7 +103,15 @@
     }
     drawn.set(place, plot);
     place.chartData = data;
+    sized.observe(place);
   };
+
+  let waiting = 0;
+  const sized = new ResizeObserver((changes) => {
+    if (changes.every(({ target }) => drawn.get(target)?.width === target.clientWidth)) return;
+    clearTimeout(waiting);
+    waiting = setTimeout(again, 100);
+  });
 
   const load = async (place) => {
     try {
@@ -126,8 +134,6 @@
   document.addEventListener("htmx:after:swap", () => { again(); begin(document); });
   document.addEventListener("tapestry:theme", again);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
-  let waiting = 0;
-  addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(again, 150); });
   // A run that goes on: its charts are drawn anew now and then.
   if (document.querySelector("#live[data-hx-sse\\:connect]")) {
     setInterval(() => { if (!document.hidden) for (const place of drawn.keys()) if (place.isConnected) load(place); }, 20000);
