@@ -8,7 +8,7 @@ GROUPS := federation sim training cli core node attacks replay
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz forged life story sim chaos split test-long lock clean help
+.PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz hostile-web test-web forged life story sim chaos split test-long lock clean help
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
@@ -94,3 +94,9 @@ lock: $(STAMP)  ## write requirements/lock.txt anew from what is installed
 
 clean:          ## remove the environment and the demo's output
 	rm -rf $(VENV) .venv-croissant .venv-oms tapestry-demo
+
+hostile-web: $(STAMP)  ## a thousand hostile requests to a dashboard: HOSTILE_ARGS="--requests 10000 --seed 2"
+	$(BIN)/python -m tests.web.hostile $(HOSTILE_ARGS)
+
+test-web: $(STAMP)  ## the dashboard's pages and flows in a real Chromium, long ones too
+	$(BIN)/python -m pytest tests/web -m "long or not long" $(TEST_ARGS)

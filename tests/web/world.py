@@ -6,23 +6,24 @@ Members: ada and cyd (stewards), bob (steward, auditor), and dan, who trains not
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from tapestry.audit import file
-from tapestry.audit.verify import Verifier
+from tapestry.catalog.listing import Shown
+from tapestry.core.proofs import Proofs
+from tapestry.core.views import run_view
 from tapestry.governance import proposal as subjects
-from tapestry.identity.keys import KeyPair
+from tapestry.identity.keyring import KeyRing
 from tapestry.identity.logins import make_login
 from tapestry.protocol.clock import time_text
-from tapestry.protocol.views import Hello
+from tapestry.protocol.views import Hello, RunView
 from tapestry.rounds import machine
-from tapestry.rounds.view import view_of
-from tapestry.web.book import Added, Book
+from tapestry.web.book import Book
+from tapestry.web.follow import Follower
 from tapestry.web.known import Known
 from tapestry.web.settings import WebSettings
 from tapestry.web.site import Site
+from tapestry.web.source import Listing, Source
 from tests.audit.promising import PILOT, Promising
 
 NAMES: Final = ("ada", "bob", "cyd", "dan")
@@ -55,7 +56,8 @@ class World(Promising):
         self.names: dict[str, str] = {}
 
     def charter(self, *names: str, **tables: Any) -> Any:
-        return super().charter(*names, **({"members": ROLES} | tables))
+        found = super().charter(*names, **({"members": ROLES} | tables))
+        return found.model_copy(update={"title": SCRIPT})
 
     def live(self, *, public: bool = True) -> World:
         """All that happens in it; the last proposal stays open."""
@@ -91,53 +93,60 @@ class World(Promising):
         self.now += 10
         return self.votes.propose(self.proposal(name, subject, title=words, text=words)).proposal
 
-    def written(self, book: Book) -> Verifier:
-        """What is not in the book yet goes into it; and what verifies the whole ledger, as it ends."""
-        verifier, data = Verifier(), b""
-        for line in self.ledger().lines:
-            verifier.line(line)
-            data += file.encode(line)
-            if line[0] == "entry":
-                if line[1].sequence > book.size:
-                    book.add(data, [Added(line[1].type, line[1].scope, verifier.leaf, len(data))])
-                data = b""
-        return verifier
 
-    def known(self, book: Book) -> Known:
-        """As a dashboard knows it that has read all of it just now."""
-        verifier = self.written(book)
-        run = verifier.state("run")
-        states = {} if run is None else {"run": run}
-        at = time_text(self.now)
-        key: KeyPair = self.core.consortium.core_key
-        return Known(
-            hello=Hello(
-                consortium=self.consortium, core_key=key.public_key, release="0", formats={}, time=at
+class InProcess(Source):
+    """What a dashboard would be told by this world's core, with a member's key."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.signed = True
+
+    def hello(self) -> Hello:
+        key = self._world.core.consortium.core_key.public_key
+        return Hello(
+            consortium=self._world.consortium, core_key=key, release="0", formats={}, time=self.time()
+        )
+
+    def time(self) -> str:
+        return time_text(self._world.now)
+
+    def lines(self, after: int) -> bytes:
+        core = self._world.core
+        return b"".join(Proofs(core.journal, core.consortium).written(core.store, after))
+
+    def run(self, run: str) -> RunView:
+        return run_view(self._world.core.runs.standing(run), self._world.now, {}, None)
+
+    def listings(self, ring: KeyRing, consortium: str) -> tuple[Listing, ...] | None:
+        shown = Shown(**{**dict.fromkeys(Shown.model_fields), "description": SCRIPT, "languages": ("en",)})
+        return (
+            Listing(
+                member="cyd", dataset="letters", at=self.time(), card=shown, public=frozenset(), signed=True
             ),
-            size=verifier.found.entries,
-            head=verifier.found.entries,
-            checkpoint=self.head(),
-            assembly=verifier.assembly,
-            states=states,
-            views={name: view_of(state, verifier.newest(name)) for name, state in states.items()},
-            heard_at=at,
-            heard_s=time.monotonic(),
         )
 
 
 class Dashboard:
-    """On a world, in this process; `known` may be changed."""
+    """On a world, in this process, following it as it would a core."""
 
     def __init__(self, world: World, folder: Path, **settings: Any) -> None:
         self.world = world
-        self.book = Book(folder / "web")
-        self.known = world.known(self.book)
-        still: Any = self  # it has what a site asks of its follower
-        self.site = Site(settings=WebSettings(**settings), follower=still)
+        self.follower = Follower(InProcess(world), Book(folder / "web"))
+        self.again()
+        self.site = Site(settings=WebSettings(**settings), follower=self.follower)
+
+    @property
+    def known(self) -> Known:
+        return self.follower.known
+
+    @property
+    def book(self) -> Book:
+        return self.follower.book
 
     def again(self) -> None:
         """Read what happened since."""
-        self.known = self.world.known(self.book)
+        self.follower.step()
+        assert self.known.trouble is None and self.known.broken is None, self.known
 
     def cookie(self, member: str, origin: str) -> str:
         """A session, by the way of everybody."""
@@ -155,6 +164,3 @@ class Dashboard:
             signed, ring, consortium=self.world.consortium, origin=origin, at=at, now=now
         )
         return self.site.sessions.enter(token, now)
-
-    def with_(self, **changed: Any) -> None:
-        self.known = replace(self.known, **changed)

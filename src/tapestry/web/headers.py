@@ -36,6 +36,8 @@ HEADERS: Final = {
 OWN: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names of this machine for itself."""
 MAX_TARGET: Final = 2048
+FILES: Final = "/static/"
+"""They are the same for everybody."""
 SAFE: Final = frozenset({"GET", "HEAD"})
 METHODS: Final = SAFE | {"POST"}
 
@@ -69,6 +71,8 @@ class Guarded:
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 headers.setdefault("Cache-Control", "no-cache")
+                if (kept := kept_by(scope)) is not None:
+                    headers["Cache-Control"] = kept
             await send(message)
 
         request = Request(scope)
@@ -76,12 +80,21 @@ class Guarded:
             await _plain(headed, 421, "this server is not known under that name")
         elif len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_TARGET:
             await _plain(headed, 414, "that address is too long")
+        elif "transfer-encoding" in request.headers and "content-length" in request.headers:
+            # Whoever stands before this server may have read another end of it.
+            await _plain(headed, 400, "a request says its length once", (b"connection", b"close"))
         elif request.method not in METHODS:
             await _plain(headed, 405, "that method is not possible here")
         elif request.method not in SAFE and self._elsewhere(request):
             await _plain(headed, 403, "this was sent from another page than one of this server's own")
         else:
             await self._app(scope, receive, headed)
+
+
+def kept_by(scope: Scope) -> str | None:
+    """What is answered to somebody who may have signed in is kept nowhere; None where the page may say so."""
+    known = any(name == b"cookie" for name, _ in scope["headers"])
+    return "no-store" if known and not str(scope["path"]).startswith(FILES) else None
 
 
 def _name(host: str) -> str:
@@ -91,8 +104,8 @@ def _name(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
-async def _plain(send: Send, status: int, text: str) -> None:
+async def _plain(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -> None:
     """Before anything is known of who asks, not even the language."""
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode()})
