@@ -9,6 +9,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz forged life story sim chaos split test-long lock harness clean help
+.PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz hostile-web test-web forged life story sim chaos split test-long lock clean help
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
@@ -112,3 +113,8 @@ rehearse: $(STAMP)  ## six faults of a consortium of five, on this machine, and 
 
 site: $(STAMP)   ## the pages of docs/ as a site in site/, which needs no network to be read
 	$(BIN)/mkdocs build --strict --quiet --clean
+hostile-web: $(STAMP)  ## a thousand hostile requests to a dashboard: HOSTILE_ARGS="--requests 10000 --seed 2"
+	$(BIN)/python -m tests.web.hostile $(HOSTILE_ARGS)
+
+test-web: $(STAMP)  ## the dashboard's pages and flows in a real Chromium, long ones too
+	$(BIN)/python -m pytest tests/web -m "long or not long" $(TEST_ARGS)

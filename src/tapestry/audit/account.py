@@ -67,12 +67,13 @@ def _counted(lines: Iterable[Line], fold: Fold) -> Iterator[Line]:
         if kind == "blob":
             envelope = value
         elif kind == "entry":
-            said = _said(envelope) if envelope and value.type in NAMES_CONTRIBUTION else None
+            said = said_in(envelope) if envelope and value.type in NAMES_CONTRIBUTION else None
             fold.take(value, said)
             envelope = b""
 
 
-def _said(envelope: bytes) -> dict[str, Any]:
+def said_in(envelope: bytes) -> dict[str, Any]:
+    """The contribution in an envelope that was verified. Raises `FormatError`."""
     try:
         found = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
     except (ValueError, KeyError, TypeError, RecursionError) as e:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tapestry.catalog.card import Card
-from tapestry.catalog.listing import CatalogEntry
+from tapestry.catalog.listing import CatalogEntry, Shown
 from tapestry.catalog.words import STAGES
 
 
@@ -57,12 +57,14 @@ def of_card(card: Card) -> Row:
 
 def of_entry(entry: CatalogEntry) -> Row | None:
     """Of what a member published; None where it was taken back."""
-    card = entry.card
-    if card is None:
-        return None
+    return None if entry.card is None else of_card_shown(entry.member, entry.dataset, entry.card)
+
+
+def of_card_shown(member: str, dataset: str, card: Shown) -> Row:
+    """Of what is shown of a card."""
     return Row(
-        name=entry.dataset,
-        member=entry.member,
+        name=dataset,
+        member=member,
         owner=card.owner,
         description=card.description,
         languages=card.languages or (),

@@ -38,6 +38,7 @@ from tapestry.cli import (
     release,
     run,
     serve,
+    web,
 )
 
 INTERRUPTED = 130
@@ -77,13 +78,12 @@ app.add_typer(pledge.app, name="pledge")
 app.add_typer(phase.app, name="phase")
 app.command("vote")(proposal.vote)
 app.add_typer(release.app, name="release")
-build = typer.Typer(help="Sovereign builds: what a member makes of a base, and owns.", no_args_is_help=True)
-build.add_typer(constitution.app, name="constitution")
-app.add_typer(build, name="build")
+build.app.add_typer(constitution.app, name="constitution")
 app.command("eval")(eval_command.evaluate)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
+app.add_typer(web.app, name="web")
 
 
 def _version(wanted: bool) -> None:

@@ -15,8 +15,9 @@ from tapestry.core.coordinator import Coordinator
 from tapestry.core.deltas import Lacking
 from tapestry.core.derivatives import DerivativesApi
 from tapestry.core.ledger_api import MAX_BYTES as MAX_EVENTS_BYTES
-from tapestry.core.ledger_api import LedgerApi, Signed, number
+from tapestry.core.ledger_api import LedgerApi, Seen, Signed, number
 from tapestry.core.pledges import PledgesApi
+from tapestry.core.public import PublicReads
 from tapestry.core.quota import Quota
 from tapestry.core.runs import Committed
 from tapestry.core.service import Core
@@ -97,6 +98,8 @@ class Api:
 
     def app(self) -> FastAPI:
         app = server.make_app(self._check)
+        votes = VotesApi(self._core)
+        app.add_middleware(PublicReads, charter=votes.charter_in_force)
         routes: tuple[tuple[str, str, Any], ...] = (
             ("GET", "/v1/hello", self.hello),
             ("POST", "/v1/join", self.join),
@@ -115,7 +118,7 @@ class Api:
             *LedgerApi(self._core).routes(),
             *CatalogApi(self._core).routes(),
             *DerivativesApi(self._core).routes(),
-            *VotesApi(self._core).routes(),
+            *votes.routes(),
             *PledgesApi(self._core).routes(),
         )
         for method, path, endpoint in routes:
@@ -171,12 +174,12 @@ class Api:
         member, key_id = await asyncio.to_thread(change, envelope)
         return server.answer({"member": member, "key_id": key_id})
 
-    async def members(self, request: Request, call: Signed) -> Response:
+    async def members(self, request: Request, call: Seen) -> Response:
         server.query(request)
         members = await asyncio.to_thread(self._core.consortium.members)
         return server.answer({"members": members})
 
-    async def events(self, request: Request, call: Signed) -> Response:
+    async def events(self, request: Request, call: Seen) -> Response:
         asked = server.query(request, after=0, limit=wire.MAX_EVENTS)
         limit = min(asked["limit"], wire.MAX_EVENTS)
 
@@ -190,7 +193,7 @@ class Api:
 
     # -- runs ---------------------------------------------------------------------------------
 
-    async def runs(self, request: Request, call: Signed) -> Response:
+    async def runs(self, request: Request, call: Seen) -> Response:
         server.query(request)
 
         def look() -> list[dict[str, Any]]:
@@ -208,10 +211,12 @@ class Api:
 
         return server.answer({"runs": await asyncio.to_thread(look)})
 
-    async def run(self, request: Request, run: str, call: Signed) -> Response:
+    async def run(self, request: Request, run: str, call: Seen) -> Response:
         asked = server.query(request, after=0, wait_s=0.0, gist=0)
         loop = asyncio.get_running_loop()
         until = loop.time() + min(asked["wait_s"], wire.LONG_POLL_S)
+        if call is None:  # nobody in particular is waited for
+            return server.answer_bytes((await asyncio.to_thread(self._view, run)).to_bytes())
         gathering = False
         while True:
             view = await asyncio.to_thread(self._view, run)
@@ -230,7 +235,7 @@ class Api:
         trouble = trouble_of(run, self._coordinator.trouble)
         return run_view(standing, self._core.journal.now_ms(), progress, trouble)
 
-    async def round(self, request: Request, run: str, round: str, call: Signed) -> Response:
+    async def round(self, request: Request, run: str, round: str, call: Seen) -> Response:
         server.query(request)
         record = await asyncio.to_thread(
             round_record, self._core.journal, self._core.store, run, number(round)

@@ -18,6 +18,7 @@ from tapestry.transport import server
 from tapestry.transport.server import Call
 
 Signed = Annotated[Call, Depends(server.signed)]
+Seen = Annotated[Call | None, Depends(server.seen)]
 Endpoint = Callable[..., Any]
 MAX_OF_MEMBER: Final = 1000
 """Datasets one member may list."""
@@ -48,9 +49,19 @@ class CatalogApi:
         entry = await asyncio.to_thread(self.take, envelope, call.by)
         return server.answer({"at": entry.at, "dataset": entry.dataset})
 
-    async def list(self, request: Request, call: Signed) -> Response:
-        return await self._newest.page(request)
+    async def list(self, request: Request, call: Seen) -> Response:
+        return await self._newest.page(request, _public if call is None else None)
 
     def take(self, envelope: Envelope, by: Signer) -> CatalogEntry:
         """See `Newest.take`."""
         return self._newest.take(envelope, by)
+
+
+def _public(data: bytes) -> dict[str, Any]:
+    """What anybody may know of a dataset: the fields that its owner has called public. Not signed, since what
+    is signed has the others too."""
+    entry = Envelope.from_bytes(data).unverified(CatalogEntry)
+    card = None
+    if entry.card is not None:
+        card = entry.card.model_dump(mode="json", include=set(entry.public))
+    return {"at": entry.at, "card": card, "dataset": entry.dataset, "member": entry.member}

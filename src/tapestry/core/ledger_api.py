@@ -17,6 +17,8 @@ from tapestry.transport.server import Call
 MAX_BYTES: Final = 8 << 20
 """Of one answer, about."""
 Signed = Annotated[Call, Depends(server.signed)]
+Seen = Annotated[Call | None, Depends(server.seen)]
+"""None: somebody who needs no proof, since this is public."""
 Endpoint = Callable[..., Any]
 
 
@@ -36,7 +38,7 @@ class LedgerApi:
             ("GET", "/v1/runs/{run}/rounds/{round}/checkpoint", self.cosigned),
         )
 
-    async def lines(self, request: Request, call: Signed) -> Response:
+    async def lines(self, request: Request, call: Seen) -> Response:
         asked = server.query(request, after=0)
 
         def read() -> bytes:
@@ -44,22 +46,22 @@ class LedgerApi:
 
         return Response(await asyncio.to_thread(read), media_type=server.LINES)
 
-    async def checkpoint(self, request: Request, call: Signed) -> Response:
+    async def checkpoint(self, request: Request, call: Seen) -> Response:
         server.query(request)
         note = await asyncio.to_thread(self._proofs.checkpoint)
         return Response(note, media_type=server.NOTE)
 
-    async def cosigned(self, request: Request, run: str, round: str, call: Signed) -> Response:
+    async def cosigned(self, request: Request, run: str, round: str, call: Seen) -> Response:
         server.query(request)
         note = await asyncio.to_thread(self._proofs.cosigned, self._core.store, run, number(round))
         return Response(note, media_type=server.NOTE)
 
-    async def inclusion(self, request: Request, call: Signed) -> Response:
+    async def inclusion(self, request: Request, call: Seen) -> Response:
         asked = server.query(request, sequence=0, size=0)
         proof = await asyncio.to_thread(self._proofs.inclusion, asked["sequence"], asked["size"])
         return server.answer(proof)
 
-    async def consistency(self, request: Request, call: Signed) -> Response:
+    async def consistency(self, request: Request, call: Seen) -> Response:
         asked = server.query(request, old=0, new=0)
         return server.answer(await asyncio.to_thread(self._proofs.consistency, asked["old"], asked["new"]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request, Response
 from sqlalchemy.engine import Connection
@@ -46,14 +46,18 @@ class Newest(Generic[M]):
     ahead_s: float
     most: Callable[[], tuple[int, int]]
 
-    async def page(self, request: Request) -> Response:
-        """An answer to GET."""
+    async def page(
+        self, request: Request, shown: Callable[[bytes], dict[str, Any]] | None = None
+    ) -> Response:
+        """An answer to GET: envelopes as they are, or what `shown` leaves of each."""
         asked = server.query(request, after=0, limit=wire.MAX_LISTED)
         limit = min(asked["limit"], wire.MAX_LISTED)
 
         def read() -> Response:
             with self.core.database.reading() as connection:
                 found, total = self.words.page(connection, asked["after"], limit)
+            if shown is not None:
+                return server.answer({"entries": [shown(data) for data in found], "total": total})
             return server.answer_bytes(b'{"entries":[%b],"total":%d}' % (b",".join(found), total))
 
         return await asyncio.to_thread(read)

@@ -30,6 +30,7 @@ from tapestry.transport import server, wire
 from tapestry.transport.server import Call
 
 Signed = Annotated[Call, Depends(server.signed)]
+Seen = Annotated[Call | None, Depends(server.seen)]
 Endpoint = Callable[..., Any]
 Act = Callable[[Assembly, Envelope, machine.Moment], machine.Step]
 PIECE: Final = 1000
@@ -229,12 +230,12 @@ class PledgesApi:
         (word,) = (each for each in found.words if each.member == member)
         return server.answer({"pledge": found.pledge, "sequence": word.sequence, "at": word.at})
 
-    async def list(self, request: Request, call: Signed) -> Response:
+    async def list(self, request: Request, call: Seen) -> Response:
         asked = server.query(request, after=0, limit=wire.MAX_LISTED)
         limit = min(asked["limit"], wire.MAX_LISTED)
         return server.answer(await asyncio.to_thread(self._pledges.page, asked["after"], limit))
 
-    async def phases(self, request: Request, call: Signed) -> Response:
+    async def phases(self, request: Request, call: Seen) -> Response:
         server.query(request)
         async with self._following:
             return server.answer(await asyncio.to_thread(self._pledges.phases))

@@ -11,7 +11,7 @@ from fastapi import Depends, Request, Response
 from tapestry.core.service import Core
 from tapestry.core.votes import Votes, summary
 from tapestry.errors import Conflict, PlanError
-from tapestry.governance.charter import plan_faults
+from tapestry.governance.charter import Charter, plan_faults
 from tapestry.governance.machine import in_force
 from tapestry.governance.proposal import Proposal, RatifyPlan
 from tapestry.identity.envelope import Envelope
@@ -22,6 +22,7 @@ from tapestry.transport import server
 from tapestry.transport.server import Call
 
 Signed = Annotated[Call, Depends(server.signed)]
+Seen = Annotated[Call | None, Depends(server.seen)]
 Endpoint = Callable[..., Any]
 MEMBERS: Final[frozenset[Role]] = frozenset({"node", "vote"})
 OF_MEMBERS: Final = (
@@ -57,7 +58,10 @@ class VotesApi:
             ("POST", "/v1/disputes", self.dispute),
         )
 
-    async def charter(self, request: Request, call: Signed) -> Response:
+    def charter_in_force(self) -> Charter | None:
+        return self._votes.assembly().governance.charter
+
+    async def charter(self, request: Request, call: Seen) -> Response:
         server.query(request)
         assembly = await asyncio.to_thread(self._votes.assembly)
         return server.answer_bytes(in_force(assembly.governance).to_bytes())
@@ -89,7 +93,7 @@ class VotesApi:
         name = await asyncio.to_thread(self._votes.dispute, envelope)
         return server.answer({"dispute": name})
 
-    async def list(self, request: Request, call: Signed) -> Response:
+    async def list(self, request: Request, call: Seen) -> Response:
         server.query(request)
 
         def look() -> dict[str, Any]:
@@ -103,7 +107,7 @@ class VotesApi:
 
         return server.answer(await asyncio.to_thread(look))
 
-    async def show(self, request: Request, proposal: str, call: Signed) -> Response:
+    async def show(self, request: Request, proposal: str, call: Seen) -> Response:
         server.query(request)
 
         def look() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from tapestry.identity.envelope import Envelope, sign
 from tapestry.identity.invitations import check_token, make_token
 from tapestry.identity.keyring import make_revocation
 from tapestry.identity.keys import KeyPair
+from tapestry.identity.logins import make_login
 from tapestry.node import setup
 from tapestry.node.home import Home
 from tapestry.node.member import load_member, load_name, read_key
@@ -134,6 +135,17 @@ class Council:
         """For the first charter; says nothing to the core."""
         said = CharterSignature(consortium=self.consortium, member=self.name, charter=charter.digest)
         return sign(said, self._pair)
+
+    def sign_in(self, origin: str, challenge: str) -> Envelope:
+        """Answer a dashboard's challenge; `origin` is the dashboard as the member knows it. Says nothing to
+        the core."""
+        return make_login(
+            self._pair,
+            consortium=self.consortium,
+            origin=origin,
+            challenge=challenge,
+            member=self.name,
+        )
 
     def charter(self) -> Charter:
         """In force. Raises `NotFound`."""

@@ -65,6 +65,20 @@ class RequestProof(Message):
     """The core's time as the node reckons it from the last answer."""
 
 
+class WebLogin(Message):
+    """What a member signs to look at a dashboard as itself. It names the dashboard, so that what one was
+    given opens no other."""
+
+    format: Literal["tapestry.web-login"] = "tapestry.web-login"
+    version: Literal[1] = 1
+    consortium: Sha256
+    origin: Annotated[str, StringConstraints(pattern=r"^https?://[a-z0-9.:\[\]-]{1,255}$")]
+    """Scheme, host and port, as a browser states them."""
+    challenge: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{16,128}$")]
+    """As that dashboard gave it."""
+    member: Name
+
+
 class Join(Message):
     """Asks for admission with an invitation; signed by the member's root key."""
 

@@ -28,6 +28,8 @@ IDLE_S: Final = 60.0
 JSON: Final = "application/json"
 LINES: Final = "application/jsonl"
 NOTE: Final = "text/plain; charset=utf-8"
+PUBLIC: Final = "tapestry.public"
+"""Of a request's scope: True where whoever asks may read it."""
 _RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?")
 
 
@@ -125,6 +127,11 @@ class Shell:
 async def signed(request: Request) -> Call:
     """Dependency: a JSON request of at most 1 MiB from a node."""
     return await _signed(request, wire.MAX_BODY_BYTES)
+
+
+async def seen(request: Request) -> Call | None:
+    """Dependency: a GET of a node, or of anybody, which is None: the application has found it public then."""
+    return None if request.scope.get(PUBLIC) is True else await signed(request)
 
 
 async def signed_list(request: Request) -> Call:

@@ -31,8 +31,9 @@ class Children:
         self._watched: set[str] = set()
         """Whose end is an error."""
 
-    def start(self, name: str, *arguments: str) -> None:
-        """Start `tapestry ARGUMENTS`. With `--once` among them it may end by itself."""
+    def start(self, name: str, *arguments: str, needed: bool = True) -> None:
+        """Start `tapestry ARGUMENTS`. With `--once` among them it may end by itself; one that is not needed
+        may end in whatever way."""
         if "--once" in arguments:
             self._may_end.add(name)
         log = self.log(name)
@@ -42,7 +43,8 @@ class Children:
         environment = {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1", failures.JSON_VARIABLE: "1"}
         child = processes.spawn(name, command, log_path=log, env=environment)
         self._children[name] = (child, began)
-        self._watched.add(name)
+        if needed:
+            self._watched.add(name)
 
     def log(self, name: str) -> Path:
         return self._logs / f"{name}.log"

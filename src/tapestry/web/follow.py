@@ -1,0 +1,240 @@
+"""Follows a core's ledger: asks what is new, verifies it as a node does, and keeps what pages show of it.
+
+One thread asks, however many look. Everything from a core is bytes from a stranger: entries count once the
+rules, the signatures and the tree they must make have been held against them (`audit.verify`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, Final
+
+from tapestry.audit import file
+from tapestry.audit.account import said_in
+from tapestry.audit.verify import Verifier
+from tapestry.errors import AuthError, IntegrityError, TapestryError
+from tapestry.governance.accounting import NAMES_CONTRIBUTION, Account, Fold
+from tapestry.ledger.entries import CONSORTIUM, Entry
+from tapestry.protocol.clock import parse_time
+from tapestry.protocol.views import RunView
+from tapestry.web.book import Added, Book
+from tapestry.web.known import Known
+from tapestry.web.source import Source
+from tapestry.web.story import Story
+
+IDLE: Final = 5
+"""A core whose runs all rest is asked so many times more seldom."""
+WAIT_S: Final = (1.0, 2.0, 5.0, 10.0, 15.0)
+"""After failures in a row."""
+CATALOG_S: Final = 30.0
+MAX_VIEWS: Final = 16
+"""Runs that a core is asked for which does not show its ledger."""
+ACCOUNT_S: Final = 2.0
+TELL_EVERY: Final = 500
+"""Entries after which what is known is told while much of it is read."""
+
+
+class Follower:
+    """
+    Args:
+        source: the core.
+        book: where the ledger is kept.
+        every_s: how often the core is asked.
+        news: called, in the thread of the follower, when something is known anew.
+        log: hears what went wrong, once each time it changes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        book: Book,
+        *,
+        every_s: float = 1.0,
+        news: Callable[[], None] = lambda: None,
+        log: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.known = Known()
+        self.book = book
+        self._source = source
+        self._every_s = every_s
+        self._news = news
+        self._log = log
+        self._verifier = Verifier()
+        self._fold = Fold()
+        self._folding = threading.Lock()
+        self._accounted: tuple[float, int, Account] | None = None
+        self._stories: dict[str, Story] = {}
+        self._catalog_at = 0.0
+        self._failures = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(5.0)
+        self.book.close()
+        self._source.close()
+
+    def _run(self) -> None:
+        self._take_up()
+        while not self._stop.is_set():
+            self.step()
+            self._stop.wait(self._pause_s())
+
+    def _pause_s(self) -> float:
+        if self._failures:
+            return WAIT_S[min(self._failures, len(WAIT_S)) - 1]
+        if self.known.size < self.known.head:
+            return 0.0
+        return self._every_s if self._running() else self._every_s * IDLE
+
+    def _running(self) -> list[str]:
+        return [run for run, state in self.known.states.items() if state.status == "running"]
+
+    def step(self) -> None:
+        """Ask once for all that is new. Never raises for what a core does."""
+        try:
+            hello = self.known.hello or self._source.hello()
+            self._tell(hello=hello)
+            if self.known.broken is None:
+                self._ledger()
+            self._rest()
+        except TapestryError as error:
+            self._failures += 1
+            if self.known.trouble != error.message:
+                self._log(error.message)
+            self._tell(trouble=error.message)
+        else:
+            self._failures = 0
+            self._tell(trouble=None, heard_at=self._source.time(), heard_s=time.monotonic())
+
+    # -- the ledger -------------------------------------------------------------------------------
+
+    def _take_up(self) -> None:
+        """What an earlier process has kept, verified anew: a file is believed no more than a core."""
+        try:
+            for data in self.book.kept():
+                self._take(data, head=0, kept=True)
+                if self._stop.is_set():
+                    return
+        except TapestryError as error:
+            self._log(f"the ledger that was kept here does not hold, and is fetched anew: {error.message}")
+            self._verifier, self._fold, self._stories = Verifier(), Fold(), {}
+            self.book.clear()
+            self.known = Known()
+
+    def _ledger(self) -> None:
+        while not self._stop.is_set():
+            try:
+                data = self._source.lines(self.known.size)
+            except AuthError:
+                self._tell(closed=True)
+                return
+            lines = data.rpartition(b'{"checkpoint":')[0] if b'\n{"checkpoint":' in b"\n" + data else data
+            checkpoint = data[len(lines) :]
+            try:
+                self._take(lines, head=self.known.size + lines.count(file.ENTRY))
+                for kind, value in file.parse(checkpoint):
+                    self._verifier.line((kind, value))
+                    self._tell(checkpoint=str(value), head=self.known.size, closed=False)
+            except IntegrityError as error:
+                self._log(f"the core's ledger does not hold: {error.message}")
+                self._tell(broken=error.message)
+                return
+            if checkpoint or not lines:
+                return
+
+    def _take(self, lines: bytes, *, head: int, kept: bool = False) -> None:
+        """Verify lines, and keep those of entries that hold. Raises `IntegrityError`."""
+        begin = done = taken = 0
+        envelope = b""
+        added: list[Added] = []
+        try:
+            while begin < len(lines):
+                end = lines.find(b"\n", begin) + 1 or len(lines)
+                for kind, value in file.parse(lines[begin:end]):
+                    self._verifier.line((kind, value))
+                    if kind == "blob":
+                        envelope = value
+                    else:
+                        self._entry(value, envelope)
+                        added.append(Added(value.type, value.scope, self._verifier.leaf, end - taken))
+                        taken, envelope = end, b""
+                begin = end
+                if len(added) == TELL_EVERY:
+                    self._keep(lines[done:taken], added, head, kept)
+                    done, added = taken, []
+        finally:
+            if added:
+                self._keep(lines[done:taken], added, head, kept)
+
+    def _keep(self, lines: bytes, added: list[Added], head: int, kept: bool) -> None:
+        self.book.add(lines, added, kept=kept)
+        size = self.book.size
+        states = {run: self._verifier.state(run) for run in self._verifier.found.runs}
+        self._tell(
+            size=size,
+            head=max(head, size),
+            assembly=self._verifier.assembly,
+            states={run: state for run, state in states.items() if state is not None},
+            stories=dict(self._stories),
+            closed=False,
+        )
+
+    def _entry(self, entry: Entry, envelope: bytes) -> None:
+        """One that holds."""
+        said = said_in(envelope) if entry.type in NAMES_CONTRIBUTION else None
+        with self._folding:
+            self._fold.take(entry, said)
+        if entry.scope == CONSORTIUM:
+            return
+        if entry.type == "run-planned":
+            self._stories[entry.scope] = Story(entry.body["plan"])
+        at_ms = round(parse_time(entry.at).timestamp() * 1000)
+        self._stories[entry.scope].take(entry, said, at_ms)
+
+    def account(self) -> Account:
+        """What each member gave, as of what was verified; some seconds old at most."""
+        with self._folding:
+            now = time.monotonic()
+            if self._accounted is None or (
+                self._accounted[1] < self.known.size and now - self._accounted[0] > ACCOUNT_S
+            ):
+                self._accounted = now, self.known.size, deepcopy(self._fold).account()
+            return self._accounted[2]
+
+    # -- what is no ledger ------------------------------------------------------------------------
+
+    def _rest(self) -> None:
+        if self.known.closed:
+            self._shown()
+        else:
+            self._tell(views={run: self._source.run(run) for run in self._running()})
+        if time.monotonic() - self._catalog_at > CATALOG_S and self.known.hello is not None:
+            found = self._source.listings(self.known.assembly.ring, self.known.hello.consortium)
+            self._catalog_at = time.monotonic()
+            self._tell(listings=found)
+
+    def _shown(self) -> None:
+        """What a core shows that does not show its ledger."""
+        views: dict[str, RunView] = {}
+        with suppress(AuthError):
+            for line in self._source.runs()[:MAX_VIEWS]:
+                views[line.run] = self._source.run(line.run)
+        self._tell(shown_charter=self._source.charter(), shown_members=self._source.members(), views=views)
+
+    def _tell(self, **fields: Any) -> None:
+        self.known = replace(self.known, **fields)
+        self._news()

@@ -1,0 +1,261 @@
+"""Runs: which there are, and one of them live: who does what, how the base gets better, what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from tapestry.errors import NotFound
+from tapestry.protocol.clock import add_seconds
+from tapestry.protocol.views import RunView
+from tapestry.rounds.state import RunState
+from tapestry.rounds.view import view_of
+from tapestry.web import charts, picture
+from tapestry.web.charts import BY, METRICS, ROWS, Chart
+from tapestry.web.pages.route import Route
+from tapestry.web.picture import Picture
+from tapestry.web.render import Ask, fill, page
+from tapestry.web.story import Story
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A run, as far as it is known.
+
+    Args:
+        state, story: None where the ledger may not be read.
+        left_s: until its last merge, by how long rounds take.
+    """
+
+    name: str
+    view: RunView
+    state: RunState | None
+    story: Story | None
+    picture: Picture
+    left_s: float | None
+    ends: str | None
+
+    @property
+    def title(self) -> str:
+        return self.state.plan.title if self.state is not None else ""
+
+    @property
+    def total(self) -> int | None:
+        return self.state.plan.rounds.total if self.state is not None else None
+
+    @property
+    def phase(self) -> str:
+        """One word of where it stands, for a text."""
+        if self.view.status != "running":
+            return self.view.status
+        at = self.view.current
+        if at is not None:
+            return at.phase
+        return "witnessing" if not self.view.head.witnessed else "gathering"
+
+    @property
+    def loss(self) -> float | None:
+        """The newest, over members."""
+        return _mean(self.story, last=True)
+
+    @property
+    def first_loss(self) -> float | None:
+        return _mean(self.story, last=False)
+
+
+def shown(ask: Ask, name: str) -> Shown:
+    """Raises `NotFound`."""
+    known = ask.known
+    state, story = known.states.get(name), known.stories.get(name)
+    view = known.views.get(name)
+    if state is not None and (view is None or view.sequence < _newest(state, view)):
+        view = view_of(state, 0)
+    if view is None:
+        raise NotFound(f"there is no run {name[:40]!r} here")
+    members = dict(state.enrolled) if state is not None else {}
+    left_s = None
+    if state is not None and story is not None and state.status == "running":
+        each_s = story.round_s()
+        left_s = None if each_s is None else each_s * max(0, state.plan.rounds.total - state.merges)
+    return Shown(
+        name=name,
+        view=view,
+        state=state,
+        story=story,
+        picture=picture.draw(view, members, known.heard_at),
+        left_s=left_s,
+        ends=add_seconds(known.heard_at, left_s) if left_s is not None and known.heard_at else None,
+    )
+
+
+def _newest(state: RunState, view: RunView | None) -> int:
+    """A view is passed over once the ledger is ahead of it: merges, or the end."""
+    if view is None or state.merges > view.head.merges or state.status != view.status:
+        return 1 << 60
+    return 0
+
+
+def _mean(story: Story | None, *, last: bool) -> float | None:
+    if story is None or not story.scores:
+        return None
+    found = []
+    for member, columns in story.scores.items():
+        row = columns.last
+        if row is not None:
+            found.append(row[1] if last else story.first[member][1])
+    return sum(found) / len(found) if found else None
+
+
+# -- pages -----------------------------------------------------------------------------------------
+
+
+async def every(request: Request) -> Response:
+    ask = Ask(request)
+    ask.must_see("plans")
+    names = sorted({*ask.known.states, *ask.known.views})
+    most = 50
+    at = ask.number("page", 1, least=1, most=max(1, -(-len(names) // most)))
+    found = [shown(ask, name) for name in names[(at - 1) * most : at * most]]
+    return page(ask, "runs.html", runs=found, at=at, pages=max(1, -(-len(names) // most)))
+
+
+async def one(request: Request) -> Response:
+    ask = Ask(request)
+    run = _named(ask)
+    drawn = _charts(ask, run)
+    return page(ask, "run.html", run=run, loss=drawn["loss"], rounds=drawn["rounds"])
+
+
+async def live(request: Request) -> Response:
+    """The part that changes, again and again."""
+    ask = Ask(request)
+    name = _named(ask).name
+    key = ("run", ask.lang, name, str(ask.viewer.insider))
+
+    def make() -> str:
+        ask.known = ask.site.known()
+        return fill(ask, "run_live.html", run=shown(ask, name))
+
+    return ask.site.live.stream(request, key, make)
+
+
+async def part(request: Request) -> Response:
+    """A chart with its table alone, for whoever chooses other lines."""
+    ask = Ask(request)
+    run = _named(ask)
+    drawn = _charts(ask, run)[ask.one_of("chart", ("loss", "rounds"))]
+    if drawn is None:
+        raise NotFound("there is nothing to draw yet")
+    return page(ask, "chart.html", drawn=drawn)
+
+
+async def data(request: Request) -> Response:
+    """Of a chart: what the browser draws, or a CSV of all."""
+    ask = Ask(request)
+    run = _named(ask)
+    which = str(request.path_params["chart"])
+    stem, _, form = which.partition(".")
+    if stem not in ("loss", "rounds") or form not in ("json", "csv"):
+        raise NotFound("there is no such chart")
+    drawn = _charts(ask, run)[stem]
+    if drawn is None:
+        ask.must_see("scores" if stem == "loss" else "contributions")
+        raise NotFound("there is nothing to draw yet")
+    if form == "json":
+        return JSONResponse(drawn.chart.drawn(), headers={"Vary": "Cookie"})
+    name = f"{run.name}-{stem}.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Cookie"}
+    return Response(drawn.chart.csv("merges"), headers=headers, media_type="text/csv; charset=utf-8")
+
+
+def _named(ask: Ask) -> Shown:
+    name = str(ask.request.path_params["run"])
+    ask.must_see("plans", "contributions")
+    return shown(ask, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A chart in its page.
+
+    Args:
+        name: `loss` or `rounds`; its place in the page, too.
+        parameter, chosen: of the query: which lines it has.
+        choices: of that parameter.
+        state: all parameters of the page, as they are.
+    """
+
+    ask: Ask
+    run: str
+    name: str
+    chart: Chart
+    parameter: str
+    chosen: str
+    choices: tuple[str, ...]
+    state: dict[str, str]
+
+    def source(self, form: str) -> str:
+        """Address of its numbers."""
+        query = {self.parameter: self.chosen}
+        return self.ask.href(f"/runs/{self.run}/{self.name}.{form}", **query)
+
+    def page(self, value: str | None = None) -> str:
+        """Address of the page with this chart as it is, or with another choice."""
+        return self.ask.href(f"/runs/{self.run}", **self._with(value)) + f"#{self.name}"
+
+    def part(self, value: str) -> str:
+        """Address of this chart alone with another choice."""
+        return self.ask.href(f"/runs/{self.run}/chart", chart=self.name, **self._with(value))
+
+    def _with(self, value: str | None) -> dict[str, str]:
+        return self.state if value is None else {**self.state, self.parameter: value}
+
+    def rows(self) -> list[tuple[float | None, ...]]:
+        return self.chart.rows(ROWS)
+
+    def cell(self, value: float | None) -> str:
+        numbers = self.ask.numbers
+        if self.name == "loss":
+            return numbers.fixed(value, 3)
+        if self.chosen == "bytes":
+            return numbers.bytes(value)
+        if self.chosen == "busy":
+            return numbers.percent(value)
+        return numbers.fixed(value, 1) if self.chosen == "seconds" else numbers.whole(value)
+
+
+def _charts(ask: Ask, run: Shown) -> dict[str, Drawn | None]:
+    """Both charts as the query asks for them; None where there is nothing that this viewer sees."""
+    by, metric = ask.one_of("by", BY), ask.one_of("metric", METRICS)
+    story, state = run.story, {"by": by, "metric": metric}
+    found: dict[str, Drawn | None] = {"loss": None, "rounds": None}
+    if story is not None and story.scores and ask.sees("scores"):
+        lines = charts.loss(story, by, charts.languages_of(ask.known.listings))
+        found["loss"] = Drawn(
+            ask=ask,
+            run=run.name,
+            name="loss",
+            chart=lines,
+            parameter="by",
+            chosen=by,
+            choices=BY,
+            state=state,
+        )
+    if story is not None and len(story.rounds):
+        lines = charts.rounds(story, metric, ask.text.get(f"run.metric.{metric}"))
+        found["rounds"] = Drawn(
+            ask=ask, run=run.name, name="rounds", chart=lines,
+            parameter="metric", chosen=metric, choices=METRICS, state=state,
+        )  # fmt: skip
+    return found
+
+
+ROUTES = (
+    Route("/runs", every),
+    Route("/runs/{run}", one),
+    Route("/runs/{run}/live", live),
+    Route("/runs/{run}/chart", part),
+    Route("/runs/{run}/{chart}", data),
+)
