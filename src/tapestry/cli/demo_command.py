@@ -46,6 +46,13 @@ def demo(
         typer.Option("--compare", help="Also train each member alone, and all text pooled in one place."),
     ] = False,
     seed: Annotated[int | None, typer.Option(min=0, max=2**53 - 1, help="Weights and batches.")] = None,
+    web: Annotated[
+        bool | None,
+        typer.Option(
+            "--web/--no-web",
+            help="Show it in a browser while it trains. [dim]Default: yes, unless --json is given[/dim]",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train one shared base on this machine: a core and N nodes, over real HTTP.
@@ -75,4 +82,4 @@ def demo(
         seed=seed,
         out=out,
     )
-    run_demo(settings, out, as_json=as_json)
+    run_demo(settings, out, as_json=as_json, web=not as_json if web is None else web)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,6 +65,13 @@ def web(
             help="Address under which members sign in, with https. Default: this machine's own names.",
         ),
     ] = None,
+    compared: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="result.json of `tapestry demo --compare`: shows each member beside training alone.",
+        ),
+    ] = None,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -117,6 +125,7 @@ def web(
         node=node,
         ca=ca,
         releases=tuple(releases or ()),
+        alone=_alone(compared) if compared is not None else {},
         origins=tuple(map(origin_of, origin or ())),
     )
     connection = connect(core, member, ca)
@@ -134,6 +143,21 @@ def web(
         serve(settings, connection, ready=ready, building=None if node is None else partial(building, node))
     except KeyboardInterrupt:
         note("stopped")
+
+
+def _alone(path: Path) -> dict[str, dict[str, float]]:
+    """By run and member: bits per byte after training alone. Raises `SettingsError`."""
+    from tapestry.errors import SettingsError
+    from tapestry.host import files
+
+    try:
+        value = json.loads(files.read_limited(path, 1 << 20))
+        found = {each["name"]: each.get("bits_per_byte_alone") for each in value["members"]}
+        return {str(value["run"]): {name: float(bits) for name, bits in found.items() if bits is not None}}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+        raise SettingsError(
+            f"{path} is no result of a comparison: {e}", hint="make one: tapestry demo --compare"
+        ) from e
 
 
 def connect(core: str | None, member: Path | None, ca: Path | None) -> Connection | None:

@@ -26,11 +26,15 @@ class Children:
         self._children: dict[str, tuple[processes.Child, int]] = {}
         """By name, each with where its log began."""
         self._may_end: set[str] = set()
+        self._unneeded: set[str] = set()
 
-    def start(self, name: str, *arguments: str) -> None:
-        """Start `tapestry ARGUMENTS`. With `--once` among them it may end by itself."""
+    def start(self, name: str, *arguments: str, needed: bool = True) -> None:
+        """Start `tapestry ARGUMENTS`. With `--once` among them it may end by itself; one that is not needed
+        may end in whatever way."""
         if "--once" in arguments:
             self._may_end.add(name)
+        if not needed:
+            self._unneeded.add(name)
         log = self.log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         began = log.stat().st_size if log.exists() else 0
@@ -46,7 +50,7 @@ class Children:
         """Raise the error of a child that has ended too early."""
         for name, (child, began) in self._children.items():
             code = child.poll()
-            if code is None or (code == 0 and name in self._may_end):
+            if code is None or name in self._unneeded or (code == 0 and name in self._may_end):
                 continue
             what = f"signal {-code}" if code < 0 else f"exit code {code}"
             error = failures.from_stderr(self.log(name), began) if code > 0 else None

@@ -15,6 +15,7 @@ from tapestry.cli.demo import compare as comparison
 from tapestry.cli.demo import result as results
 from tapestry.cli.demo.cards import KeptOut
 from tapestry.cli.demo.children import Children
+from tapestry.cli.demo.dashboard import Dashboard
 from tapestry.cli.demo.display import MemberView, Snapshot
 from tapestry.cli.demo.places import Places
 from tapestry.cli.demo.result import MemberResult, Result
@@ -34,7 +35,7 @@ CORE: Final = "core"
 MAX_STATUS_BYTES: Final = 1 << 20
 
 
-def demo(asked: Asked, out: Path, *, as_json: bool) -> None:
+def demo(asked: Asked, out: Path, *, as_json: bool, web: bool = False) -> None:
     """Run, or go on with, the demo at `out`; show its result.
 
     Raises:
@@ -44,7 +45,7 @@ def demo(asked: Asked, out: Path, *, as_json: bool) -> None:
     found = results.load(places.result)
     if found is None or (asked.compare and not found.compared):
         try:
-            found = _run(asked, places)
+            found = _run(asked, places, web=web)
         except KeyboardInterrupt:
             note(f"stopped; the same command goes on from here: --out {out}")
             raise
@@ -54,7 +55,7 @@ def demo(asked: Asked, out: Path, *, as_json: bool) -> None:
         report.print_result(found)
 
 
-def _run(asked: Asked, places: Places) -> Result:
+def _run(asked: Asked, places: Places, *, web: bool) -> Result:
     from tapestry.core.service import Core
     from tapestry.host import files
 
@@ -69,7 +70,7 @@ def _run(asked: Asked, places: Places) -> Result:
         kept_out = cards.keep_out(members, places)
         with Core.open(places.core) as opened:
             lay.plan(asked.settings, opened, places)
-            _train(members, places, opened, kept_out)
+            _train(members, places, opened, kept_out, web=web)
             return _finish(members, places, opened, clock, kept_out, compare=asked.compare)
 
 
@@ -96,7 +97,7 @@ class _Clock:
         return self._before + time.monotonic() - self._began
 
 
-def _train(members: list[MemberText], places: Places, opened: Core, kept_out: KeptOut) -> None:
+def _train(members: list[MemberText], places: Places, opened: Core, kept_out: KeptOut, *, web: bool) -> None:
     """Core and nodes as processes, until every node has the last base and has scored it."""
     if _complete(members, opened):
         return
@@ -105,13 +106,17 @@ def _train(members: list[MemberText], places: Places, opened: Core, kept_out: Ke
         with display.choose() as shown:
             children.start(CORE, "core", "serve", str(places.core))
             shown.say(f"{len(members)} members, each with its own text, keys and node, in {places.out}")
-            lay.join(members, places, _serving_url(places, children))
+            url = _serving_url(places, children)
+            lay.join(members, places, url)
             for member in members:
                 children.start(member.name, "node", "run", str(places.node(member.name)), "--once")
             shown.say(f"kept out of training: {kept_out}")
             shown.say("starting trainers; none of them has a network")
+            look = Dashboard(children, places.node(members[0].name), url) if web else None
             while not _complete(members, opened):
                 children.check()
+                if look is not None and (news := look.news()) is not None:
+                    shown.say(news)
                 shown.update(_snapshot(members, places, opened))
                 time.sleep(POLL_S)
             shown.update(_snapshot(members, places, opened))

@@ -20,6 +20,8 @@
     if (name) { if (event.target.open) opened.add(name); else opened.delete(name); }
   }, true);
   document.addEventListener("htmx:after:swap", () => {
+    // The first merge brings charts.
+    if (document.querySelector("[data-nothing-yet]") && document.querySelector("#live [data-merged]")) location.reload();
     for (const each of document.querySelectorAll("details[data-keep]")) if (opened.has(each.dataset.keep)) each.open = true;
   });
   document.addEventListener("click", async (event) => {

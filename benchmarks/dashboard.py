@@ -1,0 +1,280 @@
+"""Many who look at a run of many nodes: what a page takes, and what looking costs the core.
+
+Members are played by the protocol alone: each enrols, hands in a delta of a few numbers, repeats no merge and
+trains nothing. History comes first, then rounds with nobody looking and with viewers, by turns; each viewer
+reads pages over HTTP one after the other, and has a live stream open. The core's processor time is counted
+with its replay worker's.
+
+    python -m benchmarks.dashboard --members 50 --viewers 50 --history 1000 --rounds 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from tests.core.support import CoreUnderTest, Member, make_plan
+
+PAGES = (
+    "/en/",
+    "/en/runs/run",
+    "/en/members",
+    "/en/members/m00",
+    "/en/data",
+    "/en/runs/run/loss.json",
+    "/fr/runs/run",
+)
+STATIC_FREE = 5.0
+"""Seconds between the pages of a viewer."""
+
+
+class Federation:
+    """A core and members that play rounds."""
+
+    def __init__(self, root: Path, members: int, rounds: int) -> None:
+        self.core = CoreUnderTest(root / "core").start()
+        self.plan = make_plan(
+            root / "blobs", total=rounds, min_nodes=members, quorum=members, deadline_s=3600.0
+        )
+        names = [f"m{i:02}" for i in range(members)]
+        self.members = self.core.running(self.plan, root / "blobs", *names)
+        self.pool = ThreadPoolExecutor(members)
+        self.delta = self.members[0].send_delta(0.001)
+        for member in self.members[1:]:
+            member.send_delta(0.001)
+        self.merges = 0
+
+    def play(self) -> None:
+        """One round."""
+        lead = self.members[0]
+        view = lead.wait(lambda v: v.head.merges == self.merges and v.current is not None)
+        at = view.current
+        assert at is not None
+
+        def hand_in(member: Member) -> None:
+            said = member.contribution(
+                self.plan, self.delta, round=at.round, state=at.state, train_ms=900, bytes=4096
+            )
+            answer = member.contribute(said)
+            assert answer.status_code == 200, answer.text
+            answer = member.score(
+                self.plan, 8.0 / (self.merges + 1), merges=view.head.merges, state=view.head.state
+            )
+            assert answer.status_code == 200, answer.text
+
+        list(self.pool.map(hand_in, self.members))
+        self.merges += 1
+        lead.wait(lambda v: v.head.merges == self.merges)
+
+    def cpu_s(self) -> float:
+        """Of the core's process and what it has started."""
+        assert self.core.process is not None and self.core.process.pid is not None
+        main = psutil.Process(self.core.process.pid)
+        return sum(
+            sum(each.cpu_times()[:2]) for each in (main, *main.children(recursive=True)) if each.is_running()
+        )
+
+    def close(self) -> None:
+        self.pool.shutdown()
+        self.core.close()
+
+
+class Viewer(threading.Thread):
+    """A browser: reads pages, and watches the run."""
+
+    def __init__(self, url: str, number: int, stop: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._url, self._number, self._stop_event = url, number, stop
+        self.took: list[tuple[str, float, int]] = []
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        watching = threading.Thread(target=self._watch, daemon=True)
+        watching.start()
+        with httpx.Client(base_url=self._url, timeout=60, trust_env=False) as http:
+            at = self._number
+            while not self._stop_event.wait(STATIC_FREE * (0.5 + (self._number % 10) / 10)):
+                page = PAGES[at % len(PAGES)]
+                at += 1
+                began = time.perf_counter()
+                with http.stream("GET", page) as answer:
+                    size = sum(map(len, answer.iter_raw()))
+                self.took.append((page, time.perf_counter() - began, size))
+                if answer.status_code != 200:
+                    self.failures.append(f"{page}: {answer.status_code}")
+
+    def _watch(self) -> None:
+        with (
+            contextlib.suppress(httpx.HTTPError),
+            httpx.Client(timeout=60, trust_env=False) as http,
+            http.stream("GET", f"{self._url}/en/runs/run/live") as answer,
+        ):
+            for _ in answer.iter_raw():
+                if self._stop_event.is_set():
+                    return
+
+
+@contextlib.contextmanager
+def dashboard(core: str, folder: Path, root: Path) -> Iterator[str]:
+    """A dashboard in a process of its own, as a member of this consortium sees it."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.dashboard_child", core, str(folder), str(root)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    try:
+        yield json.loads(child.stdout.readline())["url"]
+    finally:
+        child.terminate()
+        child.wait(20)
+
+
+def measured(federation: Federation, rounds: int) -> tuple[float, float]:
+    """Core's processor seconds, and seconds by the clock, of each round."""
+    before, began = federation.cpu_s(), time.perf_counter()
+    for _ in range(rounds):
+        federation.play()
+    return (federation.cpu_s() - before) / rounds, (time.perf_counter() - began) / rounds
+
+
+def watched(url: str, viewers: int, work: Callable[[], Any]) -> tuple[Any, list[Viewer]]:
+    stop = threading.Event()
+    looking = [Viewer(url, number, stop) for number in range(viewers)]
+    for each in looking:
+        each.start()
+    time.sleep(2)
+    found = work()
+    stop.set()
+    for each in looking:
+        each.join(20)
+    return found, looking
+
+
+def percentile(values: list[float], part: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(part * len(values)))] if values else float("nan")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--members", type=int, default=50)
+    parser.add_argument("--viewers", type=int, default=50)
+    parser.add_argument("--history", type=int, default=1000, help="rounds before anything is measured")
+    parser.add_argument("--rounds", type=int, default=20, help="of each of the turns")
+    parser.add_argument("--turns", type=int, default=3, help="without and with viewers, so often")
+    parser.add_argument("--out", type=Path, help="write the table here as well")
+    given = parser.parse_args()
+    total = given.history + 2 * given.turns * given.rounds + 1
+    with tempfile.TemporaryDirectory(prefix="tapestry-dashboard-") as name:
+        root = Path(name)
+        federation = Federation(root, given.members, total)
+        try:
+            report = bench(federation, root, given)
+        finally:
+            federation.close()
+    text = table(report, given)
+    sys.stdout.write(text)
+    if given.out is not None:
+        given.out.write_text(text)
+
+
+def bench(federation: Federation, root: Path, given: argparse.Namespace) -> dict[str, Any]:
+    for number in range(given.history):
+        federation.play()
+        if (number + 1) % 50 == 0:
+            sys.stderr.write(f"{number + 1} rounds of history\n")
+    key = federation.core.root / "viewer.pem"
+    key.write_bytes(federation.members[0].key.to_pem())
+    alone, seen = [], []
+    viewers: list[Viewer] = []
+    with dashboard(federation.core.url, root / "web", federation.core.root) as url:
+        began = time.perf_counter()
+        up_to_date(url, federation.merges)
+        reading_s = time.perf_counter() - began
+    for _ in range(given.turns):
+        alone.append(measured(federation, given.rounds))
+        with dashboard(federation.core.url, root / "web", federation.core.root) as url:
+            up_to_date(url, federation.merges)
+            found, looking = watched(url, given.viewers, lambda: measured(federation, given.rounds))
+            seen.append(found)
+            viewers += looking
+    took = [each for viewer in viewers for each in viewer.took]
+    return {
+        "alone": alone,
+        "seen": seen,
+        "took": took,
+        "failures": [each for viewer in viewers for each in viewer.failures],
+        "reading_s": reading_s,
+        "entries": federation.members[0].ask("GET", "/v1/events?limit=1").json()["head"],
+    }
+
+
+def up_to_date(url: str, merges: int) -> None:
+    """Wait until a dashboard has read the whole ledger."""
+    with httpx.Client(timeout=60, trust_env=False) as http:
+        while True:
+            answer = http.get(f"{url}/en/runs/run/rounds.json")
+            if answer.status_code == 200 and answer.json()["x"][-1] == merges:
+                return
+            time.sleep(0.25)
+
+
+def table(report: dict[str, Any], given: argparse.Namespace) -> str:
+    alone = statistics.median(cpu for cpu, _ in report["alone"])
+    seen = statistics.median(cpu for cpu, _ in report["seen"])
+    lines = [
+        "# Dashboard: what looking costs",
+        "",
+        f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}. {given.members} members, {given.history} rounds "
+        f"before ({report['entries']:,} entries), {given.viewers} viewers, each with a live stream and a page every "
+        f"{STATIC_FREE * 0.5:.1f} to {STATIC_FREE * 1.4:.1f} s. {given.turns} turns of {given.rounds} rounds.",
+        "",
+        "| | nobody looks | viewers look |",
+        "|---|---|---|",
+        f"| core's processor seconds a round (median) | {alone:.3f} | {seen:.3f} "
+        f"({100 * (seen / alone - 1):+.1f} %) |",
+        f"| of each turn | {', '.join(f'{c:.3f}' for c, _ in report['alone'])} | "
+        f"{', '.join(f'{c:.3f}' for c, _ in report['seen'])} |",
+        "",
+        "| page | asked | median | 95 % | bytes on the wire |",
+        "|---|---|---|---|---|",
+    ]
+    for page in (*PAGES, "all"):
+        found = [each for each in report["took"] if page in (each[0], "all")]
+        times = [each[1] * 1000 for each in found]
+        size = max((each[2] for each in found), default=0)
+        lines.append(
+            f"| {page} | {len(found)} | {percentile(times, 0.5):.0f} ms | "
+            f"{percentile(times, 0.95):.0f} ms | {size:,} |"
+        )
+    lines += [
+        "",
+        f"Failures: {len(report['failures'])}. From the start of a dashboard to pages of the whole ledger: "
+        f"{report['reading_s']:.0f} s.",
+        "",
+        "It does not show: what a browser takes to draw, networks, members that train on the same machine.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
