@@ -206,7 +206,7 @@ class PlainDisplay:
         if snapshot.merges > self._merges:
             self._merges = snapshot.merges
             if snapshot.merges:
-                left = "" if snapshot.left_s is None else f", {human_seconds(snapshot.left_s)} left"
+                left = f", {human_seconds(snapshot.left_s)} left" if snapshot.left_s else ""
                 self.say(f"round {snapshot.merges} of {snapshot.rounds} merged{left}")
         for merges in sorted({m for member in snapshot.members for m in member.scores} - self._scored):
             # A node that does not publish its scores is not waited for.
