@@ -280,7 +280,7 @@ def test_a_dataset_that_is_withdrawn_stops_the_build_and_its_tokens_go(made: Bui
 
     def withdraws() -> bool:
         """Asked after the first step."""
-        marks.put(Withdrawn(dataset="texts", at="2026-11-22T00:00:00Z"))
+        marks.put(Withdrawn(dataset="texts", at="2026-11-22T00:00:00.000Z"))
         return False
 
     with as_a_build_computes(), pytest.raises(RightsRefused, match="rule withdrawn"):
