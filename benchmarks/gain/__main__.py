@@ -146,8 +146,8 @@ def report(study: Study, seeds: int) -> Report:
         "Bits per byte on each member's own held-out text",
         f"{len(study.corpora)} members, one language each, with {size.text_bytes // 1000} kB of text. "
         f"Everybody takes {size.steps} steps of {size.sequences} × {size.sequence_length} bytes: in the "
-        f"federation {size.shared_steps} in rounds of {size.round_steps} (MuLoCo) on one document of {EVERY}, "
-        f"then {size.private_steps} private ones on the others; alone all of them on all text. "
+        f"federation {size.shared_steps} in rounds of {size.round_steps} (MuLoCo) on one document of "
+        f"{EVERY}, then {size.private_steps} private ones on the others; alone all of them on all text. "
         f"{bases[0]['parameters']:,} parameters; training alone chooses its rate among {RATES} and its width "
         f"among {tuple(SHAPES)}. All stop where one half of the held-out text is best, the shared base where "
         f"the members' mean is; the table is of the other half. Mean and 95 % over seeds ({len(bases)}), "

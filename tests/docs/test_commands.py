@@ -115,8 +115,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     assert set(LEAVES) == {
         f"tapestry {name}"
         for name in (
-            "demo", "chat", "serve", "doctor", "ledger export", "ledger verify",
-            "demo", "rehearse", "doctor", "ledger export", "ledger verify",
+            "demo", "rehearse", "chat", "serve", "web login", "doctor", "ledger export", "ledger verify",
             "core init", "core serve", "core status", "core invite", "core backup",
             "core restore", "core recover",
             "member init", "member key rotate", "member key revoke", "member key list",
