@@ -17,6 +17,8 @@ from tapestry.sovereign.evaluation.report import (
 )
 
 WIDTH, HEIGHT = 150, 16
+SHOWN = 0.0005
+"""A smaller change is shown as zero, and called neither better nor worse."""
 
 
 def page(report: EvaluationReport) -> bytes:
@@ -145,7 +147,7 @@ def _change(value: Interval | None, measure: Measure) -> str:
         return "<td>-</td>"
     sign = -1 if measure in LOWER_IS_BETTER and measure != "bits-per-byte" else 1
     kind = "same"
-    if sign * value.low > 0 or sign * value.high < 0:
+    if abs(value.value) >= SHOWN and (sign * value.low > 0 or sign * value.high < 0):
         kind = "better" if sign * value.value > 0 else "worse"
     said, low, high = (_moved(each, measure) for each in (value.value, value.low, value.high))
     words = {"better": "better", "worse": "worse", "same": "no clear difference"}[kind]
