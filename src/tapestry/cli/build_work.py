@@ -203,7 +203,8 @@ def run(folder: Path, *, again: bool = False) -> State:
 
     Raises what the build does.
     """
-    home, (read, _) = BuildHome(folder), recipe.read(BuildHome(folder).recipe)
+    home = BuildHome(folder.absolute())
+    read, _ = recipe.read(home.recipe)
     before = state(folder)
     if before.done:
         return before
