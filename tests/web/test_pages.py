@@ -129,7 +129,7 @@ def test_a_script_in_a_page_would_not_run(tour: Tour) -> None:
         assert bool(alerts) == bool(expected)
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.long)], ids=["light", "dark"])
 def test_axe_finds_nothing_serious(tour: Tour, dark: bool) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
