@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.protocol.derivative import FIELDS, DerivativeRecord, ShownBase, ShownDerivative
-from tapestry.web.released import Branch, File, repository, tree
+from tapestry.web.released import Branch, File, repository, seen_by, tree
 
 
 def record(name: str, **shown: Any) -> DerivativeRecord:
@@ -77,3 +77,10 @@ def test_a_folder_that_is_no_repository_names_nothing(tmp_path: Path) -> None:
         assert repository(tmp_path) == {}
     (folder / "1.targets.json").write_bytes(b"[" * 100_000)
     assert repository(tmp_path) == {}
+
+
+def test_the_public_sees_what_an_owner_calls_public() -> None:
+    one = record("law", licence="Apache-2.0", level="national").model_copy(update={"public": ("licence",)})
+    (shown,) = seen_by([one], insider=False)
+    assert shown.shown is not None and (shown.shown.licence, shown.shown.level) == ("Apache-2.0", None)
+    assert [*seen_by([one], insider=True)] == [one]

@@ -16,6 +16,7 @@ from tapestry.governance import proposal as subjects
 from tapestry.identity.keyring import KeyRing
 from tapestry.identity.logins import make_login
 from tapestry.protocol.clock import time_text
+from tapestry.protocol.derivative import DerivativeRecord
 from tapestry.protocol.views import Hello, RunView
 from tapestry.rounds import machine
 from tapestry.web.book import Book
@@ -100,6 +101,7 @@ class InProcess(Source):
     def __init__(self, world: World) -> None:
         self._world = world
         self.signed = True
+        self.derived: tuple[DerivativeRecord, ...] = ()
 
     def hello(self) -> Hello:
         key = self._world.core.consortium.core_key.public_key
@@ -124,6 +126,9 @@ class InProcess(Source):
                 member="cyd", dataset="letters", at=self.time(), card=shown, public=frozenset(), signed=True
             ),
         )
+
+    def derivatives(self, ring: KeyRing, consortium: str) -> tuple[DerivativeRecord, ...]:
+        return self.derived
 
 
 class Dashboard:

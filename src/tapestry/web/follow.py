@@ -225,7 +225,8 @@ class Follower:
         if time.monotonic() - self._catalog_at > CATALOG_S and self.known.hello is not None:
             found = self._source.listings(self.known.assembly.ring, self.known.hello.consortium)
             self._catalog_at = time.monotonic()
-            self._tell(listings=found)
+            derived = self._source.derivatives(self.known.assembly.ring, self.known.hello.consortium)
+            self._tell(listings=found, derivatives=derived)
 
     def _shown(self) -> None:
         """What a core shows that does not show its ledger."""

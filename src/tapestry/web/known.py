@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tapestry.governance.charter import Charter
 from tapestry.governance.state import Assembly
+from tapestry.protocol.derivative import DerivativeRecord
 from tapestry.protocol.views import Hello, RunView
 from tapestry.rounds.state import RunState
 from tapestry.web.source import Listing
@@ -28,6 +29,7 @@ class Known:
         views: what the core says of runs, with the progress of nodes.
         stories: what each run's ledger tells.
         listings: what members publish of their datasets; None where that is not shown.
+        derivatives: what owners show of theirs.
         closed: the core does not show its ledger to this dashboard.
         heard_at: the core's time in its last answer.
         heard_s: when that was, by a clock that only counts on (`time.monotonic`).
@@ -46,6 +48,7 @@ class Known:
     views: Mapping[str, RunView] = field(default_factory=dict)
     stories: Mapping[str, Story] = field(default_factory=dict)
     listings: tuple[Listing, ...] | None = ()
+    derivatives: tuple[DerivativeRecord, ...] = ()
     closed: bool = False
     heard_at: str = ""
     heard_s: float = 0.0

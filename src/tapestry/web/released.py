@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from tapestry.errors import TapestryError
 from tapestry.governance.state import Assembly
 from tapestry.host import files
 from tapestry.protocol.canonical import is_sha256
-from tapestry.protocol.derivative import DerivativeRecord
+from tapestry.protocol.derivative import DerivativeRecord, ShownDerivative
 from tapestry.rounds.state import RunState
 
 MAX_TARGETS_BYTES: Final = 16 << 20
@@ -86,10 +86,12 @@ def releases(
     assembly: Assembly, states: Mapping[str, RunState], repositories: Iterable[Mapping[str, tuple[File, ...]]]
 ) -> list[Release]:
     """As the ledger has them, newest first."""
-    held = {state.head: (run, state.merges) for run, state in states.items()}
+    held: dict[str, tuple[str | None, int | None]] = {
+        state.head: (run, state.merges) for run, state in states.items()
+    }
     known: dict[str, tuple[File, ...]] = {}
-    for each in repositories:
-        known |= dict(each)
+    for repository_files in repositories:
+        known |= dict(repository_files)
     found = []
     for name, each in assembly.governance.releases.items():
         item = assembly.governance.proposals.get(each.decision)
@@ -114,6 +116,16 @@ def heads(states: Mapping[str, RunState]) -> list[Head]:
         Head(run, state.head, state.merges, state.status == "finished")
         for run, state in sorted(states.items())
     ]
+
+
+def seen_by(records: Iterable[DerivativeRecord], *, insider: bool) -> Iterator[DerivativeRecord]:
+    """As a viewer sees them: to the public, an owner shows less."""
+    for each in records:
+        if insider or each.shown is None:
+            yield each
+        else:
+            hidden = dict.fromkeys(set(ShownDerivative.model_fields) - set(each.public))
+            yield each.model_copy(update={"shown": each.shown.model_copy(update=hidden)})
 
 
 def tree(records: Iterable[DerivativeRecord], names: Mapping[str, str]) -> list[Trunk]:

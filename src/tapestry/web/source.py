@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from tapestry.catalog.listing import MAX_LISTED, CatalogEntry, Shown
@@ -11,7 +11,8 @@ from tapestry.errors import AuthError, FormatError, NotFound, TapestryError
 from tapestry.governance.charter import Charter
 from tapestry.identity.envelope import Envelope
 from tapestry.identity.keyring import KeyRing
-from tapestry.protocol import canonical
+from tapestry.protocol import canonical, derivative
+from tapestry.protocol.derivative import DerivativeRecord
 from tapestry.protocol.views import Hello, RunView
 from tapestry.transport import wire
 from tapestry.transport.client import MAX_EVENTS_BYTES
@@ -119,6 +120,29 @@ class Source:
                 break
         return tuple(found)
 
+    def derivatives(self, ring: KeyRing, consortium: str) -> tuple[DerivativeRecord, ...]:
+        """What owners show of their derivatives; none where that is not shown, or kept."""
+        found: list[DerivativeRecord] = []
+        seen, total = 0, 1
+        while seen < total:
+            try:
+                data = self._ask("/v1/derivatives", cap=MAX_EVENTS_BYTES, after=seen, limit=wire.MAX_LISTED)
+            except (AuthError, NotFound):
+                return ()
+            answer = canonical.decode(data, what="registry", max_bytes=MAX_EVENTS_BYTES)
+            try:
+                entries, total = list(answer["entries"]), int(answer["total"])
+            except (KeyError, TypeError, ValueError) as e:
+                raise FormatError("the core's registry of derivatives is not one") from e
+            if total > derivative.MAX_LISTED:
+                raise FormatError("the core's registry of derivatives is not one")
+            made = (_opened(each, ring, DerivativeRecord) for each in entries)
+            found += [each for each in made if each is not None and each.consortium == consortium]
+            seen += len(entries)
+            if not entries:
+                break
+        return tuple(found)
+
     def _listing(self, value: Any, ring: KeyRing, consortium: str) -> Listing | None:
         if not self.signed:
             if value["card"] is None:
@@ -130,7 +154,7 @@ class Source:
                 member=str(value["member"]), dataset=str(value["dataset"]), at=str(value["at"]),
                 card=card, public=public, signed=False,
             )  # fmt: skip
-        entry = _opened(value, ring)
+        entry = _opened(value, ring, CatalogEntry)
         if entry is None or entry.card is None or entry.consortium != consortium:
             return None
         return Listing(
@@ -152,13 +176,16 @@ class Source:
         return self._connection.ask(request, cap=cap)
 
 
-def _opened(value: Any, ring: KeyRing) -> CatalogEntry | None:
-    """An entry of the catalog, if a key that was certified for its member's node has signed it."""
+S = TypeVar("S", CatalogEntry, DerivativeRecord)
+
+
+def _opened(value: Any, ring: KeyRing, kind: type[S]) -> S | None:
+    """What a member says, if a key that was certified for its member's node has signed it."""
     try:
         envelope = Envelope.from_json(value)
         (signature,) = envelope.signatures
         certificate = ring.keys[signature.keyid].certificate
-        entry = envelope.open_as(CatalogEntry, certificate.public_key)
+        entry = envelope.open_as(kind, certificate.public_key)
     except (TapestryError, KeyError, ValueError):
         return None
     return entry if (entry.member, entry.node) == (certificate.member, certificate.node) else None

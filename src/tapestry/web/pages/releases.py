@@ -27,7 +27,7 @@ async def show(request: Request) -> Response:
     names = {each.state: each.name for each in found}
     for head in released.heads(known.states):
         names.setdefault(head.state, head.run)
-    records = getattr(known, "derivatives", None) or ()
+    records = released.seen_by(known.derivatives, insider=ask.viewer.insider)
     return page(
         ask,
         "releases.html",

@@ -1,0 +1,161 @@
+"""Every page in a real browser: no stranger's script runs, nothing is loaded from elsewhere, nothing is wider
+than a phone, and axe finds nothing serious, light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tapestry.web.app import make_app
+from tapestry.web.building import Building, CardInUse, Left, Waiting
+from tapestry.web.cookies import cookie_name
+from tests.web.served import served
+from tests.web.world import SCRIPT, Dashboard, World
+
+PATHS: Final = (
+    "/",
+    "/runs",
+    "/runs/run",
+    "/members",
+    "/members/ada",
+    "/data",
+    "/decisions",
+    "/decisions/{hostile}",
+    "/decisions/charter",
+    "/desk",
+    "/desk/audit",
+    "/ledger",
+    "/ledger/20",
+    "/releases",
+    "/mine",
+    "/login",
+    "/nothing",
+)
+WIDTHS: Final = (360, 768, 1280)
+SERIOUS: Final = {"serious", "critical"}
+
+
+def building() -> Building:
+    left = Left(time=1.8e9, kind="delta-shard", name=SCRIPT, count=1, bytes=694176, sha256="a" * 64)
+    waiting = Waiting(name="run.3", since=1.8e9, artifacts=2, bytes=1234, digest="b" * 64)
+    card = CardInUse(
+        name="letters", category="private", languages=("en", "fr"), licence="LicenseRef-private", documents=2,
+        bytes=59, stages=("base",), withdrawn=True,
+    )  # fmt: skip
+    return Building(
+        home="/srv/node", member="ada", node="ada-1", running=True, level="netns", publish="all",
+        approve=True, left=(left,) * 60, waiting=(waiting,),
+        passed=3, refused=1, last_refused="an update that is not finite", canaries=10, cards=(card,),
+        trouble="the core is away",
+    )  # fmt: skip
+
+
+class Tour:
+    """Pages of one dashboard, as bob sees them."""
+
+    def __init__(self, board: Dashboard, url: str, chromium: Any) -> None:
+        self.board, self.url, self._chromium = board, url, chromium
+
+    def context(self, *, width: int = 1280, dark: bool = False) -> Any:
+        context = self._chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+        )
+        context.add_cookies(
+            [
+                {"name": cookie_name(self.url), "value": self.board.cookie("bob", self.url), "url": self.url},
+                {
+                    "name": f"tapestry-mine-{self.url.rpartition(':')[2]}",
+                    "value": self.board.site.owner_key,
+                    "url": self.url,
+                },
+            ]
+        )
+        return context
+
+    def path(self, path: str, language: str = "en") -> str:
+        return f"{self.url}/{language}" + path.format(**self.board.world.names)
+
+
+@pytest.fixture(scope="module")
+def tour(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tour]:
+    folder = tmp_path_factory.mktemp("pages")
+    with (world := World(folder / "core")).core:
+        board = Dashboard(world.live(), folder)
+        board.site.building = building
+        with served(make_app(board.site)) as url:
+            yield Tour(board, url, chromium)
+
+
+def test_no_stranger_runs_anything_and_nothing_comes_from_elsewhere(tour: Tour) -> None:
+    context = tour.context()
+    said: list[str] = []
+    foreign: list[str] = []
+    for path in PATHS:
+        page = context.new_page()
+        page.on("dialog", lambda each: (said.append(f"dialog {each.message}"), each.dismiss()))
+        page.on("console", lambda each: said.append(each.text) if each.type == "error" else None)
+        page.on("pageerror", lambda each: said.append(str(each)))
+        page.on(
+            "request", lambda each: foreign.append(each.url) if not each.url.startswith(tour.url) else None
+        )
+        page.goto(tour.path(path), wait_until="load")
+        assert page.evaluate("() => document.querySelectorAll('main h1').length") == 1, path
+        page.close()
+    context.close()
+    assert [each for each in said if "404" not in each] == []
+    assert [each for each in foreign if not each.startswith(tour.url)] == []
+
+
+def test_a_script_in_a_page_would_not_run(tour: Tour) -> None:
+    """The control: with escaping off, the policy alone keeps it from running; without that it would."""
+    from tests.web.hostile import switches
+
+    scene: Any = None
+    for open_to_all, expected in ((False, 0), (True, 1)):
+        context = tour.context()
+        page = context.new_page()
+        alerts: list[str] = []
+        page.on("dialog", lambda each, alerts=alerts: (alerts.append(each.message), each.dismiss()))
+        with switches.escaping(scene):
+            if open_to_all:
+                with switches.policy(scene):
+                    page.goto(tour.path("/decisions/{hostile}"))
+            else:
+                page.goto(tour.path("/decisions/{hostile}"))
+        context.close()
+        assert bool(alerts) == bool(expected)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_serious(tour: Tour, dark: bool) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    axe, context, found = Axe(), tour.context(dark=dark), []
+    for path in PATHS:
+        page = context.new_page()
+        page.goto(tour.path(path, "fr" if dark else "en"))
+        results = axe.run(page).response
+        assert results["passes"], path
+        for each in results["violations"]:
+            if each["impact"] in SERIOUS:
+                found.append((path, each["id"], [node["target"] for node in each["nodes"]][:3]))
+        page.close()
+    context.close()
+    assert found == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_wider_than_the_screen(tour: Tour, width: int, tmp_path: Path) -> None:
+    context = tour.context(width=width)
+    for path in PATHS:
+        page = context.new_page()
+        page.goto(tour.path(path))
+        name = path.strip("/").replace("/", "-") or "home"
+        page.screenshot(path=tmp_path / f"{name}-{width}.png", full_page=True)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width, path
+        page.close()
+    context.close()
