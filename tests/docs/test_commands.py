@@ -115,7 +115,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     assert set(LEAVES) == {
         f"tapestry {name}"
         for name in (
-            "demo", "doctor", "ledger export", "ledger verify",
+            "demo", "doctor", "ledger export", "ledger verify", "web login",
             "core init", "core serve", "core status", "core invite", "core backup",
             "core restore", "core recover",
             "member init", "member key rotate", "member key revoke", "member key list",
