@@ -116,7 +116,6 @@ def test_the_commands_are_those_of_the_design() -> None:
         f"tapestry {name}"
         for name in (
             "demo", "rehearse", "chat", "serve", "web login", "doctor", "ledger export", "ledger verify",
-            "demo", "doctor", "ledger export", "ledger verify", "web login",
             "core init", "core serve", "core status", "core invite", "core backup",
             "core restore", "core recover",
             "member init", "member key rotate", "member key revoke", "member key list",
