@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,14 +18,17 @@ from safetensors.torch import load_file
 
 from tapestry.catalog.withdrawal import Withdrawn
 from tapestry.errors import CardError, CorpusError, NotFound, RecipeError, RightsRefused, TapestryError
-from tapestry.host import files
+from tapestry.host import failpoints, files
 from tapestry.sovereign import directory, recipe
 from tapestry.sovereign.home import BuildHome
 from tapestry.sovereign.lineage import Lineage
-from tapestry.sovereign.stages import Build
+from tapestry.sovereign.saving import Checkpoints, StageState
+from tapestry.sovereign.stages import Build, Stopped
 from tapestry.sovereign.status import Status, Teller
+from tapestry.training.holding import hold
 from tapestry.training.island import ISLAND_OF_ONE
 from tapestry.training.machine import configure
+from tapestry.training.shelf import Shelf
 from tapestry.training.withdrawals import Withdrawals
 from tests.sovereign import support
 from tests.sovereign.support import CPT, DPO, HEAD, SFT, make_build
@@ -286,8 +290,85 @@ def test_a_dataset_that_is_withdrawn_stops_the_build_and_its_tokens_go(made: Bui
     with as_a_build_computes(), pytest.raises(RightsRefused, match="rule withdrawn"):
         read, teller = recipe.read(home.recipe), Teller(home.status, lead=True)
         Build(home, read, ISLAND_OF_ONE, teller, withdraws).run()
-    assert not (home.stage(1, "cpt") / "data").exists()
-    assert not (home.stage(1, "cpt") / "result").exists()
+    for name in ("data", "checkpoints", "result"):
+        assert not (home.stage(1, "cpt") / name).exists(), "tokens, or weights that have seen them"
+    marks.path("texts").unlink()
+
+
+def stop(home: BuildHome, *, after: int) -> None:
+    """Run a build in this process for so many steps."""
+    asked = iter(range(1, 1000))
+    with as_a_build_computes():
+        read, teller = recipe.read(home.recipe), Teller(home.status, lead=True)
+        with pytest.raises(Stopped):
+            Build(home, read, ISLAND_OF_ONE, teller, lambda: next(asked) >= after).run()
+
+
+def node_with(made: BuildHome, name: str, *files: str) -> Withdrawals:
+    """A node with text in files of a folder, each with a card of its own."""
+    root = made.root.parent / name
+    (root / "text").mkdir(parents=True)
+    settings = f'[node]\nname = "dom-1"\nmember = "domowina"\n\n[training]\nresidency = "{support.HERE}"\n'
+    (root / "node.toml").write_text(settings + 'corpus = "text"\n')
+    for number, file in enumerate(files):
+        lines = [json.dumps({"text": f"{number} {file} {n} " * 40}) + "\n" for n in range(8)]
+        (root / "text" / f"{file}.jsonl").write_text("".join(lines))
+    (root / "text" / "valid.jsonl").write_text('{"text": "x"}\n')
+    for number, file in enumerate(files):
+        mine = {f"{file}.jsonl"} | ({"valid.jsonl"} if number == 0 else set())
+        described = {
+            "name": file, "description": "Of a test.", "owner": "domowina", "languages": ["hsb"],
+            "licence": "CC0-1.0", "made": "2026-11-22", "residency": [support.HERE], "category": "private",
+            "stages": ["private-cpt"],
+        }  # fmt: skip
+        held = hold(root / "text", only=mine.__contains__)
+        Shelf(root / "cards").put(held.values(root / "text", **described), replace=True)
+    return Withdrawals(root)
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_build_does_not_go_on_from_what_has_seen_text_that_was_withdrawn(
+    made: BuildHome, bound: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at a checkpoint; one of two datasets is withdrawn and its file taken away; gone on with."""
+    marks = node_with(made, f"two-{bound}", "train-kept", "train-gone")
+    text = (HEAD + CPT).replace('cards = "../cards"\nresidency = "DE"', f'node = "../two-{bound}"')
+    home = again(made, f"without-{bound}", text.replace('"../texts"', f'"../two-{bound}/text"'))
+    stop(home, after=2)
+    kept = made.root.parent / f"kept-{bound}"
+    shutil.copytree(home.stage(1, "cpt") / "checkpoints", kept)
+    marks.put(Withdrawn(dataset="train-gone", at="2026-11-22T00:00:00.000Z"))
+    with pytest.raises(RightsRefused, match="rule withdrawn"):
+        here(home)
+    assert [path.name for path in home.stage(1, "cpt").iterdir()] == ["begun"]
+    (made.root.parent / f"two-{bound}" / "text" / "train-gone.jsonl").unlink()
+    shutil.copytree(kept, home.stage(1, "cpt") / "checkpoints")  # as a backup would bring it back
+    if not bound:
+        monkeypatch.setattr(Checkpoints, "_read", _whatever_it_was_trained_on)
+    steps: list[int] = []
+    monkeypatch.setattr(failpoints, "reach", lambda name: steps.append(1) if name == "build.step" else None)
+    lineage = here(home)
+    assert [each.name for each in lineage.stages[0].datasets] == ["train-kept"]
+    assert len(steps) == (4 if bound else 2), "the control: without the binding it goes on from step 2"
+
+
+def _whatever_it_was_trained_on(self: Checkpoints, folder: Path) -> StageState:
+    return StageState.from_bytes((folder / "state.json").read_bytes())
+
+
+def test_a_later_stage_does_not_go_on_from_a_dataset_that_was_withdrawn(made: BuildHome) -> None:
+    home = again(made, "later-withdrawn", of_a_node(made) + CPT)
+    stop(home, after=5)
+    assert len(Lineage.load(home.lineage).stages) == 1
+    marks = Withdrawals(made.root.parent / "node")
+    marks.put(Withdrawn(dataset="texts", at="2026-11-22T00:00:00.000Z"))
+    try:
+        with pytest.raises(RightsRefused, match="stage 1 was trained on dataset texts"):
+            here(home)
+    finally:
+        marks.path("texts").unlink()
+    assert not home.model.exists()
+    assert here(home).weights, "the control: it was the mark"
 
 
 def test_a_later_stage_without_the_right_is_refused_before_the_first_begins(made: BuildHome) -> None:

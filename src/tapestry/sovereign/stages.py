@@ -100,6 +100,8 @@ class Build:
         if lineage.weights is not None:
             self._teller.update(phase="done", stage=len(self._recipe.stage), durable=True)
             return
+        if self._island.lead:
+            self._catalog.require_kept(lineage)
         start = self._first(lineage)
         for number, stage in self._recipe.stages():
             start = self._begin(start, number, stage)
@@ -231,7 +233,7 @@ class Build:
         tokenizer = models.open_tokenizer(self._base)
         chat = self._chat(tokenizer) if stage.kind != "cpt" else None
         if self._island.lead:
-            self._prepare(folder, stage, chat)
+            self._prepare(number, stage, chat)
         self._island.barrier()
         data = prepared.open_data(folder / DATA)
         if (cut := data.header.cut + data.header.dropped) and self._island.lead:
@@ -242,11 +244,13 @@ class Build:
             machine=self._recipe.machine,
             seed=self._recipe.seed,
             data=data,
-            checkpoints=Checkpoints(folder / CHECKPOINTS, self._island, stage.settings, start.weights),
+            checkpoints=Checkpoints(
+                folder / CHECKPOINTS, self._island, stage.settings, start.weights, data.header.digest
+            ),
             folder=folder,
             island=self._island,
             teller=self._teller,
-            ask=self._asker(stage),
+            ask=self._asker(stage, lineage),
             stopping=self._stopping,
         )
         model, reference = self._models(start, number, stage)
@@ -254,7 +258,7 @@ class Build:
             outcome, model = trainers.train(task, model, reference, tokenizer)
         except RightsRefused:
             if self._island.lead:
-                shutil.rmtree(folder / DATA, ignore_errors=True)
+                self._tidy(number, stage)
             raise
         if not outcome.whole:
             raise Stopped
@@ -266,7 +270,8 @@ class Build:
             record = self._publish(folder, stage, data, outcome, model, tokenizer, weights)
         return Stage.model_validate_json(self._island.share(record))
 
-    def _prepare(self, folder: Path, stage: StageTable, chat: Chat | None) -> None:
+    def _prepare(self, number: int, stage: StageTable, chat: Chat | None) -> None:
+        folder = self._folder(number, stage)
         protected, kept = self._protection()
         with files.full_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -275,6 +280,8 @@ class Build:
             files.write_atomic(folder / BEGUN, _now().encode())
         if (folder / DATA).exists():
             cards = [card for card, _ in self._catalog.cards(stage)]
+            if any(map(self._catalog.is_withdrawn, cards)):
+                self._tidy(number, stage)
             self._catalog.permit(cards, stage)
             prepared.require_same(folder / DATA, tuple(cards), stage, kept)
             return
@@ -289,14 +296,17 @@ class Build:
             kept=kept,
         )
 
-    def _asker(self, stage: StageTable) -> Callable[[], None]:
-        """What is asked at every step: whether a dataset of it was withdrawn meanwhile."""
+    def _asker(self, stage: StageTable, lineage: Lineage) -> Callable[[], None]:
+        """What is asked at every step: whether a dataset of it, or of one before, was withdrawn meanwhile."""
         if not self._island.lead or self._catalog.withdrawals is None:
             return lambda: None
         cards, marks = [card for card, _ in self._catalog.cards(stage)], self._catalog.withdrawals
 
         def ask() -> None:
-            if marks.marks() and any(map(self._catalog.is_withdrawn, cards)):
+            if not marks.marks():
+                return
+            self._catalog.require_kept(lineage)
+            if any(map(self._catalog.is_withdrawn, cards)):
                 self._catalog.permit(cards, stage)
 
         return ask
@@ -372,6 +382,7 @@ class Build:
             return
         self._teller.update(phase="writing", seconds_left=None)
         home, kept = self._home, start.adapter is not None and start.on_base
+        self._catalog.require_kept(lineage)
         if not home.model.exists():
             self._publish_merged(start, home.model, self._recipe_dtype(final=True), lineage)
         failpoints.reach("build.model.published")
