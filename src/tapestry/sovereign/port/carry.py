@@ -14,7 +14,7 @@ from tapestry.errors import Conflict, InputError, ModelError
 from tapestry.host import files
 from tapestry.protocol import canonical
 from tapestry.protocol.clock import time_text
-from tapestry.sovereign import models
+from tapestry.sovereign import gates, models
 from tapestry.sovereign import recipe as recipes
 from tapestry.sovereign.card import model_card
 from tapestry.sovereign.directory import ADAPTER, WEIGHTS, Tensors, weights_digest
@@ -73,6 +73,18 @@ class Source:
         if adapter is None and not (model / CONFIG).is_file():
             raise ModelError(f"{root} has no model", hint="give the folder of a finished build")
         return cls(root=root, model=model, adapter=adapter, lineage=lineage)
+
+    def require_gates(self) -> None:
+        """Raise `GateNotMet` where its recipe has release gates that its evaluation does not meet.
+
+        A model that has left its build has no recipe with it; it was asked when it left.
+        """
+        home = BuildHome(self.root)
+        if not home.recipe.is_file():
+            return
+        stated = recipes.read(home.recipe)[0].gates
+        if stated.model_fields_set - {"cautious"}:
+            gates.require(stated, self.model, home.evaluation / "report.json")
 
 
 def port(source: Source, to: Path, out: Path, *, old: Path | None, now_ms: int) -> Ported:
