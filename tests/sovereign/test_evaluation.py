@@ -316,6 +316,30 @@ def test_what_cannot_be_evaluated(place: Path, tmp_path: Path) -> None:
         evaluate(replace(nothing, trained=tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task: a\ninclude: more.txt", "no YAML beside it"),  # the harness takes any file for YAML
+        ("task: a\ninclude: [more.txt]", "no YAML beside it"),
+        ("task: a\ninclude: [../more.yaml]", "no YAML beside it"),
+        ('task: a\n"class": mine.Task', "may not ask for code"),
+        ("{task: a, unsafe_code: true}", "may not ask for code"),
+        ("group: g\ntask: [{task: a, include: more.txt}]", "no YAML beside it"),
+        ("group: g\ntask: [{task: a, dataset_path: some/where}]", "is no file"),
+        ("task: a\ndoc_to_text: [!function mine.f]", "not YAML"),
+    ],
+)
+def test_a_folder_of_tasks_has_no_way_to_code(tmp_path: Path, text: str, said: str) -> None:
+    """Looked at before the harness is, so it need not be here; `make harness` has the plain cases."""
+    (tmp_path / "more.txt").write_text("doc_to_text: !function mine.f\n")
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(EvaluationError, match=said):
+        tasks._check(path)
+    path.write_text("task: a\ninclude: b.yaml\ndataset_path: json\n")
+    assert tasks._check(path) == "a", "the control"
+
+
 @pytest.mark.skipif(tasks.installed(), reason="the harness is here")
 def test_without_the_harness_the_way_out_is_named(place: Path) -> None:
     with pytest.raises(EvaluationError, match="is not installed") as caught:
