@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from tapestry.catalog.withdrawal import Withdrawn
 from tapestry.errors import CardError, CorpusError, NotFound, RecipeError, RightsRefused, TapestryError
 from tapestry.host import failpoints, files
-from tapestry.sovereign import directory, recipe
+from tapestry.sovereign import directory, models, recipe
 from tapestry.sovereign.home import BuildHome
-from tapestry.sovereign.lineage import Lineage
+from tapestry.sovereign.lineage import Base, Lineage
 from tapestry.sovereign.saving import Checkpoints, StageState
 from tapestry.sovereign.stages import Build, Stopped
 from tapestry.sovereign.status import Status, Teller
@@ -181,13 +181,11 @@ def test_data_comes_in_an_order_that_follows_from_the_seed(made: BuildHome) -> N
 
 
 def test_stages_with_lora_alone_are_one_adapter_on_the_base(made: BuildHome) -> None:
-    from tapestry.sovereign.models import merged
-
     home = again(made, "lora", HEAD + SFT + DPO)
     lineage = here(home)
     assert lineage.adapter
     assert Lineage.load(home.adapter / "lineage.json") == lineage
-    state = merged(made.root.parent / "base", home.adapter).state_dict()
+    state = models.merged(made.root.parent / "base", home.adapter).state_dict()
     for name, value in load_file(home.model / "model.safetensors").items():
         assert torch.equal(value, state[name]), name
     assert "/" not in (home.adapter / "adapter_config.json").read_text(), "a path of this machine"
@@ -197,7 +195,12 @@ def test_a_build_starts_from_an_adapter_and_only_on_its_base(made: BuildHome) ->
     first = again(made, "first", HEAD + SFT)
     here(first)
     text = (HEAD + DPO).replace('base = "../base"', 'base = "../base"\nadapter = "../first/adapter"')
-    assert here(again(made, "second", text)).adapter
+    second = again(made, "second", text)
+    lineage, parent = here(second), Lineage.load(first.lineage)
+    assert lineage.adapter
+    assert lineage.parent is not None
+    assert (lineage.parent.lineage, lineage.parent.weights) == (parent.digest, parent.weights)
+    assert Lineage.load(second.root / "parents" / f"{parent.digest}.json") == parent
     support.make_base(made.root.parent / "other-base", seed=2)
     other = again(made, "third", text.replace('"../base"', '"../other-base"'))
     with pytest.raises(RecipeError, match="was made on another base") as raised:
@@ -216,6 +219,44 @@ def test_an_adapter_of_another_shape_is_refused_without_lineage(made: BuildHome)
     text = (HEAD + DPO).replace('base = "../base"', 'base = "../wide-base"\nadapter = "../plain-adapter"')
     with pytest.raises(TapestryError, match="does not fit the base"):
         here(again(made, "fourth", text))
+
+
+def test_an_adapter_that_is_more_than_lora_is_refused(made: BuildHome) -> None:
+    """A stage would keep the LoRA of it and lose the rest without a word."""
+    folder = made.root.parent / "odd-adapter"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    base = Base(weights="0" * 64, tokenizer="0" * 64, licence="", state=None, run=None, round=None)
+    plain = {"peft_type": "LORA", "bias": "none", "modules_to_save": None}
+    for more, said in (
+        ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "all"}, "bias"),
+    ):
+        (folder / "adapter_config.json").write_text(json.dumps(plain | more))
+        with pytest.raises(RecipeError, match=f"is no plain LoRA adapter, but has {said}"):
+            models.require_adapter(folder, base)
+    (folder / "adapter_config.json").write_text("[]")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        models.require_adapter(folder, base)
+    (folder / "adapter_config.json").write_text(json.dumps(plain))
+    models.require_adapter(folder, base)
+
+
+def test_a_base_with_an_adapter_in_its_folder_is_refused(made: BuildHome) -> None:
+    """transformers would add the adapter to what it opens; the hash of the base is the same."""
+    from tapestry.errors import ModelError
+    from tapestry.sovereign.serve import loading
+
+    folder = support.make_base(made.root.parent / "with-adapter")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(RecipeError, match="both a model and an adapter"):
+        models.require_base(folder)
+    for opening in (models.open_model, loading.load):
+        with pytest.raises(ModelError, match="both a model and an adapter"):
+            opening(folder)
+    (folder / "adapter_config.json").unlink()
+    models.require_base(folder)
 
 
 # -- values and rights ----------------------------------------------------------------------------

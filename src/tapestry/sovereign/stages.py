@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,7 @@ from tapestry.sovereign.card import model_card
 from tapestry.sovereign.chat import Chat
 from tapestry.sovereign.constitution import Constitution
 from tapestry.sovereign.home import BuildHome
-from tapestry.sovereign.lineage import Lineage, Stage
+from tapestry.sovereign.lineage import Base, Lineage, Parent, Stage
 from tapestry.sovereign.places import Catalog, place
 from tapestry.sovereign.recipe import Recipe, StageTable
 from tapestry.sovereign.saving import Checkpoints, draw
@@ -112,6 +112,8 @@ class Build:
                     lineage.save(self._home.lineage)
                     self._tidy(number, stage)
                 self._island.barrier()
+            elif self._island.lead:
+                self._tidy(number, stage)  # where the process died before it could
             start = self._after(start, number, stage, lineage)
         self._finish(start, lineage)
 
@@ -129,14 +131,18 @@ class Build:
             else:
                 self._dry()
                 recipe = self._recipe
+                base, places = models.base_of(self._base), [self._base]
+                if recipe.adapter is not None:
+                    places.append(place(self._home.root, recipe.adapter))
+                    models.require_adapter(places[-1], base)
                 found = Lineage(
                     name=recipe.name,
                     owner=recipe.owner,
                     level=recipe.level,
                     licence=recipe.licence,
                     languages=recipe.languages,
-                    base=models.base_of(self._base),
-                    parent=None,
+                    base=base,
+                    parent=self._parent(base, places),
                     recipe=sha256(self._bytes),
                     constitution=kept,
                     stages=(),
@@ -144,11 +150,20 @@ class Build:
                     adapter=False,
                     release=__version__[:64],
                 )
-                if recipe.adapter is not None:
-                    models.require_adapter(place(self._home.root, recipe.adapter), found.base)
                 found.save(self._home.lineage)
             data = found.to_bytes()
         return Lineage.from_bytes(self._island.share(data))
+
+    def _parent(self, base: Base, places: Sequence[Path]) -> Parent | None:
+        """The derivative that the build starts from, if it does; its lineage is kept in `parents`."""
+        found = models.parent_of(base, places)
+        if found is None or found.weights is None:
+            return None
+        kept = self._home.parents / f"{found.digest}.json"
+        with files.full_disk(kept):
+            kept.parent.mkdir(exist_ok=True)
+        found.save(kept)
+        return Parent(lineage=found.digest, weights=found.weights, base=found.base.weights)
 
     def _require_same(self, lineage: Lineage, constitution: str | None) -> None:
         if lineage.weights is not None:
@@ -158,7 +173,9 @@ class Build:
             raise RecipeError(f"{self._home.recipe} was changed since the build began", hint=hint)
         if lineage.constitution != constitution:
             raise RecipeError("the constitution was changed since the build began", hint=hint)
-        if lineage.base.weights != directory.weights_digest(self._base):
+        models.require_base(self._base)
+        now = models.base_of(self._base)
+        if (lineage.base.weights, lineage.base.tokenizer) != (now.weights, now.tokenizer):
             raise RecipeError(f"the base in {self._base} is another than when the build began", hint=hint)
 
     def _dry(self) -> None:
