@@ -45,8 +45,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def require_alone(folder: Path) -> None:
-    """Raise `ModelError` for a model's folder that holds an adapter too: transformers adds it to what it opens,
-    and neither the weights' hash nor a lineage would tell of it."""
+    """Raise `ModelError` for a model's folder that holds an adapter too: transformers adds it to what it
+    opens, and neither the weights' hash nor a lineage would tell of it."""
     if (folder / CONFIG).is_file() and (folder / ADAPTER_CONFIG).exists():
         raise ModelError(
             f"{folder} holds both a model and an adapter ({ADAPTER_CONFIG})",
