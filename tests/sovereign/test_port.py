@@ -290,3 +290,34 @@ def test_gains_by_name() -> None:
     assert alone.recovered is None and alone.why_undefined == "no model was rebuilt on the new base"
     exact = Gain(name="x", new_base=100.0, ported=99.5, rebuilt=99.0)
     assert exact.recovered == pytest.approx(0.5), "one per cent is enough"
+
+
+def test_gains_from_reports_are_over_the_same_things(tmp_path: Path) -> None:
+    from tapestry.cli.build_port_work import from_reports
+    from tapestry.protocol.leakage import Interval
+    from tapestry.sovereign.evaluation.report import Data, EvaluationReport, Figure, Role, Subject
+
+    def written(name: str, value: float, text: str, of: int) -> Path:
+        subjects, figures = [], []
+        roles: tuple[tuple[Role, float], ...] = (("model", value), ("base", 2.0))
+        for role, one in roles:
+            subjects.append(
+                Subject(role=role, name="", weights=role[0].encode().hex() * 32, tokenizer="0" * 64,
+                        parameters=1, model_type="")
+            )  # fmt: skip
+            at = Interval(value=one, low=one, high=one)
+            figures.append(Figure(measure="bits-per-byte", part="de", role=role, count=3, of=of, value=at))
+        report = EvaluationReport(
+            at="2026-11-22T12:00:00.000Z", release="1", confidence=0.95, resamples=100, seed=0,
+            isolation="netns", subjects=tuple(subjects),
+            data=(Data(kind="text", name="de", sha256=text * 64, card=None),), figures=tuple(figures),
+            changes=(), positions=(), distances=(), answered=(), notes=(), gates=None, unmet=(),
+        )  # fmt: skip
+        (tmp_path / name).write_bytes(report.to_bytes())
+        return tmp_path / name
+
+    ported = written("ported", 1.9, "a", 900)
+    assert from_reports(ported, written("same", 1.8, "a", 900))[0].recovered == pytest.approx(0.5)
+    for other in (written("text", 1.8, "b", 900), written("cut", 1.8, "a", 800)):
+        with pytest.raises(InputError, match="over different things"):
+            from_reports(ported, other)
