@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tapestry.cli import evaluating
-from tapestry.errors import EvaluationError, FormatError, GateNotMet, ModelError, RightsRefused
+from tapestry.errors import Diverged, EvaluationError, FormatError, GateNotMet, ModelError, RightsRefused
 from tapestry.sovereign import gates as bounds
 from tapestry.sovereign import preferring
 from tapestry.sovereign.constitution import Constitution
@@ -198,6 +198,26 @@ def test_golden_bits_of_a_model_that_knows_nothing(trained: Candidate) -> None:
     found = texts.measure(flat, texts.Text("en", ("één", "x" * 5000)), 128)
     assert found.bits / found.bytes == pytest.approx(np.full(len(found.bits), math.log2(257)))
     assert found.bytes.tolist() == [5, 2000, 2000, 1000]  # few documents: pieces of them
+
+
+def test_a_damaged_model_meets_no_gate_by_its_damage(tmp_path: Path) -> None:
+    """What is no number is the likeliest of nothing, and has memorized nothing."""
+    from safetensors.torch import load_file, save_file
+
+    folder, rows = model(tmp_path / "damaged"), [("a", "b")]
+    Candidate("model", folder).say(rows)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    damaged = Candidate("model", folder)
+    for ask in (
+        lambda: damaged.say(rows),
+        lambda: damaged.ask(["a"], 4),
+        lambda: memorized.verbatim(damaged, [("ab" * 100, "ab" * 50)]),
+        lambda: texts.measure(damaged, texts.Text("en", ("some text",)), 64),
+    ):
+        with pytest.raises(Diverged, match="not finite"):
+            ask()
 
 
 def test_text_is_cut_at_a_character_and_protected_documents_are_left_out(place: Path, tmp_path: Path) -> None:
