@@ -135,7 +135,10 @@ def test_rows_are_matched_by_token_not_by_place(tmp_path: Path) -> None:
     new = grown(plain, tmp_path / "new", ["wóda"], first=3)
     made.changed(old, tmp_path / "d" / "model", made.noise(6))
     made.finished(tmp_path / "d", old)
+    (tmp_path / "d" / "model" / "generation_config.json").write_text('{"eos_token_id": [256, 257]}')
     found = carried(tmp_path / "d", new, old)
+    kept = json.loads((found.home.model / "generation_config.json").read_bytes())
+    assert kept["eos_token_id"] == [256, 260], "what ends an answer is the token, not its number"
     table = "model.embed_tokens.weight"
     with (
         Tensors(old) as o,
@@ -166,6 +169,12 @@ def test_a_tokenizer_that_lost_a_token(tmp_path: Path) -> None:
     plain = made.base(tmp_path / "plain")
     old = grown(plain, tmp_path / "old", ["wóda"])
     assert matched(plain, old).added == 1
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    value = json.loads((old / "tokenizer.json").read_bytes())
+    (cut / "tokenizer.json").write_text(json.dumps({**value, "normalizer": {"type": "NFC"}}))
+    with pytest.raises(ModelError, match="other normalizer"):
+        matched(plain, cut)
     with pytest.raises(ModelError, match="no token 'wóda'") as caught:
         matched(old, plain)
     assert "tapestry build rebase" in (caught.value.hint or "")
