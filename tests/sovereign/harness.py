@@ -92,7 +92,7 @@ def test_only_the_named_tasks_and_items(place: Path, tmp_path: Path) -> None:
         ({"class": "Mine"}, "may not ask for code"),
         ({"dataset_path": "somebody/somewhere"}, "is no file"),
         ({"dataset_kwargs": {"data_files": {"test": "gone.jsonl"}}}, "which is not there"),
-        ({"include": "../x.yaml"}, "not beside it"),
+        ({"include": "../x.yaml"}, "no YAML beside it"),
     ],
 )
 def test_a_folder_of_tasks_is_data(tmp_path: Path, more: dict[str, Any], said: str) -> None:

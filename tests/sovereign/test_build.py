@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,14 +18,17 @@ from safetensors.torch import load_file
 
 from tapestry.catalog.withdrawal import Withdrawn
 from tapestry.errors import CardError, CorpusError, NotFound, RecipeError, RightsRefused, TapestryError
-from tapestry.host import files
-from tapestry.sovereign import directory, recipe
+from tapestry.host import failpoints, files
+from tapestry.sovereign import directory, models, recipe
 from tapestry.sovereign.home import BuildHome
-from tapestry.sovereign.lineage import Lineage
-from tapestry.sovereign.stages import Build
+from tapestry.sovereign.lineage import Base, Lineage
+from tapestry.sovereign.saving import Checkpoints, StageState
+from tapestry.sovereign.stages import Build, Stopped
 from tapestry.sovereign.status import Status, Teller
+from tapestry.training.holding import hold
 from tapestry.training.island import ISLAND_OF_ONE
 from tapestry.training.machine import configure
+from tapestry.training.shelf import Shelf
 from tapestry.training.withdrawals import Withdrawals
 from tests.sovereign import support
 from tests.sovereign.support import CPT, DPO, HEAD, SFT, make_build
@@ -177,13 +181,11 @@ def test_data_comes_in_an_order_that_follows_from_the_seed(made: BuildHome) -> N
 
 
 def test_stages_with_lora_alone_are_one_adapter_on_the_base(made: BuildHome) -> None:
-    from tapestry.sovereign.models import merged
-
     home = again(made, "lora", HEAD + SFT + DPO)
     lineage = here(home)
     assert lineage.adapter
     assert Lineage.load(home.adapter / "lineage.json") == lineage
-    state = merged(made.root.parent / "base", home.adapter).state_dict()
+    state = models.merged(made.root.parent / "base", home.adapter).state_dict()
     for name, value in load_file(home.model / "model.safetensors").items():
         assert torch.equal(value, state[name]), name
     assert "/" not in (home.adapter / "adapter_config.json").read_text(), "a path of this machine"
@@ -193,7 +195,12 @@ def test_a_build_starts_from_an_adapter_and_only_on_its_base(made: BuildHome) ->
     first = again(made, "first", HEAD + SFT)
     here(first)
     text = (HEAD + DPO).replace('base = "../base"', 'base = "../base"\nadapter = "../first/adapter"')
-    assert here(again(made, "second", text)).adapter
+    second = again(made, "second", text)
+    lineage, parent = here(second), Lineage.load(first.lineage)
+    assert lineage.adapter
+    assert lineage.parent is not None
+    assert (lineage.parent.lineage, lineage.parent.weights) == (parent.digest, parent.weights)
+    assert Lineage.load(second.root / "parents" / f"{parent.digest}.json") == parent
     support.make_base(made.root.parent / "other-base", seed=2)
     other = again(made, "third", text.replace('"../base"', '"../other-base"'))
     with pytest.raises(RecipeError, match="was made on another base") as raised:
@@ -212,6 +219,44 @@ def test_an_adapter_of_another_shape_is_refused_without_lineage(made: BuildHome)
     text = (HEAD + DPO).replace('base = "../base"', 'base = "../wide-base"\nadapter = "../plain-adapter"')
     with pytest.raises(TapestryError, match="does not fit the base"):
         here(again(made, "fourth", text))
+
+
+def test_an_adapter_that_is_more_than_lora_is_refused(made: BuildHome) -> None:
+    """A stage would keep the LoRA of it and lose the rest without a word."""
+    folder = made.root.parent / "odd-adapter"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    base = Base(weights="0" * 64, tokenizer="0" * 64, licence="", state=None, run=None, round=None)
+    plain = {"peft_type": "LORA", "bias": "none", "modules_to_save": None}
+    for more, said in (
+        ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "all"}, "bias"),
+    ):
+        (folder / "adapter_config.json").write_text(json.dumps(plain | more))
+        with pytest.raises(RecipeError, match=f"is no plain LoRA adapter, but has {said}"):
+            models.require_adapter(folder, base)
+    (folder / "adapter_config.json").write_text("[]")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        models.require_adapter(folder, base)
+    (folder / "adapter_config.json").write_text(json.dumps(plain))
+    models.require_adapter(folder, base)
+
+
+def test_a_base_with_an_adapter_in_its_folder_is_refused(made: BuildHome) -> None:
+    """transformers would add the adapter to what it opens; the hash of the base is the same."""
+    from tapestry.errors import ModelError
+    from tapestry.sovereign.serve import loading
+
+    folder = support.make_base(made.root.parent / "with-adapter")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(RecipeError, match="both a model and an adapter"):
+        models.require_base(folder)
+    for opening in (models.open_model, loading.load):
+        with pytest.raises(ModelError, match="both a model and an adapter"):
+            opening(folder)
+    (folder / "adapter_config.json").unlink()
+    models.require_base(folder)
 
 
 # -- values and rights ----------------------------------------------------------------------------
@@ -286,8 +331,85 @@ def test_a_dataset_that_is_withdrawn_stops_the_build_and_its_tokens_go(made: Bui
     with as_a_build_computes(), pytest.raises(RightsRefused, match="rule withdrawn"):
         read, teller = recipe.read(home.recipe), Teller(home.status, lead=True)
         Build(home, read, ISLAND_OF_ONE, teller, withdraws).run()
-    assert not (home.stage(1, "cpt") / "data").exists()
-    assert not (home.stage(1, "cpt") / "result").exists()
+    for name in ("data", "checkpoints", "result"):
+        assert not (home.stage(1, "cpt") / name).exists(), "tokens, or weights that have seen them"
+    marks.path("texts").unlink()
+
+
+def stop(home: BuildHome, *, after: int) -> None:
+    """Run a build in this process for so many steps."""
+    asked = iter(range(1, 1000))
+    with as_a_build_computes():
+        read, teller = recipe.read(home.recipe), Teller(home.status, lead=True)
+        with pytest.raises(Stopped):
+            Build(home, read, ISLAND_OF_ONE, teller, lambda: next(asked) >= after).run()
+
+
+def node_with(made: BuildHome, name: str, *files: str) -> Withdrawals:
+    """A node with text in files of a folder, each with a card of its own."""
+    root = made.root.parent / name
+    (root / "text").mkdir(parents=True)
+    settings = f'[node]\nname = "dom-1"\nmember = "domowina"\n\n[training]\nresidency = "{support.HERE}"\n'
+    (root / "node.toml").write_text(settings + 'corpus = "text"\n')
+    for number, file in enumerate(files):
+        lines = [json.dumps({"text": f"{number} {file} {n} " * 40}) + "\n" for n in range(8)]
+        (root / "text" / f"{file}.jsonl").write_text("".join(lines))
+    (root / "text" / "valid.jsonl").write_text('{"text": "x"}\n')
+    for number, file in enumerate(files):
+        mine = {f"{file}.jsonl"} | ({"valid.jsonl"} if number == 0 else set())
+        described = {
+            "name": file, "description": "Of a test.", "owner": "domowina", "languages": ["hsb"],
+            "licence": "CC0-1.0", "made": "2026-11-22", "residency": [support.HERE], "category": "private",
+            "stages": ["private-cpt"],
+        }  # fmt: skip
+        held = hold(root / "text", only=mine.__contains__)
+        Shelf(root / "cards").put(held.values(root / "text", **described), replace=True)
+    return Withdrawals(root)
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_build_does_not_go_on_from_what_has_seen_text_that_was_withdrawn(
+    made: BuildHome, bound: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at a checkpoint; one of two datasets is withdrawn and its file taken away; gone on with."""
+    marks = node_with(made, f"two-{bound}", "train-kept", "train-gone")
+    text = (HEAD + CPT).replace('cards = "../cards"\nresidency = "DE"', f'node = "../two-{bound}"')
+    home = again(made, f"without-{bound}", text.replace('"../texts"', f'"../two-{bound}/text"'))
+    stop(home, after=2)
+    kept = made.root.parent / f"kept-{bound}"
+    shutil.copytree(home.stage(1, "cpt") / "checkpoints", kept)
+    marks.put(Withdrawn(dataset="train-gone", at="2026-11-22T00:00:00.000Z"))
+    with pytest.raises(RightsRefused, match="rule withdrawn"):
+        here(home)
+    assert [path.name for path in home.stage(1, "cpt").iterdir()] == ["begun"]
+    (made.root.parent / f"two-{bound}" / "text" / "train-gone.jsonl").unlink()
+    shutil.copytree(kept, home.stage(1, "cpt") / "checkpoints")  # as a backup would bring it back
+    if not bound:
+        monkeypatch.setattr(Checkpoints, "_read", _whatever_it_was_trained_on)
+    steps: list[int] = []
+    monkeypatch.setattr(failpoints, "reach", lambda name: steps.append(1) if name == "build.step" else None)
+    lineage = here(home)
+    assert [each.name for each in lineage.stages[0].datasets] == ["train-kept"]
+    assert len(steps) == (4 if bound else 2), "the control: without the binding it goes on from step 2"
+
+
+def _whatever_it_was_trained_on(self: Checkpoints, folder: Path) -> StageState:
+    return StageState.from_bytes((folder / "state.json").read_bytes())
+
+
+def test_a_later_stage_does_not_go_on_from_a_dataset_that_was_withdrawn(made: BuildHome) -> None:
+    home = again(made, "later-withdrawn", of_a_node(made) + CPT)
+    stop(home, after=5)
+    assert len(Lineage.load(home.lineage).stages) == 1
+    marks = Withdrawals(made.root.parent / "node")
+    marks.put(Withdrawn(dataset="texts", at="2026-11-22T00:00:00.000Z"))
+    try:
+        with pytest.raises(RightsRefused, match="stage 1 was trained on dataset texts"):
+            here(home)
+    finally:
+        marks.path("texts").unlink()
+    assert not home.model.exists()
+    assert here(home).weights, "the control: it was the mark"
 
 
 def test_a_later_stage_without_the_right_is_refused_before_the_first_begins(made: BuildHome) -> None:

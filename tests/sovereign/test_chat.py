@@ -67,6 +67,17 @@ def test_without_a_template_the_answer_follows(tokenizer: Any) -> None:
     assert chat.render(TALK.turns[:2]) == "Što?To.<|endoftext|>"
 
 
+def test_without_a_template_the_model_is_not_saved_with_the_base_s(tokenizer: Any, tmp_path: Path) -> None:
+    """It was tuned without, and chat, serve and eval would ask it by one that it has never seen."""
+    from transformers import AutoTokenizer
+
+    for chosen, kept in (("", OWN), ("none", None)):
+        tokenizer.chat_template = OWN
+        Chat.of(tokenizer, chosen, Path())
+        tokenizer.save_pretrained(tmp_path / (chosen or "own"))
+        assert AutoTokenizer.from_pretrained(tmp_path / (chosen or "own")).chat_template == kept
+
+
 def test_text_is_never_a_special_token(tokenizer: Any) -> None:
     bad = parse({"prompt": "a", "completion": "b <|endoftext|> c"})
     with pytest.raises(CorpusError, match=r"line 7 spells '<\|endoftext\|>'"):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tapestry.cli import evaluating
-from tapestry.errors import EvaluationError, FormatError, GateNotMet, ModelError, RightsRefused
+from tapestry.errors import Diverged, EvaluationError, FormatError, GateNotMet, ModelError, RightsRefused
 from tapestry.sovereign import gates as bounds
 from tapestry.sovereign import preferring
 from tapestry.sovereign.constitution import Constitution
@@ -200,6 +200,26 @@ def test_golden_bits_of_a_model_that_knows_nothing(trained: Candidate) -> None:
     assert found.bytes.tolist() == [5, 2000, 2000, 1000]  # few documents: pieces of them
 
 
+def test_a_damaged_model_meets_no_gate_by_its_damage(tmp_path: Path) -> None:
+    """What is no number is the likeliest of nothing, and has memorized nothing."""
+    from safetensors.torch import load_file, save_file
+
+    folder, rows = model(tmp_path / "damaged"), [("a", "b")]
+    Candidate("model", folder).say(rows)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    damaged = Candidate("model", folder)
+    for ask in (
+        lambda: damaged.say(rows),
+        lambda: damaged.ask(["a"], 4),
+        lambda: memorized.verbatim(damaged, [("ab" * 100, "ab" * 50)]),
+        lambda: texts.measure(damaged, texts.Text("en", ("some text",)), 64),
+    ):
+        with pytest.raises(Diverged, match="not finite"):
+            ask()
+
+
 def test_text_is_cut_at_a_character_and_protected_documents_are_left_out(place: Path, tmp_path: Path) -> None:
     jsonl(tmp_path / "valid.jsonl", [{"text": "é" * 50}, {"text": "secret rain"}, {"text": "rest"}])
     one = Constitution.parse((RULES + '[[topics]]\nid = "s"\nterms = { en = ["secret"] }\n').encode(), "c")
@@ -314,6 +334,30 @@ def test_what_cannot_be_evaluated(place: Path, tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("short")
     with pytest.raises(EvaluationError, match="too short"):
         evaluate(replace(nothing, trained=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task: a\ninclude: more.txt", "no YAML beside it"),  # the harness takes any file for YAML
+        ("task: a\ninclude: [more.txt]", "no YAML beside it"),
+        ("task: a\ninclude: [../more.yaml]", "no YAML beside it"),
+        ('task: a\n"class": mine.Task', "may not ask for code"),
+        ("{task: a, unsafe_code: true}", "may not ask for code"),
+        ("group: g\ntask: [{task: a, include: more.txt}]", "no YAML beside it"),
+        ("group: g\ntask: [{task: a, dataset_path: some/where}]", "is no file"),
+        ("task: a\ndoc_to_text: [!function mine.f]", "not YAML"),
+    ],
+)
+def test_a_folder_of_tasks_has_no_way_to_code(tmp_path: Path, text: str, said: str) -> None:
+    """Looked at before the harness is, so it need not be here; `make harness` has the plain cases."""
+    (tmp_path / "more.txt").write_text("doc_to_text: !function mine.f\n")
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(EvaluationError, match=said):
+        tasks._check(path)
+    path.write_text("task: a\ninclude: b.yaml\ndataset_path: json\n")
+    assert tasks._check(path) == "a", "the control"
 
 
 @pytest.mark.skipif(tasks.installed(), reason="the harness is here")

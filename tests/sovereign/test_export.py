@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.errors import InputError, ModelError, SignatureError
+from tapestry.errors import GateNotMet, InputError, ModelError, SignatureError
+from tapestry.protocol.leakage import Interval
 from tapestry.release.oms import ModelKeyPair
-from tapestry.sovereign import documents
+from tapestry.sovereign import directory, documents
+from tapestry.sovereign.evaluation.report import EvaluationReport, Figure, Subject
 from tapestry.sovereign.export import export
 from tapestry.sovereign.gguf import shape
 from tapestry.sovereign.lineage import Lineage
 from tapestry.sovereign.port.carry import Source
 from tests.sovereign import made
+from tests.sovereign.support import CPT, HEAD
 
 BASE = {"run": "north", "round": 7, "state": "4" * 64}
 
@@ -140,3 +143,74 @@ def test_what_is_refused(build: Path, tmp_path: Path) -> None:
     data[-1] ^= 1
     weights.write_bytes(data)
     assert export(source, "hf", tmp_path / "out", key=None, report=None).weights == "model.safetensors"
+
+
+def evaluated(root: Path, weights: str, *, instructions: float) -> Path:
+    """The report of an evaluation of such weights, in a build."""
+    subject = Subject(
+        role="model", name="m", weights=weights, tokenizer="0" * 64, parameters=1, model_type="x"
+    )
+    value = Interval(value=instructions, low=instructions, high=instructions)
+    figure = Figure(measure="instructions", part="", role="model", count=9, of=9, value=value)
+    report = EvaluationReport(
+        at="2026-11-22T12:00:00.000Z", release="1", confidence=0.95, resamples=100, seed=0, isolation="netns",
+        subjects=(subject,), data=(), figures=(figure,), changes=(), positions=(), distances=(),
+        answered=(), notes=(), gates=None, unmet=(),
+    )  # fmt: skip
+    (root / "eval").mkdir(exist_ok=True)
+    (root / "eval" / "report.json").write_bytes(report.to_bytes())
+    return root / "eval" / "report.json"
+
+
+def test_gates_of_the_recipe_stop_what_leaves(build: Path, tmp_path: Path) -> None:
+    from tapestry.cli.build_registry_work import shown
+
+    weights = Lineage.load(build / "lineage.json").weights or ""
+    recipe = (HEAD + CPT).replace("hsb-1", "letters").replace("domowina", "ada")
+    (build / "build.toml").write_text(recipe.replace("[machine]", "[gates]\ninstructions = 0.5\n\n[machine]"))
+
+    def leave(name: str) -> None:
+        for kind in ("hf", "lora"):
+            export(Source.open(build), kind, tmp_path / name / kind, key=None, report=None)  # type: ignore[arg-type]
+        shown(build, (), (), "", None)
+
+    for each in (
+        lambda: export(Source.open(build), "hf", tmp_path / "no", key=None, report=None),
+        lambda: export(Source.open(build), "lora", tmp_path / "no", key=None, report=None),
+        lambda: shown(build, (), (), "", None),
+    ):
+        (build / "eval" / "report.json").unlink(missing_ok=True)
+        with pytest.raises(GateNotMet, match="there is no evaluation"):
+            each()
+        evaluated(build, weights, instructions=0.4)
+        with pytest.raises(GateNotMet, match=r"wants at least 0\.5"):
+            each()
+        evaluated(build, "9" * 64, instructions=0.9)
+        with pytest.raises(GateNotMet, match="of other weights"):
+            each()
+    assert not (tmp_path / "no").exists()
+    evaluated(build, weights, instructions=0.6)
+    leave("met")
+    (build / "eval" / "report.json").unlink()
+    (build / "build.toml").write_text(recipe)
+    leave("none-stated")
+
+
+def test_figures_and_adapters_of_others_do_not_go_out_under_this_name(build: Path, tmp_path: Path) -> None:
+    weights = Lineage.load(build / "lineage.json").weights or ""
+    source, foreign = Source.open(build), evaluated(tmp_path, "9" * 64, instructions=0.9)
+    with pytest.raises(InputError, match="evaluation of another model"):
+        export(source, "hf", tmp_path / "out", key=None, report=foreign)
+    mine = evaluated(tmp_path, weights, instructions=0.9)
+    assert (
+        "0.9"
+        in (export(source, "hf", tmp_path / "hf", key=None, report=mine).folder / "README.md").read_text()
+    )
+    digest = directory.weights_digest(build / "adapter")
+    stage = source.lineage.stages[-1].model_copy(update={"method": "lora", "result": digest})
+    source.lineage.model_copy(update={"stages": (stage,)}).save(build / "lineage.json")
+    export(Source.open(build), "lora", tmp_path / "lora", key=None, report=None)
+    adapter = build / "adapter" / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-1] + b"\x11")
+    with pytest.raises(ModelError, match="its weights were changed"):
+        export(Source.open(build), "lora", tmp_path / "other", key=None, report=None)

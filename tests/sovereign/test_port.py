@@ -135,7 +135,10 @@ def test_rows_are_matched_by_token_not_by_place(tmp_path: Path) -> None:
     new = grown(plain, tmp_path / "new", ["wóda"], first=3)
     made.changed(old, tmp_path / "d" / "model", made.noise(6))
     made.finished(tmp_path / "d", old)
+    (tmp_path / "d" / "model" / "generation_config.json").write_text('{"eos_token_id": [256, 257]}')
     found = carried(tmp_path / "d", new, old)
+    kept = json.loads((found.home.model / "generation_config.json").read_bytes())
+    assert kept["eos_token_id"] == [256, 260], "what ends an answer is the token, not its number"
     table = "model.embed_tokens.weight"
     with (
         Tensors(old) as o,
@@ -166,6 +169,12 @@ def test_a_tokenizer_that_lost_a_token(tmp_path: Path) -> None:
     plain = made.base(tmp_path / "plain")
     old = grown(plain, tmp_path / "old", ["wóda"])
     assert matched(plain, old).added == 1
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    value = json.loads((old / "tokenizer.json").read_bytes())
+    (cut / "tokenizer.json").write_text(json.dumps({**value, "normalizer": {"type": "NFC"}}))
+    with pytest.raises(ModelError, match="other normalizer"):
+        matched(plain, cut)
     with pytest.raises(ModelError, match="no token 'wóda'") as caught:
         matched(old, plain)
     assert "tapestry build rebase" in (caught.value.hint or "")
@@ -290,3 +299,34 @@ def test_gains_by_name() -> None:
     assert alone.recovered is None and alone.why_undefined == "no model was rebuilt on the new base"
     exact = Gain(name="x", new_base=100.0, ported=99.5, rebuilt=99.0)
     assert exact.recovered == pytest.approx(0.5), "one per cent is enough"
+
+
+def test_gains_from_reports_are_over_the_same_things(tmp_path: Path) -> None:
+    from tapestry.cli.build_port_work import from_reports
+    from tapestry.protocol.leakage import Interval
+    from tapestry.sovereign.evaluation.report import Data, EvaluationReport, Figure, Role, Subject
+
+    def written(name: str, value: float, text: str, of: int) -> Path:
+        subjects, figures = [], []
+        roles: tuple[tuple[Role, float], ...] = (("model", value), ("base", 2.0))
+        for role, one in roles:
+            subjects.append(
+                Subject(role=role, name="", weights=role[0].encode().hex() * 32, tokenizer="0" * 64,
+                        parameters=1, model_type="")
+            )  # fmt: skip
+            at = Interval(value=one, low=one, high=one)
+            figures.append(Figure(measure="bits-per-byte", part="de", role=role, count=3, of=of, value=at))
+        report = EvaluationReport(
+            at="2026-11-22T12:00:00.000Z", release="1", confidence=0.95, resamples=100, seed=0,
+            isolation="netns", subjects=tuple(subjects),
+            data=(Data(kind="text", name="de", sha256=text * 64, card=None),), figures=tuple(figures),
+            changes=(), positions=(), distances=(), answered=(), notes=(), gates=None, unmet=(),
+        )  # fmt: skip
+        (tmp_path / name).write_bytes(report.to_bytes())
+        return tmp_path / name
+
+    ported = written("ported", 1.9, "a", 900)
+    assert from_reports(ported, written("same", 1.8, "a", 900))[0].recovered == pytest.approx(0.5)
+    for other in (written("text", 1.8, "b", 900), written("cut", 1.8, "a", 800)):
+        with pytest.raises(InputError, match="over different things"):
+            from_reports(ported, other)

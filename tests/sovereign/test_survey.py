@@ -131,6 +131,14 @@ class Partial:
         return np.asarray(nats), None
 
 
+def test_one_question_on_a_scale_is_no_certainty() -> None:
+    one = Bootstrap(1, seed=0).mean(np.asarray([0.4]), survey.WHOLE)
+    assert (one.value, one.low, one.high) == (0.4, pytest.approx(0.01), pytest.approx(0.985))
+    assert Bootstrap(1, seed=0).mean(np.asarray([0.4])).high == 0.4, "the control: resampling alone sees none"
+    many = Bootstrap(40, seed=0).mean(np.full(40, 0.4), survey.WHOLE)
+    assert 0.3 < many.low < 0.4 < many.high < 0.5
+
+
 def test_a_liking_for_the_first_letter_averages_out() -> None:
     one = survey.load(EXAMPLE)
     even: Any = Partial("", 0.0)

@@ -12,6 +12,7 @@ from tapestry.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     from tapestry.release.oms import ModelKeyPair
+    from tapestry.sovereign.evaluation.report import EvaluationReport
     from tapestry.sovereign.port.carry import Ported, Source
     from tapestry.sovereign.port.gain import Gain
 
@@ -119,7 +120,7 @@ def from_reports(ported: Path, rebuilt: Path) -> list[Gain]:
     """Gains per task and language, from the reports of two evaluations.
 
     Raises:
-        InputError: no reports, without a base, or on different bases.
+        InputError: no reports, without a base, on different bases, or over different texts or prompts.
     """
     from tapestry.sovereign.documents import read_report
     from tapestry.sovereign.evaluation.report import LOWER_IS_BETTER
@@ -132,6 +133,7 @@ def from_reports(ported: Path, rebuilt: Path) -> list[Gain]:
             "the two reports do not compare with one and the same base",
             hint="evaluate both with --base NEW_BASE",
         )
+    _require_same_data(first, second)
     again = {(f.measure, f.part): f.value.value for f in second.figures if f.role == "model"}
     base = {(f.measure, f.part): f.value.value for f in first.figures if f.role == "base"}
     return [
@@ -145,6 +147,25 @@ def from_reports(ported: Path, rebuilt: Path) -> list[Gain]:
         for f in first.figures
         if f.role == "model" and (key := (f.measure, f.part)) in base
     ]
+
+
+def _require_same_data(first: EvaluationReport, second: EvaluationReport) -> None:
+    """Raise `InputError` where two reports have a figure of the same name over other things."""
+    files: list[dict[tuple[str, str], object]] = [
+        {(d.kind, d.name if d.kind in ("text", "task") else ""): d.sha256 for d in report.data}
+        for report in (first, second)
+    ]
+    sizes: list[dict[tuple[str, str], object]] = [
+        {(f.measure, f.part): (f.count, f.of) for f in report.figures if f.role == "model"}
+        for report in (first, second)
+    ]
+    for one, other in (files, sizes):
+        for key in one.keys() & other.keys():
+            if one[key] != other[key]:
+                raise InputError(
+                    f"the two reports are over different things: {' '.join(key).strip()}",
+                    hint="evaluate both with the same files and the same options",
+                )
 
 
 def model_of(folder: Path) -> Path:

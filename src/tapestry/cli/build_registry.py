@@ -60,13 +60,10 @@ def publish(
     from tapestry.node import derivatives
     from tapestry.node.home import Home
 
-    if take_back:
-        name, owner, shown = work.name(folder), None, None
-        public: tuple[str, ...] = ()
-    else:
-        name, owner, shown, public = work.shown(
-            folder, visibility or [], figure or [], description, entitlement
-        )
+    said = visibility or [], figure or [], description, entitlement
+    name, owner, shown, public = (
+        (work.name(folder), None, None, ()) if take_back else work.shown(folder, *said)
+    )
     if dry_run:
         value = None if shown is None else shown.model_dump(mode="json")
         emit_json({"would_send": {"derivative": name, "shown": value, "public": list(public)}})

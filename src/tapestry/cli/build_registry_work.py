@@ -48,6 +48,7 @@ def shown(
     Raises:
         InputError: unfinished, an unknown field or level, figures that there are not.
         ModelError: the model is not the one that its lineage is of.
+        GateNotMet: its recipe has release gates, and its evaluation does not meet them.
     """
     from pydantic import ValidationError
 
@@ -62,6 +63,7 @@ def shown(
             f"the model in {source.model} is not the one its lineage is of",
             hint="build it again, or bring the files back",
         )
+    source.require_gates()
     levels = _levels(visibility)
     values: dict[str, Any] = {
         "description": description or None,

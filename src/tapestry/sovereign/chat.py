@@ -62,8 +62,8 @@ class Chat:
         self.template = template
         self._end = str(tokenizer.eos_token)
         self._special = sorted({str(each) for each in tokenizer.all_special_tokens})
+        tokenizer.chat_template = template  # with none, what is saved is not to be asked by the base's
         if template is not None:
-            tokenizer.chat_template = template
             self._check()
 
     @classmethod

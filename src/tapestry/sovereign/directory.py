@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 ADAPTER: Final = "adapter_model.safetensors"
+CONFIG: Final = "config.json"
+ADAPTER_CONFIG: Final = "adapter_config.json"
 _MAX_JSON: Final = 64 << 20
 _KINDS: Final = {"F64": ("float64", 8), "F32": ("float32", 4), "BF16": ("bfloat16", 2), "F16": ("float16", 2)}
 Make = Callable[[str], "Tensor"]
@@ -40,6 +42,16 @@ def weight_files(folder: Path) -> list[Path]:
             raise ModelError(f"{folder / INDEX} names files outside of its folder")
         return [folder / name for name in sorted(names)]
     raise ModelError(f"{folder} has no {WEIGHTS}", hint="give the directory of a model with safetensors")
+
+
+def require_alone(folder: Path) -> None:
+    """Raise `ModelError` for a model's folder that holds an adapter too: transformers adds it to what it
+    opens, and neither the weights' hash nor a lineage would tell of it."""
+    if (folder / CONFIG).is_file() and (folder / ADAPTER_CONFIG).exists():
+        raise ModelError(
+            f"{folder} holds both a model and an adapter ({ADAPTER_CONFIG})",
+            hint="put the adapter into a folder of its own",
+        )
 
 
 class Tensors:

@@ -13,6 +13,7 @@ from tapestry.host import files
 from tapestry.release.oms import ModelKeyPair
 from tapestry.sovereign import documents, models
 from tapestry.sovereign.directory import ADAPTER, weight_files, weights_digest
+from tapestry.sovereign.evaluation.report import EvaluationReport
 from tapestry.sovereign.gguf.check import Compared
 from tapestry.sovereign.port.carry import Source
 
@@ -52,24 +53,22 @@ def export(
         report: of an evaluation, for the card; the build's own where it has one, if None.
 
     Raises:
-        InputError: something is in `out`.
+        InputError: something is in `out`, or the report is of another model.
         ModelError: the derivative is not what its lineage says, or has no such form.
+        GateNotMet: its recipe has release gates, and its evaluation does not meet them.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty", hint="name a folder that does not exist yet with --out")
-    model = source.model if kind != "lora" else source.root
-    if kind != "lora" and weights_digest(model) != source.lineage.weights:
-        raise ModelError(
-            f"the model in {model} is not the one its lineage is of: its weights were changed",
-            hint="build it again, or bring the files back",
-        )
+    _require_unchanged(source, kind)
+    source.require_gates()
+    found = _report(source, report)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with files.full_disk(out):
             temporary.mkdir(parents=True)
             weights, compared = _WRITERS[kind](source, temporary)
-            _documents(source, kind, temporary, weights, report)
+            _documents(source, kind, temporary, weights, found)
             if key is not None:
                 documents.sign(temporary, source.lineage, key)
         files.publish_dir(temporary, out)
@@ -78,6 +77,37 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Exported(folder=out, weights=weights, compared=compared, signed=key is not None)
+
+
+def _require_unchanged(source: Source, kind: Format) -> None:
+    """Raise `ModelError` for weights that are not those of the lineage, which goes out with them.
+
+    Of an adapter the lineage tells the weights where it is what the last stage came to; one that was carried
+    over is known by its merged model alone.
+    """
+    last = source.lineage.stages[-1]
+    for folder, wanted in (
+        (source.model if kind != "lora" else None, source.lineage.weights),
+        (source.adapter if kind == "lora" and last.method == "lora" else None, last.result),
+    ):
+        if folder is not None and weights_digest(folder) != wanted:
+            raise ModelError(
+                f"the model in {folder} is not the one its lineage is of: its weights were changed",
+                hint="build it again, or bring the files back",
+            )
+
+
+def _report(source: Source, given: Path | None) -> EvaluationReport | None:
+    """Figures for the card. Raises `InputError` for those of another model."""
+    if given is None:
+        return documents.report_of(source.root, source.lineage)
+    found = documents.read_report(given)
+    if all(each.role != "model" or each.weights != source.lineage.weights for each in found.subjects):
+        raise InputError(
+            f"{given} is an evaluation of another model",
+            hint="evaluate this one: tapestry eval MODEL --out DIR",
+        )
+    return found
 
 
 def _hf(source: Source, to: Path) -> tuple[str, Compared | None]:
@@ -130,9 +160,8 @@ def _copy(folder: Path, to: Path) -> None:
             shutil.copyfile(path, to / path.name)
 
 
-def _documents(source: Source, kind: Format, to: Path, weights: str, given: Path | None) -> None:
+def _documents(source: Source, kind: Format, to: Path, weights: str, report: EvaluationReport | None) -> None:
     lineage = source.lineage
-    report = documents.report_of(source.root, lineage) if given is None else documents.read_report(given)
     opening = _OPENING.get(kind)
     text = documents.card(lineage, report, None if opening is None else opening.format(weights=weights))
     lineage.save(to / models.LINEAGE)

@@ -2,6 +2,7 @@
 
 build.toml          the recipe, the owner's to edit until the build begins
 lineage.json        what was done, from what, by whom; written anew after each stage (`Lineage`)
+parents/            lineages of the derivatives that it goes on from, by digest
 status.json         what the build is doing now, for `tapestry build status`
 stages/1-cpt/       checkpoints of a stage, and its result/: a Hugging Face directory or an adapter
 model/              the finished derivative as a Hugging Face directory
@@ -31,6 +32,10 @@ class BuildHome:
     @property
     def lineage(self) -> Path:
         return self.root / "lineage.json"
+
+    @property
+    def parents(self) -> Path:
+        return self.root / "parents"
 
     @property
     def status(self) -> Path:

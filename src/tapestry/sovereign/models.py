@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     import torch
 
-CONFIG: Final = "config.json"
+CONFIG: Final = directory.CONFIG
 TOKENIZER: Final = "tokenizer.json"
-ADAPTER_CONFIG: Final = "adapter_config.json"
+ADAPTER_CONFIG: Final = directory.ADAPTER_CONFIG
 CARD: Final = "README.md"
 LINEAGE: Final = "lineage.json"
 MAX_JSON: Final = 64 << 20
@@ -48,6 +48,7 @@ def require_base(folder: Path) -> None:
             )
     try:
         directory.weight_files(folder)
+        directory.require_alone(folder)
     except ModelError as e:
         raise RecipeError(f"base: {e.message}", hint=e.hint) from e
 
@@ -94,6 +95,7 @@ def open_model(folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    directory.require_alone(folder)
     try:
         with quiet():
             return AutoModelForCausalLM.from_pretrained(
@@ -145,8 +147,12 @@ def with_adapter(model: Any, folder: Path, *, trainable: bool) -> Any:
         ) from e
 
 
+_BESIDE_LORA: Final = ("modules_to_save", "trainable_token_indices", "megatron_config", "layer_replication")
+"""Of an adapter's configuration: what is more than LoRA, which a stage would not keep."""
+
+
 def require_adapter(folder: Path, base: Base) -> None:
-    """Raise `RecipeError` for what is no adapter, or one that was made on another base.
+    """Raise `RecipeError` for what is no LoRA adapter, or one that was made on another base.
 
     An adapter of a build says by its lineage which base it is on; of another one only the shapes are known,
     which are held against the base when it is opened.
@@ -156,6 +162,20 @@ def require_adapter(folder: Path, base: Base) -> None:
             raise RecipeError(
                 f"adapter: {folder} has no {name}", hint="give a LoRA directory: adapter/ of a build"
             )
+    try:
+        config = json.loads(files.read_limited(folder / ADAPTER_CONFIG, MAX_JSON))
+        odd = [config["peft_type"]] if config["peft_type"] != "LORA" else []
+    except (OSError, TapestryError, ValueError, KeyError, TypeError, RecursionError) as e:
+        raise RecipeError(
+            f"adapter: {folder / ADAPTER_CONFIG} cannot be read", hint="give a LoRA directory"
+        ) from e
+    odd += [key for key in _BESIDE_LORA if config.get(key)]
+    odd += ["bias"] if config.get("bias", "none") != "none" else []
+    if odd:
+        raise RecipeError(
+            f"adapter: {folder} is no plain LoRA adapter, but has {str(odd[0])[:40]}",
+            hint="merge it into its base, and start from that",
+        )
     if not (folder / LINEAGE).is_file():
         return
     made = Lineage.load(folder / LINEAGE)
@@ -165,6 +185,17 @@ def require_adapter(folder: Path, base: Base) -> None:
             f"({base.weights[:12]})",
             hint="start from the base it was made on, or carry the derivative over to this one",
         )
+
+
+def parent_of(base: Base, folders: Sequence[Path]) -> Lineage | None:
+    """The derivative that a build goes on from, where it starts from one's adapter or model and that has its
+    lineage beside it; the last such folder counts."""
+    for folder in reversed(folders):
+        if (folder / LINEAGE).is_file():
+            found = Lineage.load(folder / LINEAGE)
+            if found.weights is not None and base.weights in (found.base.weights, found.weights):
+                return found
+    return None
 
 
 def merged(model_folder: Path, adapter: Path) -> Any:

@@ -10,8 +10,9 @@ from pathlib import Path
 from tapestry.catalog.croissant import CardFile
 from tapestry.catalog.policy import Policy
 from tapestry.catalog.protected import MAX_FILE_BYTES, Protected
-from tapestry.errors import CardError, RecipeError, TapestryError
+from tapestry.errors import CardError, RecipeError, RightsRefused, TapestryError
 from tapestry.host import files
+from tapestry.sovereign.lineage import Lineage
 from tapestry.sovereign.recipe import STAGES, Recipe, StageTable
 from tapestry.training.cards import cards_of, hold_all
 from tapestry.training.corpus import TextFile, find_files
@@ -85,6 +86,19 @@ class Catalog:
 
     def is_withdrawn(self, card: CardFile) -> bool:
         return self.withdrawals is not None and self.withdrawals.covers(card.card)
+
+    def require_kept(self, lineage: Lineage) -> None:
+        """Raise `RightsRefused` where a dataset of a stage that is done was withdrawn since: all that goes on
+        from there is made of it."""
+        marks = self.withdrawals.marks() if self.withdrawals is not None else ()
+        for number, stage in enumerate(lineage.stages, start=1):
+            for each in stage.datasets:
+                if any(mark.covers(each.name, each.root) for mark in marks):
+                    raise RightsRefused(
+                        f"stage {number} was trained on dataset {each.name}, which was withdrawn since "
+                        "(rule withdrawn)",
+                        hint="make a new build without it (tapestry build init), and delete this one",
+                    )
 
     def cards(self, stage: StageTable) -> tuple[tuple[CardFile, Path], ...]:
         """Of a stage's data, each with its folder, by name.

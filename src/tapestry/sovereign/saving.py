@@ -48,6 +48,8 @@ class StageState(Message):
     """Of the stage."""
     start: Sha256
     """Weights that the stage began from."""
+    data: Sha256
+    """Of the header of the data it trains on: what was trained on other data is not gone on from."""
     step: Count
     first: Finite | None
     """Loss of the first step."""
@@ -72,11 +74,12 @@ class Checkpoints:
         island: the ranks.
         settings: of the stage.
         start: weights that it began from.
+        data: stands for what it trains on.
     """
 
-    def __init__(self, folder: Path, island: Island, settings: str, start: str) -> None:
+    def __init__(self, folder: Path, island: Island, settings: str, start: str, data: str) -> None:
         self.folder, self._island = folder, island
-        self._settings, self._start = settings, start
+        self._settings, self._start, self._data = settings, start, data
 
     def newest(self) -> tuple[Path, StageState] | None:
         """The newest that is whole and of this stage; others are passed over. All ranks together."""
@@ -96,7 +99,7 @@ class Checkpoints:
             except (OSError, TapestryError):
                 data = b""
         header = StageState.from_bytes(self._island.share(data))
-        if (header.settings, header.start) != (self._settings, self._start):
+        if (header.settings, header.start, header.data) != (self._settings, self._start, self._data):
             raise ArtifactError(f"{folder} is of another stage")
         checkpoint.require_files(folder, header.files, self._island)
         return header
@@ -126,6 +129,7 @@ class Checkpoints:
             header = StageState(
                 settings=self._settings,
                 start=self._start,
+                data=self._data,
                 step=step,
                 first=losses[0],
                 recent=losses[1],

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,7 @@ from tapestry.sovereign.card import model_card
 from tapestry.sovereign.chat import Chat
 from tapestry.sovereign.constitution import Constitution
 from tapestry.sovereign.home import BuildHome
-from tapestry.sovereign.lineage import Lineage, Stage
+from tapestry.sovereign.lineage import Base, Lineage, Parent, Stage
 from tapestry.sovereign.places import Catalog, place
 from tapestry.sovereign.recipe import Recipe, StageTable
 from tapestry.sovereign.saving import Checkpoints, draw
@@ -100,6 +100,8 @@ class Build:
         if lineage.weights is not None:
             self._teller.update(phase="done", stage=len(self._recipe.stage), durable=True)
             return
+        if self._island.lead:
+            self._catalog.require_kept(lineage)
         start = self._first(lineage)
         for number, stage in self._recipe.stages():
             start = self._begin(start, number, stage)
@@ -110,6 +112,8 @@ class Build:
                     lineage.save(self._home.lineage)
                     self._tidy(number, stage)
                 self._island.barrier()
+            elif self._island.lead:
+                self._tidy(number, stage)  # where the process died before it could
             start = self._after(start, number, stage, lineage)
         self._finish(start, lineage)
 
@@ -127,14 +131,18 @@ class Build:
             else:
                 self._dry()
                 recipe = self._recipe
+                base, places = models.base_of(self._base), [self._base]
+                if recipe.adapter is not None:
+                    places.append(place(self._home.root, recipe.adapter))
+                    models.require_adapter(places[-1], base)
                 found = Lineage(
                     name=recipe.name,
                     owner=recipe.owner,
                     level=recipe.level,
                     licence=recipe.licence,
                     languages=recipe.languages,
-                    base=models.base_of(self._base),
-                    parent=None,
+                    base=base,
+                    parent=self._parent(base, places),
                     recipe=sha256(self._bytes),
                     constitution=kept,
                     stages=(),
@@ -142,11 +150,20 @@ class Build:
                     adapter=False,
                     release=__version__[:64],
                 )
-                if recipe.adapter is not None:
-                    models.require_adapter(place(self._home.root, recipe.adapter), found.base)
                 found.save(self._home.lineage)
             data = found.to_bytes()
         return Lineage.from_bytes(self._island.share(data))
+
+    def _parent(self, base: Base, places: Sequence[Path]) -> Parent | None:
+        """The derivative that the build starts from, if it does; its lineage is kept in `parents`."""
+        found = models.parent_of(base, places)
+        if found is None or found.weights is None:
+            return None
+        kept = self._home.parents / f"{found.digest}.json"
+        with files.full_disk(kept):
+            kept.parent.mkdir(exist_ok=True)
+        found.save(kept)
+        return Parent(lineage=found.digest, weights=found.weights, base=found.base.weights)
 
     def _require_same(self, lineage: Lineage, constitution: str | None) -> None:
         if lineage.weights is not None:
@@ -156,7 +173,9 @@ class Build:
             raise RecipeError(f"{self._home.recipe} was changed since the build began", hint=hint)
         if lineage.constitution != constitution:
             raise RecipeError("the constitution was changed since the build began", hint=hint)
-        if lineage.base.weights != directory.weights_digest(self._base):
+        models.require_base(self._base)
+        now = models.base_of(self._base)
+        if (lineage.base.weights, lineage.base.tokenizer) != (now.weights, now.tokenizer):
             raise RecipeError(f"the base in {self._base} is another than when the build began", hint=hint)
 
     def _dry(self) -> None:
@@ -231,7 +250,7 @@ class Build:
         tokenizer = models.open_tokenizer(self._base)
         chat = self._chat(tokenizer) if stage.kind != "cpt" else None
         if self._island.lead:
-            self._prepare(folder, stage, chat)
+            self._prepare(number, stage, chat)
         self._island.barrier()
         data = prepared.open_data(folder / DATA)
         if (cut := data.header.cut + data.header.dropped) and self._island.lead:
@@ -242,11 +261,13 @@ class Build:
             machine=self._recipe.machine,
             seed=self._recipe.seed,
             data=data,
-            checkpoints=Checkpoints(folder / CHECKPOINTS, self._island, stage.settings, start.weights),
+            checkpoints=Checkpoints(
+                folder / CHECKPOINTS, self._island, stage.settings, start.weights, data.header.digest
+            ),
             folder=folder,
             island=self._island,
             teller=self._teller,
-            ask=self._asker(stage),
+            ask=self._asker(stage, lineage),
             stopping=self._stopping,
         )
         model, reference = self._models(start, number, stage)
@@ -254,7 +275,7 @@ class Build:
             outcome, model = trainers.train(task, model, reference, tokenizer)
         except RightsRefused:
             if self._island.lead:
-                shutil.rmtree(folder / DATA, ignore_errors=True)
+                self._tidy(number, stage)
             raise
         if not outcome.whole:
             raise Stopped
@@ -266,7 +287,8 @@ class Build:
             record = self._publish(folder, stage, data, outcome, model, tokenizer, weights)
         return Stage.model_validate_json(self._island.share(record))
 
-    def _prepare(self, folder: Path, stage: StageTable, chat: Chat | None) -> None:
+    def _prepare(self, number: int, stage: StageTable, chat: Chat | None) -> None:
+        folder = self._folder(number, stage)
         protected, kept = self._protection()
         with files.full_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -275,6 +297,8 @@ class Build:
             files.write_atomic(folder / BEGUN, _now().encode())
         if (folder / DATA).exists():
             cards = [card for card, _ in self._catalog.cards(stage)]
+            if any(map(self._catalog.is_withdrawn, cards)):
+                self._tidy(number, stage)
             self._catalog.permit(cards, stage)
             prepared.require_same(folder / DATA, tuple(cards), stage, kept)
             return
@@ -289,14 +313,17 @@ class Build:
             kept=kept,
         )
 
-    def _asker(self, stage: StageTable) -> Callable[[], None]:
-        """What is asked at every step: whether a dataset of it was withdrawn meanwhile."""
+    def _asker(self, stage: StageTable, lineage: Lineage) -> Callable[[], None]:
+        """What is asked at every step: whether a dataset of it, or of one before, was withdrawn meanwhile."""
         if not self._island.lead or self._catalog.withdrawals is None:
             return lambda: None
         cards, marks = [card for card, _ in self._catalog.cards(stage)], self._catalog.withdrawals
 
         def ask() -> None:
-            if marks.marks() and any(map(self._catalog.is_withdrawn, cards)):
+            if not marks.marks():
+                return
+            self._catalog.require_kept(lineage)
+            if any(map(self._catalog.is_withdrawn, cards)):
                 self._catalog.permit(cards, stage)
 
         return ask
@@ -372,6 +399,7 @@ class Build:
             return
         self._teller.update(phase="writing", seconds_left=None)
         home, kept = self._home, start.adapter is not None and start.on_base
+        self._catalog.require_kept(lineage)
         if not home.model.exists():
             self._publish_merged(start, home.model, self._recipe_dtype(final=True), lineage)
         failpoints.reach("build.model.published")

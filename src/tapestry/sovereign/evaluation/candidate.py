@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from tapestry.errors import ModelError
+from tapestry.errors import Diverged, ModelError
 from tapestry.sovereign.directory import weights_digest
 from tapestry.sovereign.evaluation.report import Role, Subject
 from tapestry.sovereign.serve.loading import load
@@ -92,6 +92,15 @@ class Candidate:
     def answer(self, text: str) -> Ids:
         return [int(each) for each in self.words.encode(text)[0]]
 
+    def require_finite(self, finite: bool) -> None:
+        """Raise `Diverged` for numbers that are none: a damaged model would have followed no instruction and
+        memorized nothing, and met gates by that."""
+        if not finite:
+            raise Diverged(
+                f"the model in {self.folder} gives numbers that are not finite",
+                hint="its weights are damaged, or its training went astray; build it again",
+            )
+
     # -- scores ---------------------------------------------------------------------------------------------
 
     def say(self, asked: Sequence[tuple[str, str]]) -> list[Said]:
@@ -127,6 +136,7 @@ class Candidate:
                     wanted = torch.tensor(ids[-count:], device=self.device)
                     nats[i] = -float(F.cross_entropy(part, wanted, reduction="none").double().sum())
                     greedy[i] = bool((part.argmax(dim=-1) == wanted).all())
+        self.require_finite(bool(np.isfinite(nats).all()))
         return nats, greedy
 
     # -- answers --------------------------------------------------------------------------------------------
@@ -156,8 +166,9 @@ class Candidate:
             open_ = np.ones(len(batch), np.bool_)
             for _ in range(min(tokens, self.context - rows.shape[1])):
                 out = self.module(input_ids=rows, past_key_values=cache, use_cache=True)
-                cache = out.past_key_values
-                nexts = _choose(out.logits[:, -1].float().cpu(), temperature, draw)
+                cache, logits = out.past_key_values, out.logits[:, -1].float().cpu()
+                self.require_finite(bool(torch.isfinite(logits).all()))
+                nexts = _choose(logits, temperature, draw)
                 for row, (i, token) in enumerate(zip(batch, nexts.tolist(), strict=True)):
                     open_[row] &= token not in self.ends
                     if open_[row]:

@@ -11,7 +11,6 @@ import numpy as np
 from tapestry.protocol.leakage import Interval
 from tapestry.sovereign.evaluation.report import SHARES, Answered, Change, Figure, Measure, Role
 from tapestry.sovereign.evaluation.resampling import Bootstrap, Numbers, share
-from tapestry.training.leakage.figures import mean
 
 BOUNDS: Final = dict.fromkeys((*SHARES, "survey-distance"), (0.0, 1.0))
 """Of a single unit."""
@@ -86,11 +85,7 @@ class Figures:
         return Change(measure=mine.measure, part=mine.part, over=over, relative=relative, value=value)
 
     def _mean(self, values: Numbers, bounds: tuple[float, float] | None) -> Interval:
-        """Resampling says nothing where all units are alike; bounds of the values then do."""
-        if bounds is not None and bool((values == values[0]).all()):
-            found = mean(values, *bounds, confidence=self._confidence)
-            return Interval(value=found.value, low=found.low, high=found.high)
-        return self.draws(len(values)).mean(values)
+        return self.draws(len(values)).mean(values, bounds)
 
     def changes(self, found: Mapping[Role, Sequence[Outcome]]) -> list[Change]:
         """Of the model against each of the others, where both have a measure."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from tapestry.protocol.leakage import Interval
 from tapestry.training.leakage.figures import CONFIDENCE, clopper_pearson
+from tapestry.training.leakage.figures import mean as bounded
 
 RESAMPLES: Final = 1000
 Numbers = npt.NDArray[np.float64]
@@ -35,7 +36,7 @@ class Bootstrap:
         self, units: int, *, seed: int, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
     ) -> None:
         self._units, self._seed, self._resamples = units, seed, resamples
-        self._tail = (1 - confidence) / 2
+        self._tail, self._confidence = (1 - confidence) / 2, confidence
 
     def interval(self, figure: Callable[[Draw], float]) -> Interval:
         """A figure of all units, and where it lies; `figure` takes numbers of units, some of them twice."""
@@ -53,8 +54,11 @@ class Bootstrap:
         """(Σ other − Σ mine) / Σ other. (U,) each, of the same units."""
         return self.interval(lambda draw: float(1 - mine[draw].sum() / other[draw].sum()))
 
-    def mean(self, values: Numbers) -> Interval:
-        """(U,)"""
+    def mean(self, values: Numbers, bounds: tuple[float, float] | None = None) -> Interval:
+        """(U,), each within `bounds` if given; where all are alike, or there is one, only they tell."""
+        if bounds is not None and bool((values == values[0]).all()):
+            found = bounded(values, *bounds, confidence=self._confidence)
+            return Interval(value=found.value, low=found.low, high=found.high)
         return self.interval(lambda draw: float(values[draw].mean()))
 
 

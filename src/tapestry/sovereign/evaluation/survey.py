@@ -32,6 +32,8 @@ from tapestry.sovereign.evaluation.resampling import Bootstrap, Numbers, jensen_
 HINT: Final = "an example is examples/survey.json; the fields are in docs/formats/evaluation.md"
 NOISE_BELOW: Final = 1_000_000_000
 """Parameters under which answers to such questions are noise."""
+WHOLE: Final = (0.0, 1.0)
+"""Where positions and distances lie."""
 MAX_ORDERS: Final = 24
 LETTERS: Final = "ABCDEFGHIJ"
 MAX_DEPTH: Final = 8
@@ -201,10 +203,10 @@ def distances(survey: Survey, community: str, shares: Sequence[Numbers]) -> Numb
 def beside(survey: Survey, draws: Bootstrap) -> list[Distance]:
     """What a distance to the target means: those of other communities, and of answers at random."""
     even = [np.full(len(each.options), 1 / len(each.options)) for each in survey.questions]
-    found = [Distance(who="at random", value=draws.mean(distances(survey, survey.target, even)))]
+    found = [Distance(who="at random", value=draws.mean(distances(survey, survey.target, even), WHOLE))]
     for community in survey.communities[1:]:
         theirs = [each.human(community) for each in survey.questions]
-        value = draws.mean(distances(survey, survey.target, theirs))
+        value = draws.mean(distances(survey, survey.target, theirs), WHOLE)
         found.append(Distance(who=community, value=value))
     return found
 
@@ -221,6 +223,6 @@ def positions(
             if question.scale == scale
         ]
         if places:
-            value = draws[scale].mean(np.asarray(places))
+            value = draws[scale].mean(np.asarray(places), WHOLE)
             found.append(Position(who=who, community=shares is None, scale=scale, value=value))
     return found

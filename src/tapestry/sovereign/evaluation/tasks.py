@@ -34,6 +34,8 @@ MISSING: Final = (
     "install it beside Tapestry: pip install 'tapestry[harness]' (make harness makes an environment for "
     "it), or leave --tasks and --task out"
 )
+ENDINGS: Final = (".yaml", ".yml")
+_ASKS_FOR_CODE: Final = frozenset({"class", "custom_dataset", "unsafe_code"})
 _CODE: Final = re.compile(r"(^|\s)!\w|^\s*(class|custom_dataset|unsafe_code)\s*:", re.MULTILINE)
 
 
@@ -91,7 +93,7 @@ def find(folders: Sequence[Path], names: Sequence[str]) -> Tasks:
 def _yamls(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise EvaluationError(f"{folder} is not a folder of tasks", hint=HINT)
-    return sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml"))
+    return sorted(path for path in folder.rglob("*") if path.suffix in ENDINGS)
 
 
 def _check(path: Path) -> str | None:
@@ -115,17 +117,40 @@ def _check(path: Path) -> str | None:
         raise EvaluationError(
             f"{path}: not a task, which has the fields task, dataset_path and others", hint=HINT
         )
-    included = value.get("include")
-    if included is not None and Path(str(included)).name != str(included):
-        raise EvaluationError(f"{path}: include names {included}, which is not beside it", hint=HINT)
-    if value.get("dataset_path", "json") not in FILES:
-        raise EvaluationError(
-            f"{path}: dataset_path is {str(value['dataset_path'])[:80]!r}, which is no file",
-            hint="write dataset_path: json, and below dataset_kwargs: data_files: { test: items.jsonl }",
-        )
-    _check_files(path, value.get("dataset_kwargs") or {})
+    for each in _tables(value):
+        _check_table(path, each)
     name = value.get("task")
     return name if isinstance(name, str) else None
+
+
+def _tables(value: Any) -> Iterator[dict[str, Any]]:
+    """A task, and what it holds: a group has tasks within."""
+    if isinstance(value, dict):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _tables(each)
+
+
+def _check_table(path: Path, table: dict[str, Any]) -> None:
+    if code := sorted(_ASKS_FOR_CODE & table.keys()):
+        raise EvaluationError(
+            f"{path}: a task in a folder is data and may not ask for code ({code[0]})",
+            hint="write it with templates, or name a task of the harness itself with --task",
+        )
+    if "include" in table:
+        named = table["include"] if isinstance(table["include"], list) else [table["include"]]
+        for each in map(str, named):
+            # The harness reads any file as YAML that may ask for code; only these are looked into here.
+            if Path(each).name != each or Path(each).suffix not in ENDINGS:
+                raise EvaluationError(
+                    f"{path}: include names {each[:80]}, which is no YAML beside it", hint=HINT
+                )
+    if table.get("dataset_path", "json") not in FILES:
+        raise EvaluationError(
+            f"{path}: dataset_path is {str(table['dataset_path'])[:80]!r}, which is no file",
+            hint="write dataset_path: json, and below dataset_kwargs: data_files: { test: items.jsonl }",
+        )
+    _check_files(path, table.get("dataset_kwargs") or {})
 
 
 def _check_files(path: Path, given: Any) -> None:

@@ -105,6 +105,7 @@ def measure(model: Candidate, text: Text, window: int) -> Measured:
     every = np.concatenate(sizes)
     split = SplitTokens(np.concatenate(ids).astype(np.uint32), every.astype(np.uint16))
     bits = token_bits(model.module, split, sequence_length=window, device=model.device)
+    model.require_finite(bool(np.isfinite(bits).all()))
     units, count = _units(text, every, np.asarray(lengths))
     return Measured(
         np.bincount(units, weights=bits, minlength=count).astype(np.float64),

@@ -14,7 +14,7 @@ from tapestry.errors import Conflict, InputError, ModelError
 from tapestry.host import files
 from tapestry.protocol import canonical
 from tapestry.protocol.clock import time_text
-from tapestry.sovereign import models
+from tapestry.sovereign import gates, models
 from tapestry.sovereign import recipe as recipes
 from tapestry.sovereign.card import model_card
 from tapestry.sovereign.directory import ADAPTER, WEIGHTS, Tensors, weights_digest
@@ -34,6 +34,7 @@ _MAX_JSON: Final = 64 << 20
 _FREE: Final = LEFT_OUT | {"vocab_size", "dtype", "pad_token_id", "bos_token_id", "eos_token_id", "use_cache"}
 """Keys of a configuration in which two bases of one architecture may differ."""
 _CHAT: Final = "chat_template.jinja"
+_GENERATION: Final = "generation_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,18 @@ class Source:
             raise ModelError(f"{root} has no model", hint="give the folder of a finished build")
         return cls(root=root, model=model, adapter=adapter, lineage=lineage)
 
+    def require_gates(self) -> None:
+        """Raise `GateNotMet` where its recipe has release gates that its evaluation does not meet.
+
+        A model that has left its build has no recipe with it; it was asked when it left.
+        """
+        home = BuildHome(self.root)
+        if not home.recipe.is_file():
+            return
+        stated = recipes.read(home.recipe)[0].gates
+        if stated.model_fields_set - {"cautious"}:
+            gates.require(stated, self.model, home.evaluation / "report.json")
+
 
 def port(source: Source, to: Path, out: Path, *, old: Path | None, now_ms: int) -> Ported:
     """Carry a derivative over.
@@ -104,7 +117,7 @@ def port(source: Source, to: Path, out: Path, *, old: Path | None, now_ms: int) 
             made = BuildHome(temporary)
             made.model.mkdir(parents=True)
             _sum(source, old, to, made, rows)
-            _beside(source, to, made.model)
+            _beside(source, to, made.model, rows)
             lineage = _lineage(source, base, made, began, time_text(now_ms))
             _record(source, lineage, made, to)
         files.publish_dir(temporary, out)
@@ -202,21 +215,36 @@ def _raw(folder: Path) -> dict[str, Any]:
     return value
 
 
-def _beside(source: Source, to: Path, model: Path) -> None:
+def _beside(source: Source, to: Path, model: Path, rows: Rows) -> None:
     """Configuration and tokenizer are the new base's; how to chat is the derivative's."""
     for path in sorted(to.iterdir()):
         if path.suffix in (".json", ".txt", ".model") and not path.name.endswith(".index.json"):
             shutil.copyfile(path, model / path.name)
     (model / models.LINEAGE).unlink(missing_ok=True)
-    for name in (_CHAT, "generation_config.json"):
+    for name in (_CHAT, _GENERATION):
         for folder in (source.adapter, source.model):
             if folder is not None and (folder / name).is_file():
                 shutil.copyfile(folder / name, model / name)
+    if (model / _GENERATION).is_file():
+        _renumber(model / _GENERATION, dict(zip(rows.of.tolist(), rows.to.tolist(), strict=True)))
     said = source.model / "tokenizer_config.json"
     here = model / "tokenizer_config.json"
     if said.is_file() and here.is_file() and (template := json.loads(said.read_bytes()).get("chat_template")):
         value = {**json.loads(here.read_bytes()), "chat_template": template}
         here.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+
+
+def _renumber(path: Path, moved: dict[int, int]) -> None:
+    """Tokens that begin and end answers keep being these tokens where they have other numbers now."""
+    try:
+        value = json.loads(files.read_limited(path, _MAX_JSON))
+        for key in [key for key in value if key.endswith("_token_id")]:
+            ids = value[key] if isinstance(value[key], list) else [value[key]]
+            new = [moved.get(each, each) if type(each) is int else each for each in ids]
+            value[key] = new if isinstance(value[key], list) else new[0]
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise ModelError(f"{path.name} of the derivative is no JSON object") from e
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _lineage(source: Source, base: Base, made: BuildHome, began: str, ended: str) -> Lineage:

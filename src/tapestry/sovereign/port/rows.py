@@ -17,6 +17,8 @@ from tapestry.training.model import TOKENIZER
 from tapestry.training.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer
 
 _NEVER_DIFFERENT: Final = ("type", "merges", "byte_fallback", "ignore_merges", "continuing_subword_prefix")
+_CUT: Final = ("normalizer", "pre_tokenizer")
+"""How a text is changed and cut before it is looked up: the same tokens stand for other text else."""
 _HINT: Final = "run the recipe on the new base instead: tapestry build rebase DIR --to BASE"
 
 
@@ -71,7 +73,8 @@ def matched(old: Path, new: Path, base: Path | None = None) -> Rows:
         if set(tokens) <= set(others):  # else the error below names one that is lost
             tokens = {token: number for token, number in tokens.items() if known.get(token) == number}
     first, second = before["model"], after["model"]
-    different = next((key for key in _NEVER_DIFFERENT if first.get(key) != second.get(key)), None)
+    pairs = [(key, first, second) for key in _NEVER_DIFFERENT] + [(key, before, after) for key in _CUT]
+    different = next((key for key, one, other in pairs if one.get(key) != other.get(key)), None)
     lost = sorted(set(tokens) - set(others))
     if different is None and not lost and set(_pieces(first)) <= set(_pieces(second)):
         return Rows.of_tokens(tokens, others)

@@ -15,7 +15,7 @@ from torch import nn
 
 from tapestry.errors import InputError, ModelError, ResourceError
 from tapestry.host import files
-from tapestry.sovereign.directory import ADAPTER, weight_files, weights_digest
+from tapestry.sovereign.directory import ADAPTER, require_alone, weight_files, weights_digest
 from tapestry.sovereign.home import BuildHome
 from tapestry.sovereign.lineage import Lineage
 from tapestry.sovereign.serve.decoding import Vocabulary
@@ -178,6 +178,7 @@ def _precision(wanted: Precision, device: torch.device, config: dict[str, Any]) 
 
 def _weights(folder: Path, architecture: Architecture, settings: Any, dtype: torch.dtype) -> nn.Module:
     weight_files(folder)  # no other kind is ever opened
+    require_alone(folder)
     if not (folder / TOKENIZER).is_file():
         raise ModelError(
             f"{folder} has no {TOKENIZER}", hint="give the directory of a model with its tokenizer"
