@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTS := -m pytest -m "not long"
-GROUPS := federation sovereign cli sim web training core node attacks replay
+GROUPS := federation rest sovereign cli sim web training core node attacks replay
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo rehearse test test-rest coverage lint bench bench-dashboard parity croissant oms harness exits fuzz malformed
+.PHONY: demo rehearse test coverage lint bench bench-dashboard parity croissant oms harness exits fuzz malformed
 .PHONY: hostile-web test-web forged life story sim chaos split test-long site lock clean help
 
 help:           ## this list
@@ -35,12 +35,11 @@ lint: $(STAMP)  ## ruff, mypy --strict, import contracts
 # first. One that fails stops no other. The dashboard wants a browser: without one its pages are tested as text.
 test: $(STAMP)  ## lint, types, contracts and every test but the long ones
 	@why=$$($(BIN)/python -m tests.web.browser 2>&1 >/dev/null) && why=; code=0; TAPESTRY_NO_CHROMIUM="$$why" \
-	$(MAKE) --no-print-directory --keep-going --jobs 3 --output-sync=target part-federation test-rest \
-	$(GROUPS:%=part-%) lint || code=$$?; \
+	$(MAKE) --no-print-directory --keep-going --jobs 3 --output-sync=target $(GROUPS:%=part-%) lint || code=$$?; \
 	test -z "$$why" || printf '\n*** NOT TESTED: the dashboard in a real browser (%s)\n' "$$why" >&2; exit $$code
 
-test-rest: $(STAMP)
-	$(BIN)/python $(TESTS) $(GROUPS:%=--ignore tests/%) $(TEST_ARGS)
+part-rest: $(STAMP)
+	$(BIN)/python $(TESTS) $(patsubst %,--ignore tests/%,$(filter-out rest,$(GROUPS))) $(TEST_ARGS)
 
 part-federation: TEST_ARGS += -s
 part-%: $(STAMP)
