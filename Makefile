@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTS := -m pytest -m "not long"
-GROUPS := federation rest sovereign cli sim web training core node attacks replay
+GROUPS := rest federation sim sovereign cli lint training core node attacks replay web
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -35,11 +35,12 @@ lint: $(STAMP)  ## ruff, mypy --strict, import contracts
 # first. One that fails stops no other. The dashboard wants a browser: without one its pages are tested as text.
 test: $(STAMP)  ## lint, types, contracts and every test but the long ones
 	@why=$$($(BIN)/python -m tests.web.browser 2>&1 >/dev/null) && why=; code=0; TAPESTRY_NO_CHROMIUM="$$why" \
-	$(MAKE) --no-print-directory --keep-going --jobs 3 --output-sync=target $(GROUPS:%=part-%) lint || code=$$?; \
+	$(MAKE) --no-print-directory --keep-going --jobs 3 --output-sync=target $(GROUPS:%=part-%) || code=$$?; \
 	test -z "$$why" || printf '\n*** NOT TESTED: the dashboard in a real browser (%s)\n' "$$why" >&2; exit $$code
 
+part-lint: lint ;
 part-rest: $(STAMP)
-	$(BIN)/python $(TESTS) $(patsubst %,--ignore tests/%,$(filter-out rest,$(GROUPS))) $(TEST_ARGS)
+	$(BIN)/python $(TESTS) $(patsubst %,--ignore tests/%,$(filter-out rest lint,$(GROUPS))) $(TEST_ARGS)
 
 part-federation: TEST_ARGS += -s
 part-%: $(STAMP)
