@@ -6,6 +6,7 @@ import datetime
 import functools
 import ipaddress
 import json
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -48,11 +49,31 @@ def serving(core: CoreUnderTest) -> CoreUnderTest:
 
 
 @pytest.fixture
-def node(serving: CoreUnderTest, tmp_path: Path) -> Iterator[NodeUnderTest]:
-    """Joined, not started."""
+def own(serving: CoreUnderTest, tmp_path: Path) -> Iterator[NodeUnderTest]:
+    """Joined to a core of its own, not started."""
     node = with_text(tmp_path, serving)
     yield node
     node.stop()
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeUnderTest]:
+    folder = tmp_path_factory.mktemp("joined")
+    core = CoreUnderTest(folder / "core").start()
+    try:
+        yield with_text(folder, core)
+    finally:
+        core.close()
+
+
+@pytest.fixture
+def node(joined: NodeUnderTest, tmp_path: Path) -> Iterator[NodeUnderTest]:
+    """Joined, not started; what a test does to its folder is undone."""
+    as_it_was, root = tmp_path / "as-it-was", joined.home.root
+    shutil.copytree(root, as_it_was)
+    yield joined
+    shutil.rmtree(root)
+    shutil.copytree(as_it_was, root)
 
 
 def with_text(folder: Path, core: CoreUnderTest) -> NodeUnderTest:
@@ -318,9 +339,9 @@ def test_a_nodes_key_that_others_may_read(node: NodeUnderTest, call: Call) -> No
     assert (found["verdict"], found["mend"]) == ("fail", f"run: chmod 600 {path}")
 
 
-def test_a_core_that_is_gone(node: NodeUnderTest, serving: CoreUnderTest, call: Call) -> None:
+def test_a_core_that_is_gone(own: NodeUnderTest, serving: CoreUnderTest, call: Call) -> None:
     serving.stop()
-    found = look(call, "--node", node.home.root)
+    found = look(call, "--node", own.home.root)
     assert found["core"]["verdict"] == "fail" and "cannot be reached" in found["core"]["found"]
     assert "core serve" in found["core"]["mend"]
     assert found["node key"]["verdict"] == "ok"  # judged by this machine's clock then
@@ -376,11 +397,11 @@ def test_a_nodes_key_that_ends(
     assert "key rotate" in found["mend"]
 
 
-def test_a_key_that_the_core_ended(node: NodeUnderTest, call: Call) -> None:
+def test_a_key_that_the_core_ended(own: NodeUnderTest, call: Call) -> None:
     from tapestry.node import setup
 
-    setup.revoke(node.home.root, node.member_dir)
-    found = look(call, "--node", node.home.root)["admission"]
+    setup.revoke(own.home.root, own.member_dir)
+    found = look(call, "--node", own.home.root)["admission"]
     assert found["verdict"] == "fail" and "refuses this node" in found["found"]
 
 

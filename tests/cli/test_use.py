@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,10 @@ from tapestry.cli.main import call
 from tapestry.cli.serve import llama_cpp, told, vllm
 from tapestry.sovereign.serve.engine import Engine, TooLong
 from tapestry.sovereign.serve.loading import load
+from tests import warm
 from tests.sovereign.served import TEMPLATE, adapter, make
+
+warm.PRELOAD.extend(["tapestry.cli.main", "tapestry.sovereign.serve.server"])
 
 
 @pytest.fixture(scope="module")
@@ -117,65 +119,50 @@ def test_it_names_programs_for_load(models: Path, tmp_path: Path) -> None:
     assert any("curl" in line for line in told(served, "http://127.0.0.1:1", protected=True))
 
 
-def started(words: Sequence[str], prepare: Sequence[str] = ()) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", *prepare, "-m", "tapestry.cli.main", *words]
-    if prepare:
-        command = [sys.executable, "-P", *prepare, sys.executable, "-P", "-m", "tapestry.cli.main", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def started(folder: Path, *words: str, prepare: Sequence[str] = ()) -> warm.Warm:
+    """A process of its own that writes errors to a file in the folder."""
+    command = [sys.executable, "-P", "-m", *words]
+    return warm.start(
+        command, log=folder / "log", environment=dict(os.environ), prepare=prepare, pipes=True, bound=True
+    )
 
 
-def test_served_from_the_command_line(models: Path) -> None:
+def test_served_from_the_command_line(models: Path, tmp_path: Path) -> None:
     """Asked as `curl` would, then told to stop."""
     import openai
 
-    process = started(["serve", str(models / "talks"), "--port", "0", "--device", "cpu", "--json"])
-    try:
-        assert process.stdout is not None
-        text = ""
-        while not text.endswith("}\n"):
-            text += process.stdout.readline()
-        found = json.loads(text)
-        assert found["base_url"] == found["url"] + "/v1"
-        with openai.OpenAI(base_url=found["base_url"], api_key="none") as client:
-            hello: Any = [{"role": "user", "content": "a secret of ours"}]
-            said = client.chat.completions.create(model=found["model"], messages=hello, max_tokens=5)
-            assert said.usage is not None
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert (process.returncode, out) == (0, "")
+    words = ("serve", str(models / "talks"), "--port", "0", "--device", "cpu", "--json")
+    process = started(tmp_path, "tapestry.cli.main", *words)
+    assert process.stdin is not None and process.stdout is not None
+    with process.stdin, process.stdout:
+        try:
+            text = b""
+            while not text.endswith(b"}\n") and (line := process.stdout.readline()):
+                text += line
+            found = json.loads(text)
+            assert found["base_url"] == found["url"] + "/v1"
+            with openai.OpenAI(base_url=found["base_url"], api_key="none") as client:
+                hello: Any = [{"role": "user", "content": "a secret of ours"}]
+                said = client.chat.completions.create(model=found["model"], messages=hello, max_tokens=5)
+                assert said.usage is not None
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+            assert process.stdout.read() == b""
+        finally:
+            process.kill()
+    err = (tmp_path / "log").read_text()
     assert "outcome=whole" in err
     assert "secret" not in err
 
 
-ISLAND = """
-import json, pathlib, threading, urllib.request, sys
-from tapestry.cli.main import call
-from tapestry.host.isolation import measure
-print(measure())
-from tapestry.sovereign.serve import server
-def ready(url):
-    body = json.dumps({"model": "base", "prompt": "The ", "max_tokens": 4}).encode()
-    asked = urllib.request.Request(url + "/v1/completions", body, {"Content-Type": "application/json"})
-    print(urllib.request.urlopen(asked, timeout=20).status)
-    stop.set()
-from tapestry.sovereign.serve.engine import Engine
-from tapestry.sovereign.serve.loading import load
-stop = threading.Event()
-engine = Engine(load(pathlib.Path(sys.argv[1]), device="cpu"))
-server.serve(engine, server.Where(port=0), waiting=1,
-    ready=lambda url: threading.Thread(target=ready, args=[url]).start(), tell=lambda *_: None, stop=stop)
-print(call(["chat", sys.argv[1], "--prompt", "The ", "--max-tokens", "3", "--device", "cpu", "--json"]))
-"""
-
-
-def test_it_works_on_an_island(models: Path) -> None:
+def test_it_works_on_an_island(models: Path, tmp_path: Path) -> None:
     """Endpoint and chat in a network namespace with nothing in it but its own loopback."""
-    command = [sys.executable, "-m", "tapestry.host.isolation", "--", sys.executable, "-c", ISLAND]
-    done = subprocess.run([*command, str(models / "base")], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    level, status, *_, code = done.stdout.split()
+    process = started(tmp_path, "tests.cli.island", str(models / "base"), prepare=["--isolate"])
+    assert process.stdin is not None and process.stdout is not None
+    with process.stdin, process.stdout:
+        said = process.stdout.read().decode()
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+    level, status, *_, code = said.split()
     if level != "netns":
         pytest.skip("this kernel gives no network namespaces")
     assert (status, code) == ("200", "0")

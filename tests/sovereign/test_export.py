@@ -46,32 +46,42 @@ else:
     raise SystemExit("Tapestry is here")
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-if len(sys.argv) > 2:
-    from peft import PeftModel
-    model = PeftModel.from_pretrained(model, sys.argv[2])
-ids = tokenizer("Grüße", return_tensors="pt")
-assert tokenizer.decode(ids["input_ids"][0]) == "Grüße"
-print(float(model(**ids).logits.double().sum()))
+for folder, adapter in zip(sys.argv[1::2], sys.argv[2::2]):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if adapter:
+        from peft import PeftModel
+        model = PeftModel.from_pretrained(model, adapter)
+    ids = tokenizer("Grüße", return_tensors="pt")
+    assert tokenizer.decode(ids["input_ids"][0]) == "Grüße"
+    print(float(model(**ids).logits.double().sum()))
 """
 
 
-def opened(*folders: Path) -> float:
-    """Sum of some logits, in a process that cannot import Tapestry."""
+def opened(*models: tuple[Path, Path | None]) -> list[float]:
+    """Sum of some logits of each model, perhaps with an adapter, in a process that cannot import Tapestry."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     env |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-I", "-W", "ignore", "-c", OPEN, *map(str, folders)]
+    words = [
+        sys.executable,
+        "-I",
+        "-W",
+        "ignore",
+        "-c",
+        OPEN,
+        *(str(each or "") for one in models for each in one),
+    ]
     done = subprocess.run(words, env=env, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return float(done.stdout)
+    return [float(line) for line in done.stdout.split()]
 
 
 def test_directories_open_without_tapestry(build: Path, tmp_path: Path) -> None:
     source = Source.open(build)
     plain = export(source, "hf", tmp_path / "hf", key=None, report=None)
     adapter = export(source, "lora", tmp_path / "lora", key=None, report=None)
-    assert opened(plain.folder) == pytest.approx(opened(tmp_path / "old", adapter.folder), rel=1e-4)
+    whole, merged = opened((plain.folder, None), (tmp_path / "old", adapter.folder))
+    assert whole == pytest.approx(merged, rel=1e-4)
     assert Lineage.load(plain.folder / "lineage.json") == source.lineage
     assert Source.open(plain.folder).model == plain.folder, "it can be exported and ported again from there"
 

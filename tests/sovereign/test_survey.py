@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tapestry.errors import EvaluationError
@@ -173,6 +173,7 @@ def test_golden_jensen_shannon() -> None:
 SHARES = st.lists(st.floats(0, 1), min_size=4, max_size=4).filter(lambda each: sum(each) > 1e-3)
 
 
+@example([0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 5e-324])  # half of which is 0
 @given(SHARES, SHARES, SHARES)
 def test_the_distance_is_a_metric(a: list[float], b: list[float], c: list[float]) -> None:
     p, q, r = (np.asarray(each) for each in (a, b, c))

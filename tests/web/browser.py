@@ -1,6 +1,7 @@
 """A real Chromium for tests: found, or installed where that may be done, or said plainly why there is none.
 
-`python -m tests.web.browser` does that alone; a test asks for the fixture `chromium` of `tests.web.conftest`.
+`python -m tests.web.browser` does that alone, as `make test` does at first; a test asks for the fixture
+`chromium` of `tests.web.conftest`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ARGS: Final = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 INSTALL_S: Final = 200.0
+"""For all of it."""
+APT: Final = ("apt-get", "--quiet", "--yes", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1")
+INSTALL: Final = (*APT, "install", "--no-install-recommends", "chromium")
+UPDATE: Final = (*APT, "update")
 
 
 class NoBrowserError(Exception):
@@ -34,7 +40,9 @@ def find() -> Path | None:
 
 
 def find_or_install() -> Path:
-    """Raises `NoBrowserError`."""
+    """Raises `NoBrowserError`; at once where TAPESTRY_NO_CHROMIUM says that it was tried already, and why."""
+    if why := os.environ.get("TAPESTRY_NO_CHROMIUM"):
+        raise NoBrowserError(why)
     found = find()
     if found is not None:
         return found
@@ -44,17 +52,25 @@ def find_or_install() -> Path:
         raise NoBrowserError("no Chromium on the path, and no apt-get to install it with")
     if os.geteuid() != 0:
         raise NoBrowserError("no Chromium on the path; as root: apt-get install chromium")
-    command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "chromium"]
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=INSTALL_S)
-    except subprocess.TimeoutExpired:
-        raise NoBrowserError(f"apt-get install chromium took more than {INSTALL_S:.0f} s") from None
+    until = time.monotonic() + INSTALL_S
+    said = _done(INSTALL, until) and (_done(UPDATE, until) or _done(INSTALL, until))
     found = find()
     if found is None:
-        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise NoBrowserError(f"apt-get install chromium failed: {last}")
+        raise NoBrowserError(f"apt-get install chromium failed: {said or 'it put none on the path'}")
     return found
+
+
+def _done(command: Sequence[str], until: float) -> str:
+    """The last that it says where it fails."""
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    left = max(1.0, until - time.monotonic())
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=left)
+    except subprocess.TimeoutExpired:
+        return f"it takes more than {INSTALL_S:.0f} s"
+    if done.returncode == 0:
+        return ""
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
 
 
 @contextmanager
@@ -77,7 +93,7 @@ def main() -> int:
     try:
         print(find_or_install())
     except NoBrowserError as e:
-        print(f"no browser: {e}", file=sys.stderr)
+        print(e, file=sys.stderr)
         return 1
     return 0
 

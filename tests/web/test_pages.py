@@ -33,6 +33,8 @@ PATHS: Final = (
     "/login",
     "/nothing",
 )
+SOME: Final = ("/", "/runs/run", "/decisions/{hostile}", "/ledger/20", "/mine")
+"""Of every kind of thing on a page; axe takes a second of each."""
 WIDTHS: Final = (360, 768, 1280)
 SERIOUS: Final = {"serious", "critical"}
 
@@ -92,17 +94,14 @@ def test_no_stranger_runs_anything_and_nothing_comes_from_elsewhere(tour: Tour) 
     context = tour.context()
     said: list[str] = []
     foreign: list[str] = []
+    page = context.new_page()
+    page.on("dialog", lambda each: (said.append(f"dialog {each.message}"), each.dismiss()))
+    page.on("console", lambda each: said.append(each.text) if each.type == "error" else None)
+    page.on("pageerror", lambda each: said.append(str(each)))
+    page.on("request", lambda each: foreign.append(each.url) if not each.url.startswith(tour.url) else None)
     for path in PATHS:
-        page = context.new_page()
-        page.on("dialog", lambda each: (said.append(f"dialog {each.message}"), each.dismiss()))
-        page.on("console", lambda each: said.append(each.text) if each.type == "error" else None)
-        page.on("pageerror", lambda each: said.append(str(each)))
-        page.on(
-            "request", lambda each: foreign.append(each.url) if not each.url.startswith(tour.url) else None
-        )
         page.goto(tour.path(path), wait_until="load")
         assert page.evaluate("() => document.querySelectorAll('main h1').length") == 1, path
-        page.close()
     context.close()
     assert [each for each in said if "404" not in each] == []
     assert [each for each in foreign if not each.startswith(tour.url)] == []
@@ -128,32 +127,42 @@ def test_a_script_in_a_page_would_not_run(tour: Tour) -> None:
         assert bool(alerts) == bool(expected)
 
 
-@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.long)], ids=["light", "dark"])
-def test_axe_finds_nothing_serious(tour: Tour, dark: bool) -> None:
+def serious(page: Any) -> list[str]:
+    """What axe finds."""
     from axe_playwright_python.sync_playwright import Axe
 
-    axe, context = Axe(), tour.context(dark=dark)
-    found: list[str] = []
-    for path in PATHS:
-        page = context.new_page()
+    results = Axe().run(page).response
+    assert results["passes"], page.url
+    found = [each for each in results["violations"] if each["impact"] in SERIOUS]
+    return [f"{page.url} {each['id']} {node['target']}" for each in found for node in each["nodes"][:3]]
+
+
+@pytest.mark.parametrize(
+    ("dark", "paths"),
+    [
+        pytest.param(False, SOME, id="some"),
+        pytest.param(False, PATHS, id="light", marks=pytest.mark.long),
+        pytest.param(True, PATHS, id="dark", marks=pytest.mark.long),
+    ],
+)
+def test_axe_finds_nothing_serious(tour: Tour, dark: bool, paths: tuple[str, ...]) -> None:
+    context = tour.context(dark=dark)
+    page, found = context.new_page(), []
+    for path in paths:
         page.goto(tour.path(path, "fr" if dark else "en"))
-        results = axe.run(page).response
-        assert results["passes"], path
-        for each in results["violations"]:
-            if each["impact"] in SERIOUS:
-                found += [f"{path} {each['id']} {node['target']}" for node in each["nodes"][:3]]
-        page.close()
-    context.close()
+        found += serious(page)
     assert not found, "\n".join(found)
+    page.evaluate("() => document.querySelector('main').append(document.createElement('button'))")
+    assert serious(page), "the control: a button without a name"
+    context.close()
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wider_than_the_screen(tour: Tour, width: int) -> None:
     context = tour.context(width=width)
+    page = context.new_page()
     for path in PATHS:
-        page = context.new_page()
         page.goto(tour.path(path))
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width, path
-        page.close()
     context.close()

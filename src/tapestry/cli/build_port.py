@@ -60,7 +60,10 @@ def port(
     from tapestry.sovereign.port import carry
 
     if heal < 0 or heal > 100_000:
-        raise InputError(f"--heal {heal} is not a number of steps from 0 to 100000")
+        raise InputError(
+            f"--heal {heal} is not a number of steps from 0 to 100000",
+            hint="a few hundred heal what a port lost; 0 trains nothing",
+        )
     if rebuilt is not None and not text:
         raise InputError("--rebuilt needs text to score with", hint="give --text LANGUAGE=FILE")
     texts = _texts(text)

@@ -32,7 +32,10 @@ def name(folder: Path) -> str:
     if BuildHome(folder).lineage.is_file():
         return Lineage.load(BuildHome(folder).lineage).name
     if not is_name(str(folder)):
-        raise InputError(f"{folder} is neither a build nor a derivative's name")
+        raise InputError(
+            f"{folder} is neither a build nor a derivative's name",
+            hint="name the folder of a finished build, or see the names with: tapestry build list",
+        )
     return str(folder)
 
 

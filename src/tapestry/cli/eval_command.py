@@ -101,7 +101,9 @@ def evaluate(
     from tapestry.sovereign.home import BuildHome
 
     if device not in ("cpu", "cuda"):
-        raise InputError(f"--device {device[:40]!r} is neither cpu nor cuda")
+        raise InputError(
+            f"--device {device[:40]!r} is neither cpu nor cuda", hint="leave it out, and the CPU computes"
+        )
     home = BuildHome(model)
     built = home.lineage.is_file() and (home.model / "config.json").is_file()
     roles: dict[Role, Path | None] = {

@@ -102,13 +102,18 @@ def web(
     from tapestry.web.settings import WebSettings
 
     if opened not in ("public", "member"):
-        raise SettingsError(f"--open-to {opened} is neither public nor member")
+        raise SettingsError(
+            f"--open-to {opened} is neither public nor member",
+            hint="public shows anybody what the charter makes public; member shows what your member may read",
+        )
     if core is None and member is None and node is None:
         raise SettingsError(
             "nothing to show", hint="name a core, --core URL, or a member's folder, --as FOLDER"
         )
     if opened == "member" and member is None:
-        raise SettingsError("--open-to member needs a member whose key reads: --as FOLDER")
+        raise SettingsError(
+            "--open-to member needs a member whose key reads", hint="name its folder: --as FOLDER"
+        )
     if node is not None:
         building(node)  # says so where it is no node's home
         if listen not in LOOPBACK:

@@ -78,9 +78,9 @@ def jensen_shannon(p: Numbers, q: Numbers) -> float:
         √( ½ Σ p log(p / m) + ½ Σ q log(q / m) ),  0 log 0 = 0
     """
     p, q = p / p.sum(), q / q.sum()
-    middle = (p + q) / 2
+    both = p + q  # not its half, which of the smallest number there is would be 0
     total = 0.0
     for each in (p, q):
         some = each > 0
-        total += float((each[some] * np.log2(each[some] / middle[some])).sum()) / 2
+        total += float((each[some] * np.log2(2 * (each[some] / both[some]))).sum()) / 2
     return float(np.sqrt(min(max(total, 0.0), 1.0)))
