@@ -118,10 +118,10 @@ def test_a_request_that_was_overheard(game: Game, switches: Switches, given: Giv
 @attack(
     "request-without-a-proof",
     tries="asks without saying who it is",
-    stopped_by="every request but `hello` and `join` is signed",
+    stopped_by="every request but `hello`, `join` and reads of what is public is signed",
 )
 def test_no_proof(game: Game, switches: Switches) -> None:
-    refused(game.eve.http.get(game.eve.url + "/v1/events"), "auth")
+    refused(game.eve.http.get(game.eve.url + "/v1/derivatives"), "auth")
     game.goes_on()
     from tapestry.identity.keyring import Signer
 
@@ -132,7 +132,7 @@ def test_no_proof(game: Game, switches: Switches) -> None:
         switches.check_off("tapestry.core.api.Api._check", "check_proof", lambda: lambda *_, **__: anybody),
     ):
         # the name of the function is switched for one that lets everybody in
-        assert game.eve.http.get(game.eve.url + "/v1/events").status_code == 200
+        assert game.eve.http.get(game.eve.url + "/v1/derivatives").status_code == 200
 
 
 @attack(

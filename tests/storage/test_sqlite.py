@@ -30,7 +30,9 @@ def test_settings_and_schema(database: Database) -> None:
         }
         names = set(sa.inspect(connection).get_table_names())
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
-    assert names == {"events", "leaves", "snapshots", "invitations", "listings", "alembic_version"}
+    assert names == {
+        "events", "leaves", "snapshots", "invitations", "listings", "derivatives", "alembic_version",
+    }  # fmt: skip
     database.close()
 
 
