@@ -8,8 +8,8 @@ GROUPS := federation sim training cli core node attacks replay
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz forged life story sim chaos split test-long lock harness clean help
-.PHONY: demo test test-rest coverage lint bench parity croissant oms exits fuzz hostile-web test-web forged life story sim chaos split test-long lock clean help
+.PHONY: demo rehearse test test-rest coverage lint bench bench-dashboard parity croissant oms harness exits fuzz malformed
+.PHONY: hostile-web test-web forged life story sim chaos split test-long site lock clean help
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*## ' Makefile | sed 's/: .*## /\t/' | expand -t 14
@@ -93,13 +93,11 @@ oms: $(STAMP)    ## our model signatures under OpenSSF's own program, which gets
 lock: $(STAMP)  ## write requirements/lock.txt anew from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude tapestry > requirements/lock.txt
 
-clean:          ## remove the environment and the demo's output
-	rm -rf $(VENV) .venv-croissant .venv-oms tapestry-demo
+clean:          ## remove the environments and the demo's output
+	rm -rf $(VENV) .venv-croissant .venv-oms .venv-harness tapestry-demo
 
-.PHONY: malformed
 malformed: $(STAMP)  ## 1,000 malformed requests to the endpoint of a model: MALFORMED_ARGS="--requests 10000 --seed 2"
 	$(BIN)/python -m tests.sovereign.malformed $(MALFORMED_ARGS)
-	rm -rf $(VENV) .venv-croissant .venv-oms .venv-harness tapestry-demo
 
 harness: $(STAMP)  ## tasks of lm-evaluation-harness on models of ours, in an environment of its own (350 MB)
 	test -x .venv-harness/bin/lm_eval || { $(PYTHON) -m venv .venv-harness && \
@@ -107,14 +105,18 @@ harness: $(STAMP)  ## tasks of lm-evaluation-harness on models of ours, in an en
 	> "$$(.venv-harness/bin/python -c 'import site; print(site.getsitepackages()[0])')/tapestry.pth" && \
 	.venv-harness/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/harness.txt; }
 	.venv-harness/bin/python -m pytest -W ignore tests/sovereign/harness.py $(TEST_ARGS)
-.PHONY: rehearse site
+
 rehearse: $(STAMP)  ## six faults of a consortium of five, on this machine, and a report: REHEARSE_ARGS="--quick"
 	$(BIN)/tapestry rehearse $(REHEARSE_ARGS)
 
 site: $(STAMP)   ## the pages of docs/ as a site in site/, which needs no network to be read
 	$(BIN)/mkdocs build --strict --quiet --clean
+
 hostile-web: $(STAMP)  ## a thousand hostile requests to a dashboard: HOSTILE_ARGS="--requests 10000 --seed 2"
 	$(BIN)/python -m tests.web.hostile $(HOSTILE_ARGS)
 
 test-web: $(STAMP)  ## the dashboard's pages and flows in a real Chromium, long ones too
 	$(BIN)/python -m pytest tests/web -m "long or not long" $(TEST_ARGS)
+
+bench-dashboard: $(STAMP)  ## 50 viewers on a run of 50 members with 1,000 rounds behind it; for an idle machine
+	$(BIN)/python -m benchmarks.dashboard --out benchmarks/results/dashboard.md $(BENCH_ARGS)

@@ -244,8 +244,9 @@ def table(report: dict[str, Any], given: argparse.Namespace) -> str:
         "",
         f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
         f"{time.strftime('%Y-%m-%d', time.gmtime())}. {given.members} members, {given.history} rounds "
-        f"before ({report['entries']:,} entries), {given.viewers} viewers, each with a live stream and a page every "
-        f"{STATIC_FREE * 0.5:.1f} to {STATIC_FREE * 1.4:.1f} s. {given.turns} turns of {given.rounds} rounds.",
+        f"before ({report['entries']:,} entries). {given.viewers} viewers, each with a live stream, and "
+        f"a page every {STATIC_FREE * 0.5:.1f} to {STATIC_FREE * 1.4:.1f} s. {given.turns} turns of "
+        f"{given.rounds} rounds.",
         "",
         "| | nobody looks | viewers look |",
         "|---|---|---|",

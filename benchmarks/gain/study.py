@@ -2,8 +2,8 @@
 
 Everybody takes T steps on its own machine. In the federation S of them go into the shared base, on the
 contributed part of the member's text (every second document), and T − S into private continued pre-training
-on the rest, which never went to the run. Alone, all T go over all of it. All end where their score on one part
-of the held-out text is best (early stopping); what is reported is the score on the other part.
+on the rest, which never went to the run. Alone, all T go over all of it. All end where their score on one
+part of the held-out text is best (early stopping); what is reported is the score on the other part.
 """
 
 from __future__ import annotations

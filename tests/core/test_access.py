@@ -71,7 +71,7 @@ def test_a_join_is_all_or_nothing(serving: CoreUnderTest) -> None:
 
 def test_proofs(serving: CoreUnderTest) -> None:
     ada = serving.member("ada")
-    path, empty = "/v1/members", canonical.sha256(b"")
+    path, empty = "/v1/derivatives", canonical.sha256(b"")
 
     def send(proof: str | None, target: str = path) -> httpx.Response:
         headers = {"Authorization": proof} if proof is not None else {}

@@ -28,6 +28,9 @@ def served(app: ASGIApp) -> Iterator[str]:
             time.sleep(0.01)
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
     finally:
+        site = getattr(getattr(app, "state", None), "site", None)
+        if site is not None:
+            site.live.close()
         server.should_exit = True
         thread.join(20)
         sock.close()

@@ -44,7 +44,8 @@ class Town:
         return ada.certificate(ada.key)
 
     def _publish(self) -> None:
-        made = card(name="letters", visibility={"licence": "public", "description": "consortium"})
+        levels = {"licence": "public", "description": "consortium", "languages": "consortium"}
+        made = card(name="letters", visibility=levels)
         what, public = shown(made)
         node = self.world.nodes["ada"]
         entry = CatalogEntry(
@@ -177,6 +178,9 @@ def test_anybody_sees_what_is_public(town: tuple[Town, str], tmp_path: Path) -> 
     with client(found) as browser:
         for page in (*PAGES, "/en/runs/run/loss.csv", "/en/runs/run/rounds.json?metric=busy"):
             assert browser.get(page).status_code == 200, page
+        by_language = browser.get("/en/runs/run/loss.json?by=language").json()
+        assert [line["name"] for line in by_language["lines"]] == ["?"]
+        assert 'lang="ja"' not in browser.get("/en/members/ada").text
         table = browser.get("/en/data").text
         assert "CC-BY-4.0" in table and "Letters from the archive" not in table
 
@@ -200,6 +204,7 @@ def test_anybody_sees_no_more_than_the_charter_says(closed: tuple[Town, str], tm
         for page in (*PAGES, "/en/runs/run/loss.csv"):
             assert browser.get(page).status_code == 200, page
         assert "Letters from the archive" in browser.get("/en/data").text
+        assert 'lang="ja"' in browser.get("/en/members/ada").text
         assert "Updates in" in browser.get("/en/members/ada").text
 
 

@@ -61,7 +61,8 @@ def publish(
     from tapestry.node.home import Home
 
     if take_back:
-        name, owner, shown, public = work.name(folder), None, None, ()
+        name, owner, shown = work.name(folder), None, None
+        public: tuple[str, ...] = ()
     else:
         name, owner, shown, public = work.shown(
             folder, visibility or [], figure or [], description, entitlement

@@ -84,9 +84,10 @@ def listed(home: Home, *, core_url: str | None = None) -> Listed:
         envelopes = client.derivatives()
         known = holders(client.members())
         records = tuple(_opened(Envelope.from_json(value), known, consortium) for value in envelopes)
-        runs = {r.shown.base.run for r in records if r.shown is not None and r.shown.base is not None}
+        bases = (r.shown.base for r in records if r.shown is not None)
+        runs = {base.run for base in bases if base is not None and base.run is not None}
         there = {each["run"] for each in client.runs()["runs"]}
-        rounds = {run: client.run(run).head.round for run in sorted(r for r in runs if r in there)}
+        rounds = {run: client.run(run).head.round for run in sorted(runs & there)}
     return Listed(records, rounds)
 
 

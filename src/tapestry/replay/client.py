@@ -162,9 +162,6 @@ class Replayer:
                     str(self.blob_root),
                 ],
                 log_path=self.log_path,
-                # Libraries look for a folder to write in as soon as they are imported, and an agent's files
-                # may be confined to its home.
-                env={"TMPDIR": str(self.blob_root.absolute())},
                 pipes=True,
             )
             ready = self._talk(child, b"", Ready)

@@ -106,10 +106,12 @@ def rounds(story: Story, metric: str, own: str) -> Chart:
     return Chart(x, ((own, busy),))
 
 
-def languages_of(listings: Sequence[Listing] | None) -> dict[str, list[str]]:
-    """Member → languages of the datasets that it shows."""
+def languages_of(listings: Sequence[Listing] | None, *, insider: bool) -> dict[str, list[str]]:
+    """Member → languages of the datasets that it shows: to the consortium, or to anybody."""
     found: dict[str, set[str]] = {}
     for each in listings or ():
+        if not insider and "languages" not in each.public:
+            continue
         found.setdefault(each.member, set()).update(each.card.languages or ())
     return {member: sorted(tags) for member, tags in found.items()}
 

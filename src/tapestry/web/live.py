@@ -34,6 +34,8 @@ class Live:
         self._bell = bell
         self._most = most
         self.open = 0
+        self.closed = False
+        """Every stream ends soon: the server stops."""
         self._made: dict[tuple[str, ...], tuple[int, float, str]] = {}
 
     def stream(self, request: Request, key: tuple[str, ...], make: Callable[[], str]) -> Response:
@@ -45,6 +47,10 @@ class Live:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(self._events(request, key, make), headers=headers, media_type=KIND)
 
+    def close(self) -> None:
+        self.closed = True
+        self._bell.ring()
+
     async def _events(
         self, request: Request, key: tuple[str, ...], make: Callable[[], str]
     ) -> AsyncIterator[str]:
@@ -53,7 +59,7 @@ class Live:
         sent = ""
         try:
             yield "retry: 3000\n\n"
-            while time.monotonic() < ends and not await request.is_disconnected():
+            while time.monotonic() < ends and not self.closed and not await request.is_disconnected():
                 seen = self._bell.count
                 text = self._text(key, make)
                 if text != sent:

@@ -22,7 +22,9 @@ from tapestry.web.site import site_of
 
 MAX_ANSWER_BYTES: Final = 16 << 10
 MAX_TOKEN: Final = 64
-NOT_KEPT: Final = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+NOT_KEPT: Final = {"Cache-Control": "no-store"}
+"""Their address is told to this server alone, as every page's is. Were it told to nobody, a browser would
+post from them with the origin `null`."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 

@@ -140,7 +140,7 @@ def _spot(
     tokens_per_s: float | None,
 ) -> Spot:
     angle = -pi / 2 + 2 * pi * place / count + (pi / count if count == 2 else 0.0)
-    wide, high = (222.0, 158.0) if count <= _LABELLED else (300.0, 188.0)
+    wide, high = (222.0, 150.0) if count <= _LABELLED else (300.0, 188.0)
     x, y = WIDTH / 2 + wide * cos(angle), HEIGHT / 2 + high * sin(angle)
     r = max(3.0, min(24.0, 2.0 * pi * high / max(count, 1) / 3.0))
     far = ((x - WIDTH / 2) ** 2 + (y - HEIGHT / 2) ** 2) ** 0.5
@@ -156,9 +156,9 @@ def _spot(
         else "end"
     )
     below = sin(angle) > 0
-    shift = r + 12
+    shift = r + 15
     label_x = x if anchor == "middle" else x + (shift if anchor == "start" else -shift)
-    label_y = y + (r + 22 if below else -r - 22) if anchor == "middle" else y - 2
+    label_y = y + (r + 24 if below else -r - 27) if anchor == "middle" else y - 2
     return Spot(
         node=node, member=member, stand=stand, part=part, x=round(x, 1), y=round(y, 1), r=round(r, 1),
         arc=_arc(x, y, r + 5, part), to_x=round(to_x, 1), to_y=round(to_y, 1),

@@ -17,6 +17,7 @@ from tapestry.errors import AuthError, FormatError, NotFound
 from tapestry.web.known import Known
 from tapestry.web.numbers import Numbers
 from tapestry.web.site import Site, site_of
+from tapestry.web.source import Listing
 from tapestry.web.viewers import Viewer, What
 
 MAX_PARAMETER: Final = 200
@@ -65,6 +66,11 @@ class Ask:
 
     def sees(self, what: What) -> bool:
         return self.viewer.sees(what, self.known.charter)
+
+    @property
+    def listings(self) -> tuple[Listing, ...]:
+        """Datasets that this viewer may know of; of each, only some fields."""
+        return (self.known.listings or ()) if self.sees("catalog") else ()
 
     def must_see(self, *what: What) -> None:
         """Raises `NotForYou`."""

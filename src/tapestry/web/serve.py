@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import uvicorn
@@ -26,7 +27,7 @@ from tapestry.web.source import Source
 
 BACKLOG: Final = 256
 CONNECTIONS: Final = 512
-GRACE_S: Final = 2
+GRACE_S: Final = 5
 
 
 def serve(
@@ -67,7 +68,19 @@ def serve(
         url = address_of(settings, sock)
         log.say("serving", url=url)
         ready(url, f"{url}/mine/{site.owner_key}" if building is not None else None)
-        uvicorn.Server(config).run(sockets=[sock])
+        _Server(config, site).run(sockets=[sock])
+
+
+class _Server(uvicorn.Server):
+    """Ends live views as soon as it is told to stop, for it waits until every answer is whole."""
+
+    def __init__(self, config: uvicorn.Config, site: Site) -> None:
+        super().__init__(config)
+        self._site = site
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._site.live.close()
+        super().handle_exit(sig, frame)
 
 
 @contextlib.contextmanager

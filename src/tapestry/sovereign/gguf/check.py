@@ -77,7 +77,7 @@ def compare(folder: Path, file: Path) -> Compared:
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         settings = settings_of(folder)

@@ -37,9 +37,7 @@ class Found:
 def visible(ask: Ask) -> list[Row]:
     """Of each dataset what this viewer may know."""
     insider = ask.viewer.insider
-    return [
-        of_card_shown(each.member, each.dataset, _part(each, insider)) for each in ask.known.listings or ()
-    ]
+    return [of_card_shown(each.member, each.dataset, _part(each, insider)) for each in ask.listings]
 
 
 def _part(listing: Listing, insider: bool) -> Shown:

@@ -29,7 +29,7 @@ def _figures(ask: Ask) -> list[tuple[str, int]]:
     if ask.sees("ledger") and known.size:
         found.append(("entries", known.size))
     if ask.sees("catalog") and known.listings:
-        tags = languages_of(known.listings).values()
+        tags = languages_of(ask.listings, insider=ask.viewer.insider).values()
         found.append(("languages", len({tag for each in tags for tag in each})))
     return found
 

@@ -69,7 +69,7 @@ def rows(ask: Ask) -> list[MemberRow]:
     account = _account(ask)
     total = account.total() if account is not None else {}
     merges = sum(each.merges for each in account.runs.values()) if account is not None else 0
-    languages = charts.languages_of(known.listings if ask.sees("catalog") else ())
+    languages = charts.languages_of(ask.listings, insider=ask.viewer.insider)
     charter, governance = known.charter, known.assembly.governance
     found = []
     for name in known.members:
@@ -169,7 +169,7 @@ async def one(request: Request) -> Response:
         for run in (account.runs.values() if account is not None else ())
         if name in run.members
     ]
-    shown = [each for each in ask.known.listings or () if each.member == name] if ask.sees("catalog") else []
+    shown = [each for each in ask.listings if each.member == name]
     return page(ask, "member.html", row=row, runs=runs, datasets=shown)
 
 

@@ -232,7 +232,7 @@ def _charts(ask: Ask, run: Shown) -> dict[str, Drawn | None]:
     story, state = run.story, {"by": by, "metric": metric}
     found: dict[str, Drawn | None] = {"loss": None, "rounds": None}
     if story is not None and story.scores and ask.sees("scores"):
-        lines = charts.loss(story, by, charts.languages_of(ask.known.listings))
+        lines = charts.loss(story, by, charts.languages_of(ask.listings, insider=ask.viewer.insider))
         found["loss"] = Drawn(
             ask=ask,
             run=run.name,

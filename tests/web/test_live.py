@@ -1,0 +1,101 @@
+"""A run in a real browser: the picture moves by itself, charts are drawn, nothing in a page is run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tapestry.protocol.messages import Progress
+from tapestry.web.app import make_app
+from tapestry.web.known import Known
+from tapestry.web.settings import WebSettings
+from tapestry.web.site import Site
+from tapestry.web.story import Story
+from tests.web.served import served
+from tests.web.test_drawn import _view
+
+
+class Still:
+    """A follower of nobody: what it knows is what a test says."""
+
+    def __init__(self) -> None:
+        story = Story({"parameters": 1000})
+        for merges in range(20):
+            at = {"round": merges + 1, "fragment": 0}
+            story._opened({**at, "opened_ms": merges * 1000, "nodes": ["a", "b"]}, None, 0)
+            story._closed({**at, "merged": []}, None, 0)
+            story._committed({**at, "merges": merges + 1}, None, merges * 1000 + 900)
+            for member in "ab":
+                score = {"member": member, "merges": merges, "bits_per_byte": 8.0 / (merges + 1), "bytes": 10}
+                story._scored(score, None, 0)
+        view = _view(a={"expected": True}, b={"expected": True, "status": "accepted"})
+        self.known = Known(
+            views={"run": view},
+            stories={"run": story},
+            heard_at="2026-01-01T00:00:00.000Z",
+            heard_s=time.monotonic(),
+        )
+
+    def train(self, step: int) -> None:
+        progress = Progress(round=1, step=step, steps=20)
+        view = _view(a={"expected": True, "progress": progress}, b={"expected": True, "status": "accepted"})
+        self.known = replace(self.known, views={"run": view})
+
+
+@pytest.fixture
+def scene() -> tuple[Still, Site]:
+    still: Any = Still()
+    return still, Site(settings=WebSettings(opened="member"), follower=still)
+
+
+def test_the_picture_moves_and_charts_are_drawn(chromium: Any, scene: tuple[Still, Site]) -> None:
+    still, site = scene
+    with served(make_app(site)) as url:
+        page = chromium.new_page(viewport={"width": 1280, "height": 900})
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(f"{url}/en/runs/run")
+        page.wait_for_selector("#loss canvas")
+        assert page.locator(".s-starting .disc").count() == 1
+        page.locator("#live details summary").click()
+        still.train(10)
+        site.bell.ring()
+        page.wait_for_selector(".s-training .arc", state="attached", timeout=20_000)
+        assert "10 of 20" in page.locator("#live table").inner_text()
+        assert page.locator("#live details").get_attribute("open") is not None, "what was opened stays open"
+        page.get_by_role("link", name="Seconds").click()
+        page.wait_for_selector("#rounds .segments a[aria-current]:has-text('Seconds')")
+        page.wait_for_selector("#rounds canvas")
+        assert "metric=seconds" in page.url
+        page.locator("#loss .u-legend .u-series th", has_text="a").first.click()
+        page.wait_for_function("location.search.includes('hide-loss')")
+        page.reload()
+        page.wait_for_selector("#loss .u-legend .u-off")
+        assert page.evaluate("document.documentElement.dataset.theme") is None
+        page.locator("[data-theme-toggle]").click()
+        assert page.evaluate("document.documentElement.dataset.theme") in ("dark", "light")
+        assert not said, said
+        page.close()
+
+
+def test_nothing_that_stands_in_a_page_is_run(chromium: Any, scene: tuple[Still, Site]) -> None:
+    """The control: without the policy the same script runs."""
+    _, site = scene
+    app = make_app(site)
+    ran = {}
+    for policy in (True, False):
+        with served(app) as url:
+            context = chromium.new_context(bypass_csp=not policy)
+            page = context.new_page()
+            page.goto(f"{url}/en/")
+            page.evaluate(
+                "() => { const s = document.createElement('script'); s.textContent = 'window.ran = true';"
+                " document.body.append(s); }"
+            )
+            ran[policy] = page.evaluate("window.ran === true")
+            context.close()
+    assert ran == {True: False, False: True}
