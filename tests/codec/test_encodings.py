@@ -1,22 +1,20 @@
-"""What every encoding must do, whatever it sends."""
+"""Every encoding does what `conformance` demands, and what is particular to each."""
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from tapestry.codec.contract import Cursor, Decoded, Dense, Encoding
+from tapestry.codec.contract import Cursor, Dense, Encoding
 from tapestry.codec.shards import make
-from tapestry.errors import ArtifactError
 from tapestry.protocol import encoding as plan
-from tests.codec import reference
+from tests.codec import conformance, reference
+from tests.codec.conformance import SHAPES, STYLES, Subject, values_of
 
 KINDS: dict[str, dict[str, Any]] = {
     "fp32": {"kind": "fp32"},
@@ -30,7 +28,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "topk-many": {"kind": "topk", "keep": 50, "side": 8, "bits": 3},
     "topk-all": {"kind": "topk", "keep": 64, "side": 8, "bits": 4},
 }
-SHAPES = [(), (1,), (300,), (5000,), (3, 5), (64, 64), (70, 130), (9, 2, 5)]
 SETTINGS: TypeAdapter[Any] = TypeAdapter(plan.Encoding)
 
 each_kind = pytest.mark.parametrize("name", KINDS)
@@ -41,35 +38,14 @@ def made(name: str) -> tuple[Encoding, Any]:
     return make(of_plan), of_plan
 
 
-def dense(decoded: Decoded, count: int) -> torch.Tensor:
-    if isinstance(decoded, Dense):
-        return decoded.values
-    values = torch.zeros(count)
-    assert decoded.places.unique().numel() == decoded.places.numel()
-    values[decoded.places] = decoded.values
-    return values
-
-
-def values_of(seed: int, count: int, style: str) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    normal = torch.randn(count, generator=generator)
-    match style:
-        case "normal":
-            return normal * 1e-3
-        case "orders":
-            return normal * 10.0 ** torch.randint(-44, 37, (count,), generator=generator)
-        case "equal":
-            return torch.where(normal > 0, 2e-4, -2e-4)
-        case "few":
-            return torch.where(normal > 2.5, normal, 0.0)
-        case "tiny":
-            return normal * 1e-42
-        case "huge":
-            return normal.clamp(-3, 3) * 1e38
-    return torch.zeros(count)
-
-
-STYLES = ["normal", "orders", "equal", "few", "tiny", "huge", "zero"]
+def subject(name: str) -> Subject:
+    encoding, of_plan = made(name)
+    return Subject(
+        encoding=encoding,
+        most_bytes=of_plan.most_bytes,
+        reference=lambda data, shape: reference.decode(KINDS[name], data, shape),
+        keeps_minus_zero="topk" not in of_plan.kind,
+    )
 
 
 @each_kind
@@ -78,19 +54,7 @@ STYLES = ["normal", "orders", "equal", "few", "tiny", "huge", "zero"]
 def test_what_is_sent_and_what_is_left_make_the_whole(
     name: str, shape: tuple[int, ...], style: str, seed: int
 ) -> None:
-    encoding, of_plan = made(name)
-    values = values_of(seed, int(np.prod(shape)), style)
-    left = values.clone()
-    section = encoding.encode_(left, shape)
-    assert section.numel() <= of_plan.most_bytes(shape)
-    cursor = Cursor(torch.cat([section, torch.ones(3, dtype=torch.uint8)]))
-    sent = dense(encoding.decode(cursor, shape), values.numel())
-    assert cursor.left == 3, "a section says itself where it ends"
-    assert torch.equal(left, values - sent)
-    assert left.abs().sum() <= values.abs().sum()
-    expected, end = reference.decode(KINDS[name], section.numpy().tobytes(), shape)
-    assert end == section.numel()
-    assert expected.tobytes() == (sent + 0.0 if "topk" in of_plan.kind else sent).numpy().tobytes()
+    conformance.sent_and_left_make_the_whole(subject(name), shape, style, seed)
 
 
 @each_kind
@@ -103,50 +67,18 @@ def test_what_is_sent_and_what_is_left_make_the_whole(
 def test_other_bytes_are_refused_or_say_something_else(
     name: str, shape: tuple[int, ...], style: str, changes: list[tuple[float, int]]
 ) -> None:
-    """One state has one encoding; the reference refuses what the decoder refuses."""
-    encoding, _ = made(name)
-    values = values_of(3, int(np.prod(shape)), style)
-    section = encoding.encode_(values, shape).numpy().tobytes()
-    changed = bytearray(section)
-    for where, change in changes:
-        changed[int(where * len(changed))] ^= change
-    if changed == section:
-        return
-    try:
-        expected, end = reference.decode(KINDS[name], bytes(changed), shape)
-    except (AssertionError, IndexError, struct.error):
-        expected, end = None, 0
-    try:
-        cursor = Cursor(torch.frombuffer(changed, dtype=torch.uint8))
-        sent = dense(encoding.decode(cursor, shape), values.numel())
-    except ArtifactError:
-        assert expected is None
-        return
-    assert expected is not None and cursor.at == end
-    assert expected.tobytes() == sent.numpy().tobytes()
-    before, _ = reference.decode(KINDS[name], section, shape)
-    same_length = cursor.at == len(section)
-    assert not same_length or before.tobytes() != expected.tobytes()
+    conformance.other_bytes_say_something_else(subject(name), shape, style, changes)
 
 
 @each_kind
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cut_off_anywhere(name: str, shape: tuple[int, ...]) -> None:
-    encoding, _ = made(name)
-    section = encoding.encode_(values_of(1, int(np.prod(shape)), "normal"), shape)
-    for length in sorted({0, 1, section.numel() // 2, section.numel() - 1}):
-        if length < section.numel():
-            with pytest.raises(ArtifactError):
-                encoding.decode(Cursor(section[:length]), shape)
+    conformance.cut_off_anywhere_is_refused(subject(name), shape)
 
 
 @each_kind
 def test_encoding_again_gives_the_same_bytes(name: str) -> None:
-    encoding, _ = made(name)
-    values = values_of(5, 70 * 130, "normal")
-    assert torch.equal(
-        encoding.encode_(values.clone(), (70, 130)), encoding.encode_(values.clone(), (70, 130))
-    )
+    conformance.encoding_again_gives_the_same_bytes(subject(name))
 
 
 def test_int8_is_within_a_128th_of_the_largest() -> None:

@@ -76,3 +76,9 @@ def test_what_is_in_the_repository_alone_is_named_and_not_linked(site: Path) -> 
     page = (site / "guides" / "plan-file.html").read_text(encoding="utf-8")
     assert "<code>examples/plan.toml</code> in the repository" in page
     assert "_outside" not in "".join(path.name for path in site.rglob("*"))
+
+
+def test_tables_of_sentences_wrap(site: Path) -> None:
+    assert "white-space: normal" in (site / "site.css").read_text(encoding="utf-8")
+    page = (site / "security" / "threat-model.html").read_text(encoding="utf-8")
+    assert page.index("css/theme.css") < page.index("../site.css"), "ours comes after the theme's"
