@@ -38,6 +38,19 @@ def test_an_unexpected_exception_is_one_line_and_a_log(
     assert str(log) in err
 
 
+@pytest.mark.parametrize("given", [["--invitation", "f00d"], ["--invitation=f00d"]])
+def test_no_secret_stands_in_a_log_that_others_are_sent(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tapestry", "node", "join", "./node", *given, "--core", "URL"])
+    failures.report(ValueError("x"))
+    (log,) = (tmp_path / "state" / "tapestry").iterdir()
+    text = log.read_text()
+    assert "f00d" not in text and "--invitation" in text and "URL" in text
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert "f00d" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("module", "extra"), [("torch", "arithmetic"), ("fastapi.routing", "core"), ("matplotlib", "demo")]
 )

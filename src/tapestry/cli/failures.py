@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from tapestry.cli.output import note
@@ -70,6 +71,9 @@ EXTRAS = {
 JSON_VARIABLE = "TAPESTRY_JSON_ERRORS"
 """Set where a process of ours reads the log: a typed error is then its last line, as JSON, as well."""
 
+SECRET_OPTIONS = ("--invitation",)
+"""Whose value admits whoever has it."""
+
 MAX_STDERR_TAIL_BYTES = 64 << 10
 
 
@@ -91,15 +95,28 @@ def log_folder() -> Path:
     return (Path(state) if state else Path.home() / ".local" / "state") / "tapestry"
 
 
+def without_secrets(arguments: Sequence[str]) -> list[str]:
+    """Arguments as they may be shown to whoever mends a fault."""
+    found, hidden = [], False
+    for each in arguments:
+        name, equals, _ = each.partition("=")
+        secret = name in SECRET_OPTIONS
+        found.append("(secret)" if hidden else f"{name}=(secret)" if secret and equals else each)
+        hidden = secret and not equals and not hidden
+    return found
+
+
 def write_traceback(error: BaseException) -> Path | None:
     """The traceback in a file of its own; None where no folder can be written."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
-    text = f"argv: {sys.argv[1:]}\n" + "".join(traceback.format_exception(error))
+    text = f"argv: {without_secrets(sys.argv[1:])}\n" + "".join(traceback.format_exception(error))
     for folder in (log_folder(), Path(tempfile.gettempdir())):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"error-{stamp}-{os.getpid()}.log"
-            path.write_text(text, encoding="utf-8")
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(text)
         except (OSError, RuntimeError):
             continue
         return path
