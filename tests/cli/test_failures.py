@@ -61,6 +61,24 @@ def test_a_missing_extra_is_named(module: str, extra: str, capsys: pytest.Captur
     assert f"pip install 'tapestry[{extra}]'" in err
 
 
+def test_every_package_that_is_not_always_there_is_known() -> None:
+    """Whatever our modules import at all: of the project's own dependencies, or of an extra by name."""
+    import re
+    import sys
+    import tomllib
+
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    always = {re.split(r"[^a-z0-9-]", each)[0].replace("-", "_") for each in project["dependencies"]}
+    brought = {"pydantic_core"}  # by one of them
+    imported = re.compile(r"^ *(?:import|from) (\w+)(?:[\w.]*)(?: import .*| as \w+)?$", re.MULTILINE)
+    found: set[str] = set()
+    for path in (root / "src").rglob("*.py"):
+        found.update(imported.findall(path.read_text(encoding="utf-8")))
+    ours = set(sys.stdlib_module_names) | {"tapestry", *always, *brought}
+    assert "jinja2" in found and found - ours <= failures.EXTRAS.keys()
+
+
 def test_every_extra_that_is_named_exists() -> None:
     import tomllib
 
