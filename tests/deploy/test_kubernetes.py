@@ -3,6 +3,7 @@ commands exist, probes ask what is answered, and containers may do little. The c
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -138,6 +139,13 @@ def test_the_cores_set_up_makes_a_core(tmp_path: Path) -> None:
     assert str(Path(made.tls.certificate).parent) in mounted
     annotations = core["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == str(ports["metrics"])
+
+
+def test_the_dashboard_answers_to_the_name_of_its_ingress() -> None:
+    web = next(each for each in workloads() if each["metadata"]["name"] == "tapestry-web")
+    words = web["spec"]["template"]["spec"]["containers"][0]["args"]
+    said = {key: value for key, value in itertools.pairwise(words) if key.startswith("--")}
+    assert said["--origin"] == f"https://{said['--name']}"
 
 
 def test_keys_on_a_volume_stay_their_owners(tmp_path: Path) -> None:
