@@ -51,6 +51,16 @@ def test_no_secret_stands_in_a_log_that_others_are_sent(
     assert "f00d" not in capsys.readouterr().err
 
 
+def test_another_users_folder_is_no_fault_of_ours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Homes are for their own user alone, and an operator who calls as somebody else is told so."""
+    assert failures.report(PermissionError(13, "Permission denied", "/srv/home/core.toml")) == 6
+    assert capsys.readouterr().err == (
+        f"error: /srv/home/core.toml: permission denied\nhint: {failures.OWNER_HINT}\n"
+    )
+    assert not (tmp_path / "state").exists()
+    assert failures.report(PermissionError("of no file")) == 1  # the control
+
+
 @pytest.mark.parametrize(
     ("module", "extra"), [("torch", "arithmetic"), ("fastapi.routing", "core"), ("matplotlib", "demo")]
 )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tapestry.cli.output import note
-from tapestry.errors import TapestryError, by_code
+from tapestry.errors import ResourceError, TapestryError, by_code
 
 EXIT_CODES = {
     0: "done",
@@ -40,6 +40,8 @@ LAST_HINTS = {
     9: "see the folder logs in its home; the same command goes on from there",
 }
 """By exit code: for an error whose hint nobody has written."""
+
+OWNER_HINT = "call it as the user whose folder it is: sudo -u USER tapestry …"
 
 EXTRAS = {
     "accelerate": "sovereign",
@@ -153,6 +155,9 @@ def report(error: BaseException) -> int:
     if isinstance(error, ModuleNotFoundError) and (missing := explain_missing_module(error)):
         print_error(*missing)
         return 2
+    if isinstance(error, PermissionError) and error.filename is not None:
+        print_error(f"{os.fsdecode(error.filename)}: permission denied", OWNER_HINT)
+        return ResourceError.exit_code
     path = write_traceback(error)
     first_line = (str(error).splitlines() or [""])[0][:200]
     print_error(
