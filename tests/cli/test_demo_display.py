@@ -54,8 +54,8 @@ def snapshot(merges: int) -> display.Snapshot:
     )  # fmt: skip
 
 
-def text_of(renderable: object) -> str:
-    out = Console(file=io.StringIO(), width=120, color_system=None, force_terminal=False)
+def text_of(renderable: object, width: int = 120) -> str:
+    out = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
     out.print(renderable)
     assert isinstance(out.file, io.StringIO)
     return out.file.getvalue()
@@ -66,6 +66,29 @@ def test_the_live_view_has_each_member_and_fits_100_columns() -> None:
     for wanted in ("round 2/3", "a", "b", "3/10", "2.500", "10,000", "3.000", "waiting: node b"):
         assert wanted in shown
     assert max(map(len, (line.rstrip() for line in shown.splitlines()))) <= 100
+
+
+@pytest.mark.parametrize("width", [80, 100, display.WIDE])
+def test_names_and_figures_are_whole_on_any_terminal(width: int) -> None:
+    """Also after a thousand merges, and where other nodes' traffic is not known."""
+    long = snapshot(1000)
+    for member, name in zip(long.members, ("language", "network-2"), strict=True):
+        member.name, member.phase, member.step, member.steps = name, "repeats the merge", 120, 200
+        member.bytes_sent, member.scores = 408_500_000, {m: 5 - m / 1000 for m in range(1001)}
+        member.bytes_received = 123_400_000 if name == "language" else None
+    shown = text_of(display.render(long, elapsed_s=12, width=width), width)
+    for wanted in ("language", "network-2", "repeats the merge", "120/200", "408.5 MB", "4.000"):
+        assert shown.count(wanted) == (2 if wanted[0] in "r14" else 1)
+    assert "…" not in shown and "0 B" not in shown
+    assert ("123.4 MB" in shown) == (width >= display.WIDE)
+    assert max(map(len, (line.rstrip() for line in shown.splitlines()))) <= width
+
+
+def test_a_curve_keeps_its_ends() -> None:
+    many = [float(value) for value in range(1000, 0, -1)]
+    assert len(display.spark(many)) == display.BAR_WIDTH
+    assert (display.spark(many)[0], display.spark(many)[-1]) == ("█", "▁")
+    assert display.spark([2.0, 1.0]) == "█▁" and display.spark([]) == ""
 
 
 def test_plain_lines_say_each_merge_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import datetime
 import functools
 import ipaddress
 import json
+import os
 import shutil
 import socket
 import sys
@@ -20,6 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tapestry.cli import doctor
 from tapestry.cli.checkup import machine
+from tapestry.cli.checkup.secrets import check_modes
+from tapestry.cli.failures import OWNER_HINT
 from tapestry.core import operator, settings
 from tapestry.core.clock import now_ms
 from tapestry.core.home import Home as CoreHome
@@ -260,6 +263,54 @@ def test_a_certificate_with_another_ones_key(tmp_path: Path, call: Call) -> None
     write_tls(root, days=(-1, 400))
     (root / "tls.key").chmod(0o640)
     assert look(call, "--core", root)["certificate's key"]["verdict"] == "fail"
+
+
+def test_a_home_of_another_user_is_a_finding(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whoever calls the doctor by hand at a service's folder, which systemd makes with mode 0700."""
+    real = os.stat
+
+    def shut(path: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, str | os.PathLike) and os.fspath(path).startswith(str(tmp_path / "home")):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", shut)
+    home = tmp_path / "home"
+    for option, check in (("--core", "core settings"), ("--node", "node settings")):
+        found = look(call, option, home)[check]
+        assert (found["verdict"], found["mend"]) == ("fail", OWNER_HINT)
+    assert call("doctor", "--home", home, "--json")[0] == 0  # whose machine is looked at elsewhere
+    assert machine.check_disk(home).mend == OWNER_HINT
+
+
+def test_a_key_that_is_handed_to_a_service_by_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a secret volume of Kubernetes does: a file of root, that the service's group may only read."""
+    key = tmp_path / "tls.key"
+    key.touch()
+    real = Path.stat
+
+    def verdict(mode: int, owner: int, who: int) -> str:
+        key.chmod(mode)
+
+        def owned(path: Path, **options: Any) -> os.stat_result:
+            found = list(real(path, **options))
+            found[4] = owner
+            return os.stat_result(found)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "stat", owned)
+            patch.setattr(os, "geteuid", lambda: who)
+            return next(check_modes(tmp_path, ("tls.key",), "key")).verdict
+
+    assert verdict(0o440, owner=0, who=10001) == "ok"
+    assert verdict(0o444, owner=0, who=10001) == "fail"
+    assert verdict(0o460, owner=0, who=10001) == "fail"
+    assert verdict(0o440, owner=10001, who=10001) == "fail"
+    assert verdict(0o440, owner=0, who=0) == "fail"
 
 
 def test_no_certificate_where_others_can_listen(core: CoreUnderTest, call: Call) -> None:

@@ -38,6 +38,29 @@ def test_an_unexpected_exception_is_one_line_and_a_log(
     assert str(log) in err
 
 
+@pytest.mark.parametrize("given", [["--invitation", "f00d"], ["--invitation=f00d"]])
+def test_no_secret_stands_in_a_log_that_others_are_sent(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tapestry", "node", "join", "./node", *given, "--core", "URL"])
+    failures.report(ValueError("x"))
+    (log,) = (tmp_path / "state" / "tapestry").iterdir()
+    text = log.read_text()
+    assert "f00d" not in text and "--invitation" in text and "URL" in text
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert "f00d" not in capsys.readouterr().err
+
+
+def test_another_users_folder_is_no_fault_of_ours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Homes are for their own user alone, and an operator who calls as somebody else is told so."""
+    assert failures.report(PermissionError(13, "Permission denied", "/srv/home/core.toml")) == 6
+    assert capsys.readouterr().err == (
+        f"error: /srv/home/core.toml: permission denied\nhint: {failures.OWNER_HINT}\n"
+    )
+    assert not (tmp_path / "state").exists()
+    assert failures.report(PermissionError("of no file")) == 1  # the control
+
+
 @pytest.mark.parametrize(
     ("module", "extra"), [("torch", "arithmetic"), ("fastapi.routing", "core"), ("matplotlib", "demo")]
 )
@@ -46,6 +69,24 @@ def test_a_missing_extra_is_named(module: str, extra: str, capsys: pytest.Captur
     err = capsys.readouterr().err
     assert f"needs the package {module.partition('.')[0]}" in err
     assert f"pip install 'tapestry[{extra}]'" in err
+
+
+def test_every_package_that_is_not_always_there_is_known() -> None:
+    """Whatever our modules import at all: of the project's own dependencies, or of an extra by name."""
+    import re
+    import sys
+    import tomllib
+
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    always = {re.split(r"[^a-z0-9-]", each)[0].replace("-", "_") for each in project["dependencies"]}
+    brought = {"pydantic_core"}  # by one of them
+    imported = re.compile(r"^ *(?:import|from) (\w+)(?:[\w.]*)(?: import .*| as \w+)?$", re.MULTILINE)
+    found: set[str] = set()
+    for path in (root / "src").rglob("*.py"):
+        found.update(imported.findall(path.read_text(encoding="utf-8")))
+    ours = set(sys.stdlib_module_names) | {"tapestry", *always, *brought}
+    assert "jinja2" in found and found - ours <= failures.EXTRAS.keys()
 
 
 def test_every_extra_that_is_named_exists() -> None:

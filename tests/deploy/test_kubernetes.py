@@ -3,6 +3,7 @@ commands exist, probes ask what is answered, and containers may do little. The c
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -138,6 +139,34 @@ def test_the_cores_set_up_makes_a_core(tmp_path: Path) -> None:
     assert str(Path(made.tls.certificate).parent) in mounted
     annotations = core["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == str(ports["metrics"])
+
+
+def test_the_dashboard_answers_to_the_name_of_its_ingress() -> None:
+    web = next(each for each in workloads() if each["metadata"]["name"] == "tapestry-web")
+    words = web["spec"]["template"]["spec"]["containers"][0]["args"]
+    said = {key: value for key, value in itertools.pairwise(words) if key.startswith("--")}
+    assert said["--origin"] == f"https://{said['--name']}"
+
+
+def test_keys_on_a_volume_stay_their_owners(tmp_path: Path) -> None:
+    """A volume that is given to a group has every file of it made readable and writable for that group; the
+    core's at its first start, when it is empty, the node's when it has been filled."""
+    for each in workloads():
+        pod = each["spec"]["template"]["spec"]["securityContext"]
+        if "fsGroup" in pod:
+            assert pod["fsGroupChangePolicy"] == "OnRootMismatch", each["metadata"]["name"]
+    node = next(each for each in workloads() if each["metadata"]["name"] == "tapestry-node")
+    (init,) = node["spec"]["template"]["spec"]["initContainers"]
+    key = tmp_path / "node" / "keys" / "node.key"
+    key.parent.mkdir(parents=True)
+    key.touch()
+    key.chmod(0o660)
+    given = {"/var/lib/tapestry": str(tmp_path), "10001": str(os.getuid())}
+    argv = [*init["command"], *init["args"]]
+    for there, here in given.items():
+        argv = [word.replace(there, here) for word in argv]
+    subprocess.run(argv, timeout=60, check=True)
+    assert key.stat().st_mode & 0o777 == 0o600 and not key.parent.stat().st_mode & 0o077
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

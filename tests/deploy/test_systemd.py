@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 from pathlib import Path
@@ -57,6 +58,14 @@ def test_a_unit_lets_its_program_do_little(unit: Path) -> None:
     assert homes and all(Path(home).is_relative_to(f"/var/lib/{state}") for home in homes)
     namespaces = found["RestrictNamespaces"]  # without them nothing cuts a trainer off from the network
     assert namespaces == (["yes"] if unit.stem == "tapestry-web" else ["user net"])
+
+
+def test_the_dashboard_answers_to_the_name_of_its_proxy() -> None:
+    """Which passes Host on: under a name it does not know it refuses every request, and every sign-in."""
+    unit = next(each for each in UNITS if each.stem == "tapestry-web")
+    words = service(unit)["ExecStart"][0].split()
+    said = {key: value for key, value in itertools.pairwise(words) if key.startswith("--")}
+    assert said["--origin"] == f"https://{said['--name']}"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze here")

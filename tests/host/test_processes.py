@@ -244,6 +244,25 @@ def test_pid_alive() -> None:
     assert child.wait() == 0
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
+def test_a_process_that_proc_hides_is_alive_until_it_ends(
+    error: type[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hidepid: `invisible` for a service whose agent is under Landlock, `noaccess` on many clusters."""
+    read = Path.read_bytes
+
+    def hidden(path: Path) -> bytes:
+        if path.match("/proc/*/stat"):
+            raise error(path)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", hidden)
+    child = subprocess.Popen(["sleep", "60"])
+    assert pid_alive(child.pid) and pid_alive(1)
+    assert kill_tree(child) == -signal.SIGKILL  # which looks through all of /proc
+    assert not pid_alive(child.pid) and not pid_alive(1 << 30) and not pid_alive(1 << 70)
+
+
 def test_anonymous_bytes_is_what_the_kernel_counts() -> None:
     child = subprocess.Popen(
         python("import sys; b = bytearray(b'x' * (50 << 20)); print(flush=True); sys.stdin.read()"),

@@ -8,15 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from tapestry.cli.output import human_bytes, human_seconds, messages, note
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+Number = TypeVar("Number", int, float)
+
 SPARKS: Final = "▁▂▃▄▅▆▇█"
 BAR_WIDTH: Final = 16
+WIDE: Final = 118
+"""Columns of a terminal that has room for all."""
 REFRESH_PER_S: Final = 4
 QUIET_S: Final = 20.0
 """Without a terminal, say something at least this often."""
@@ -69,10 +73,12 @@ class Display(Protocol):
     def say(self, text: str) -> None: ...
 
 
-def spark(values: list[float]) -> str:
-    """A small curve; lower is better, so it should fall."""
+def spark(values: list[float], width: int = BAR_WIDTH) -> str:
+    """A small curve of at most `width` signs; lower is better, so it should fall."""
     if not values:
         return ""
+    if len(values) > width:
+        values = [values[place * (len(values) - 1) // (width - 1)] for place in range(width)]
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     return "".join(SPARKS[round((value - low) / span * (len(SPARKS) - 1))] for value in values)
@@ -89,8 +95,8 @@ def member_mean(members: list[MemberView], merges: int) -> float | None:
     return sum(values) / len(values) if values and len(values) == len(members) else None
 
 
-def render(snapshot: Snapshot, *, elapsed_s: float, tick: int = 0) -> RenderableType:
-    """The live view."""
+def render(snapshot: Snapshot, *, elapsed_s: float, tick: int = 0, width: int = WIDE) -> RenderableType:
+    """The live view; on a narrow terminal with fewer columns, so that the rest can be read."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -107,11 +113,13 @@ def render(snapshot: Snapshot, *, elapsed_s: float, tick: int = 0) -> Renderable
         (snapshot.phase, "cyan"),
         (f"   {snapshot.parameters / 1e6:.2f} M parameters   {human_seconds(elapsed_s)}{left}", "dim"),
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", expand=False)
+    wide = width >= WIDE
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=not wide, header_style="dim")
     table.add_column("member", style="bold", no_wrap=True)
     table.add_column("now", no_wrap=True)
-    received = any(member.bytes_received is not None for member in snapshot.members)
-    for title in ("step", "loss", "tokens/s", "sent", *(["received"] if received else [])):
+    received = wide and any(member.bytes_received is not None for member in snapshot.members)
+    more = (*(["tokens/s"] if wide else []), "sent", *(["received"] if received else []))
+    for title in ("step", "loss", *more):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("bits per byte", no_wrap=True)
     for member in snapshot.members:
@@ -119,15 +127,17 @@ def render(snapshot: Snapshot, *, elapsed_s: float, tick: int = 0) -> Renderable
         table.add_row(
             member.name,
             Text.assemble(
-                (bar(member.step, member.steps, 10), "blue"),
+                (bar(member.step, member.steps, 10 if wide else 4), "blue"),
                 (f" {member.phase}", "yellow" if member.trouble else ""),
             ),
             f"{member.step}/{member.steps}" if member.steps else "-",
-            "-" if member.loss is None else f"{member.loss:.3f}",
-            "-" if member.tokens_per_s is None else f"{member.tokens_per_s:,.0f}",
+            _figure(member.loss, "{:.3f}".format),
+            *([_figure(member.tokens_per_s, "{:,.0f}".format)] if wide else []),
             human_bytes(member.bytes_sent),
-            *([human_bytes(member.bytes_received or 0)] if received else []),
-            Text.assemble((spark(curve), "magenta"), f" {curve[-1]:.3f}" if curve else ""),
+            *([_figure(member.bytes_received, human_bytes)] if received else []),
+            Text.assemble(
+                (spark(curve, BAR_WIDTH if wide else 6), "magenta"), f" {curve[-1]:.3f}" if curve else ""
+            ),
         )
     parts: list[RenderableType] = [head, table]
     if snapshot.synchronous_bytes:
@@ -136,6 +146,11 @@ def render(snapshot: Snapshot, *, elapsed_s: float, tick: int = 0) -> Renderable
         parts.append(Text(f"waiting: {snapshot.waiting_for}", style="yellow"))
     parts += [Text(text, style="yellow") for text in snapshot.notes]
     return Group(*parts)
+
+
+def _figure(value: Number | None, told: Callable[[Number], str]) -> str:
+    """In words; what is not known is no zero."""
+    return "-" if value is None else told(value)
 
 
 def traffic(snapshot: Snapshot) -> str:
@@ -166,7 +181,8 @@ class LiveDisplay:
         self._tick += 1
         if self._snapshot is None:
             return ""
-        return render(self._snapshot, elapsed_s=time.monotonic() - self._began, tick=self._tick)
+        elapsed_s, width = time.monotonic() - self._began, self._live.console.width
+        return render(self._snapshot, elapsed_s=elapsed_s, tick=self._tick, width=width)
 
     def update(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -80,8 +81,9 @@ def doctor(
     tapestry doctor --node ./node --rounds 500 --json
     """
     if core is None and node is None:
-        core = home if (home / "core.toml").is_file() else None
-        node = home if (home / "node.toml").is_file() else None
+        # Of `os.path`: a folder that is shut to this user is a finding, and no error.
+        core = home if os.path.isfile(home / "core.toml") else None  # noqa: PTH113
+        node = home if os.path.isfile(home / "node.toml") else None  # noqa: PTH113
     findings = examine(home, port, core, node, rounds)
     if as_json:
         emit_json(

@@ -8,10 +8,11 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from tapestry.cli.output import note
-from tapestry.errors import TapestryError, by_code
+from tapestry.errors import ResourceError, TapestryError, by_code
 
 EXIT_CODES = {
     0: "done",
@@ -40,22 +41,31 @@ LAST_HINTS = {
 }
 """By exit code: for an error whose hint nobody has written."""
 
+OWNER_HINT = "call it as the user whose folder it is: sudo -u USER tapestry …"
+
 EXTRAS = {
     "accelerate": "sovereign",
     "alembic": "core",
     "datasets": "sovereign",
     "fastapi": "core",
+    "gguf": "sovereign",
     "httpx": "node",
+    "jinja2": "web",
+    "lm_eval": "harness",
     "matplotlib": "demo",
     "numpy": "arithmetic",
     "obstore": "core,node",
     "peft": "sovereign",
+    "pg8000": "postgresql",
     "prometheus_client": "metrics",
     "py3langid": "curation",
+    "pyarrow": "corpora",
     "rensa": "curation",
     "safetensors": "arithmetic",
     "sqlalchemy": "core",
+    "starlette": "core",
     "structlog": "core,node",
+    "submitit": "slurm",
     "tensorboard": "tensorboard",
     "tokenizers": "node",
     "torch": "arithmetic",
@@ -64,11 +74,15 @@ EXTRAS = {
     "tuf": "release",
     "uvicorn": "core",
     "uvloop": "core",
+    "yaml": "harness",
 }
 """Optional module → the extra that brings it."""
 
 JSON_VARIABLE = "TAPESTRY_JSON_ERRORS"
 """Set where a process of ours reads the log: a typed error is then its last line, as JSON, as well."""
+
+SECRET_OPTIONS = ("--invitation",)
+"""Whose value admits whoever has it."""
 
 MAX_STDERR_TAIL_BYTES = 64 << 10
 
@@ -91,15 +105,28 @@ def log_folder() -> Path:
     return (Path(state) if state else Path.home() / ".local" / "state") / "tapestry"
 
 
+def without_secrets(arguments: Sequence[str]) -> list[str]:
+    """Arguments as they may be shown to whoever mends a fault."""
+    found, hidden = [], False
+    for each in arguments:
+        name, equals, _ = each.partition("=")
+        secret = name in SECRET_OPTIONS
+        found.append("(secret)" if hidden else f"{name}=(secret)" if secret and equals else each)
+        hidden = secret and not equals and not hidden
+    return found
+
+
 def write_traceback(error: BaseException) -> Path | None:
     """The traceback in a file of its own; None where no folder can be written."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
-    text = f"argv: {sys.argv[1:]}\n" + "".join(traceback.format_exception(error))
+    text = f"argv: {without_secrets(sys.argv[1:])}\n" + "".join(traceback.format_exception(error))
     for folder in (log_folder(), Path(tempfile.gettempdir())):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"error-{stamp}-{os.getpid()}.log"
-            path.write_text(text, encoding="utf-8")
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(text)
         except (OSError, RuntimeError):
             continue
         return path
@@ -128,6 +155,9 @@ def report(error: BaseException) -> int:
     if isinstance(error, ModuleNotFoundError) and (missing := explain_missing_module(error)):
         print_error(*missing)
         return 2
+    if isinstance(error, PermissionError) and error.filename is not None:
+        print_error(f"{os.fsdecode(error.filename)}: permission denied", OWNER_HINT)
+        return ResourceError.exit_code
     path = write_traceback(error)
     first_line = (str(error).splitlines() or [""])[0][:200]
     print_error(

@@ -145,9 +145,22 @@ def kill_tree(child: subprocess.Popen[Any], *, grace_s: float = 0.0) -> int:
 
 
 def pid_alive(pid: int) -> bool:
-    """Whether a process has this id and has not ended; one that ended and was not waited for has."""
-    stat = _stat(pid) if pid > 0 else None
-    return stat is not None and stat[0] not in "ZX"
+    """Whether a process has this id and has not ended; one that ended and was not waited for has.
+
+    Where /proc hides it, as a service's may from a process under Landlock, a signal that is none is asked.
+    """
+    if pid <= 0:
+        return False
+    stat = _stat(pid)
+    if stat is not None:
+        return stat[0] not in "ZX"
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -206,10 +219,10 @@ os.register_at_fork(after_in_child=_forget_starter)
 
 
 def _stat(pid: int) -> tuple[str, int] | None:
-    """State and parent of a process."""
+    """State and parent of a process; None where it is gone, or /proc hides it (`hidepid`)."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     state, parent = text[text.rindex(b")") + 1 :].split()[:2]
     return state.decode("ascii"), int(parent)

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from socketserver import ThreadingMixIn
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -17,7 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from tapestry.errors import PortInUse, SettingsError
 
 READ_S: Final = 5.0
-"""Whoever has not asked by then is cut off: requests are answered one after another."""
+"""Whoever has not asked by then, or has not taken the answer, is cut off."""
+AT_ONCE: Final = 16
+"""Connections; one more is closed at once. Whoever is slow holds up no other: who starts processes would take
+this one for dead."""
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Health = Callable[[], str | None]
@@ -75,8 +79,11 @@ class Observed:
         self._thread.join(READ_S)
 
 
-class _Server(HTTPServer):
+class _Server(ThreadingMixIn, HTTPServer):
+    daemon_threads = True
+
     def __init__(self, section: MetricsSection, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._free = threading.BoundedSemaphore(AT_ONCE)
         if ":" in section.host:
             self.address_family = socket.AF_INET6
         super().__init__((section.host, section.port or 0), handler)
@@ -87,11 +94,39 @@ class _Server(HTTPServer):
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        late = threading.Timer(READ_S, _cut_off, (request,))
+        late.daemon = True
+        late.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            late.cancel()
+            self._free.release()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever asks badly is not answered; nothing of it is written down."""
 
 
+def _cut_off(connection: socket.socket) -> None:
+    """From reading: an answer that is being made goes out still."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RD)
+
+
 def _handler(metrics: Callable[[], bytes], health: Health) -> type[BaseHTTPRequestHandler]:
+    one_by_one = threading.Lock()
+
     class Handler(BaseHTTPRequestHandler):
         timeout = READ_S
         server_version = "tapestry"
@@ -100,9 +135,12 @@ def _handler(metrics: Callable[[], bytes], health: Health) -> type[BaseHTTPReque
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/metrics":
-                self._answer(200, TEXT, metrics())
+                with one_by_one:
+                    page = metrics()
+                self._answer(200, TEXT, page)
             elif path == "/healthz":
-                why = health()
+                with one_by_one:
+                    why = health()
                 words = b"ok\n" if why is None else why.encode() + b"\n"
                 self._answer(200 if why is None else 503, "text/plain; charset=utf-8", words)
             else:

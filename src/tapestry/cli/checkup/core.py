@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from tapestry import __version__
 from tapestry.cli.checkup.finding import Finding, answered, fail, ok, warn
 from tapestry.cli.checkup.secrets import SOON_S, check_modes, check_tls
+from tapestry.cli.failures import OWNER_HINT
 from tapestry.protocol.clock import parse_time
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ def of_core(root: Path, rounds: int) -> Iterator[Finding]:
         given = settings.load(home)
     except TapestryError as error:
         yield fail("core settings", error.message, error.hint or "correct core.toml")
+        return
+    except OSError as error:
+        yield fail("core settings", f"{error.filename}: {error.strerror}", OWNER_HINT)
         return
     yield ok("core settings", str(home.settings))
     yield from check_modes(home.key.parent, PRIVATE, "core's keys")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tapestry.cli.checkup.finding import Finding
+from tapestry.cli.failures import OWNER_HINT
 from tapestry.cli.output import human_bytes
 
 MIN_PYTHON: Final = (3, 11)
@@ -89,8 +90,11 @@ def check_torch() -> Finding:
 
 def check_disk(folder: Path) -> Finding:
     """Free space, and how long a durable write takes."""
-    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    free = shutil.disk_usage(existing).free
+    try:
+        existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+        free = shutil.disk_usage(existing).free
+    except OSError as e:  # a folder above it is shut to this user
+        return Finding(check="disk", verdict="fail", found=f"{folder}: {e.strerror}", mend=OWNER_HINT)
     probe = existing / f".tapestry-doctor-{os.getpid()}"
     try:
         began = time.perf_counter()

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from tapestry import __version__
 from tapestry.cli.checkup.finding import Finding, answered, fail, ok, warn
 from tapestry.cli.checkup.secrets import check_end, check_modes
+from tapestry.cli.failures import OWNER_HINT
 from tapestry.errors import AuthError, TapestryError
 from tapestry.protocol.clock import parse_time
 
@@ -41,6 +42,9 @@ def of_node(root: Path, rounds: int) -> Iterator[Finding]:
         given = settings.load(home)
     except TapestryError as error:
         yield fail("node settings", error.message, error.hint or "correct node.toml")
+        return
+    except OSError as error:
+        yield fail("node settings", f"{error.filename}: {error.strerror}", OWNER_HINT)
         return
     yield ok("node settings", str(home.settings))
     yield from check_modes(home.keys, ("*.key",), "node's keys")

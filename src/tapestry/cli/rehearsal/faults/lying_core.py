@@ -10,6 +10,7 @@ from tapestry.cli.rehearsal import evidence
 from tapestry.cli.rehearsal.defaults import RUN
 from tapestry.cli.rehearsal.fault import Fault
 from tapestry.cli.rehearsal.link import HOST
+from tapestry.errors import IntegrityError
 from tapestry.ledger.entries import Entry
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _verified(scene: Scene, on: Stage, proofs: list[Path]) -> None:
     said = scene.command("ledger", "verify", doctored, offline=True)
     on.detected(
         "a proof in which one hash was altered is refused: nobody can be convicted by a made-up one",
-        said.code != 0,
+        said.code == IntegrityError.exit_code,
         f"exit code {said.code}: {said.stderr.strip().splitlines()[0][:200] if said.stderr.strip() else ''}",
     )
 
