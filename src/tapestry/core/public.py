@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tapestry.errors import AuthError, Busy, TapestryError
 from tapestry.governance.charter import Charter, Public
+from tapestry.protocol.views import RunView
 from tapestry.transport import server
 
 FRESH_S: Final = 1.0
@@ -35,7 +36,8 @@ _LEVELS: Final = (
     (re.compile(r"/v1/runs/[^/]+"), ("plans", "contributions")),
     (re.compile(r"/v1/runs/[^/]+/rounds/[^/]+"), ("plans", "contributions")),
     (re.compile(r"/v1/runs/[^/]+/rounds/[^/]+/checkpoint"), ("ledger",)),
-    (re.compile(r"/v1/proposals(/[^/]+)?|/v1/pledges|/v1/phases"), ("votes",)),
+    (re.compile(r"/v1/proposals(/[^/]+)?|/v1/pledges"), ("votes",)),
+    (re.compile(r"/v1/phases"), ("votes", "contributions")),
     (re.compile(r"/v1/ledger(/[^/]+)?|/v1/events"), ("ledger",)),
     (re.compile(r"/v1/catalog"), ("catalog",)),
 )
@@ -56,6 +58,21 @@ def may_read(path: str, charter: Charter | None) -> None:
             "the request has no proof of who sends it, and this is not public",
             hint="members read it with their key; what is public is in the charter: [public]",
         )
+
+
+def run_for_anybody(view: RunView, charter: Charter | None) -> RunView:
+    """A run without what is not public of it: losses that nodes state go with scores."""
+    shown = charter.public if charter is not None else Public()
+    at = view.current
+    if at is None or shown.scores == "public":
+        return view
+    nodes = tuple(
+        each.model_copy(
+            update={"progress": each.progress and each.progress.model_copy(update={"loss": None})}
+        )
+        for each in at.nodes
+    )
+    return view.model_copy(update={"current": at.model_copy(update={"nodes": nodes})})
 
 
 @dataclass(frozen=True)
