@@ -54,10 +54,10 @@ class Chart:
         return list(thinned(every, most))
 
     def csv(self, x_name: str) -> str:
-        """RFC 4180. A name that a spreadsheet would take for a formula is none: names are a-z, 0-9, `._-`."""
+        """RFC 4180."""
         text = io.StringIO()
         writer = csv.writer(text)
-        writer.writerow([x_name, *(_plain(name) for name, _ in self.lines)])
+        writer.writerow([x_name, *(cell(name) for name, _ in self.lines)])
         for row in zip(self.x, *(values for _, values in self.lines), strict=True):
             writer.writerow(["" if value is None else _short(value) for value in row])
         return text.getvalue()
@@ -123,5 +123,6 @@ def _short(value: float | None) -> float | int | None:
     return int(value) if value == int(value) else float(f"{value:.6g}")
 
 
-def _plain(name: str) -> str:
+def cell(name: str) -> str:
+    """A name in a CSV. What a spreadsheet would take for a formula is none."""
     return "'" + name if name[:1] in "=+-@\t\r" else name
