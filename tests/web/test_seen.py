@@ -1,12 +1,14 @@
-"""A live view ends with what let its viewer look."""
+"""What is seen follows what lets its viewer look."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from tapestry.web.app import make_app
 from tapestry.web.cookies import cookie_name
@@ -41,3 +43,22 @@ def test_a_live_view_ends_with_its_session(
                 board.site.sessions.leave(cookie)
             beats = list(islice((line for line in lines if line == ": still here"), 4))
     assert (len(beats) < 4) == leaves
+
+
+@pytest.mark.parametrize("level", ["public", "consortium"])
+def test_members_may_be_public_where_the_charter_is_not(
+    board: Dashboard, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    """Titles and roles stand in the charter. The control: it is public too."""
+    governance = board.known.assembly.governance
+    charter = governance.charter
+    assert charter is not None
+    named = {**charter.members, "ada": charter.members["ada"].model_copy(update={"title": "Ada of Altona"})}
+    public = charter.public.model_copy(update={"charter": level, "members": "public"})
+    changed = charter.model_copy(update={"members": named, "public": public})
+    changed_too = governance.model_copy(update={"charter": changed})
+    held = replace(board.known, assembly=replace(board.known.assembly, governance=changed_too))
+    monkeypatch.setattr(board.follower, "known", held)
+    with TestClient(make_app(board.site), base_url="http://127.0.0.1") as browser:
+        page = browser.get("/en/members/ada").text
+    assert ("Ada of Altona" in page, "steward" in page) == ((level == "public"),) * 2
