@@ -67,7 +67,7 @@ def loss(story: Story, by: str, languages: Mapping[str, Sequence[str]]) -> Chart
     """Bits per byte of the base over merges: by member, or by language, where each member's score counts for
     every language of its datasets by the bytes it was measured on."""
     scores: dict[str, dict[float, tuple[float, float]]] = {}
-    for member, columns in story.scores.items():
+    for member, columns in list(story.scores.items()):  # grows meanwhile
         found = scores.setdefault(member, {})
         for merges, bits, size in columns.rows():
             before = found.get(merges, (0.0, 0.0))

@@ -101,7 +101,7 @@ def _mean(story: Story | None, *, last: bool) -> float | None:
     if story is None or not story.scores:
         return None
     found = []
-    for member, columns in story.scores.items():
+    for member, columns in list(story.scores.items()):  # grows meanwhile
         row = columns.last
         if row is not None:
             found.append(row[1] if last else story.first[member][1])
