@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from tapestry.catalog.listing import CatalogEntry, shown
 from tapestry.core import catalog
@@ -231,3 +231,43 @@ def test_little_is_kept() -> None:
 
     asyncio.run(ask())
     assert layer._kept_bytes <= 16 << 20
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_answers_that_nobody_takes_are_few_and_end(monkeypatch: pytest.MonkeyPatch, bounded: bool) -> None:
+    """The control: as many are held as are asked for."""
+    monkeypatch.setattr("tapestry.core.public.SEND_S", 0.5)
+    if not bounded:
+        monkeypatch.setattr("tapestry.core.public.SENDING_BYTES", 1 << 40)
+    behind = Behind(size=9 << 20)
+    layer = PublicReads(behind, lambda: OPEN, clock=lambda: behind.now)
+    refused = 0
+
+    async def one(n: int) -> None:
+        nonlocal refused
+        stuck = asyncio.Event()
+
+        async def never(message: Message) -> None:
+            nonlocal refused
+            refused += message.get("status") == 503
+            if message.get("more_body"):
+                await stuck.wait()
+
+        scope = {"type": "http", "method": "GET", "path": "/v1/ledger", "query_string": b"after=%d" % n}
+        await layer({**scope, "headers": []}, _no_body, never)
+
+    async def ask() -> int:
+        tasks = []
+        for n in range(12):
+            tasks.append(asyncio.create_task(one(n)))
+            await asyncio.sleep(0.03)
+        held = layer._sending
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return held
+
+    held = asyncio.run(ask())
+    assert (held <= (64 << 20) + (9 << 20), refused > 0, layer._sending) == (bounded, bounded, 0)
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tapestry.errors import AuthError, Busy, TapestryError
@@ -29,6 +30,11 @@ SHARE: Final = 0.25
 """Of one processor's time, in the long run."""
 SAVED_S: Final = 20.0
 """So much time may be spent at once after a rest."""
+SENDING_BYTES: Final = 64 << 20
+"""No more is made while so much is on its way."""
+SEND_S: Final = 60.0
+"""An answer is taken in this time."""
+PIECE: Final = 64 << 10
 _LEVELS: Final = (
     (re.compile(r"/v1/charter"), ("charter",)),
     (re.compile(r"/v1/members"), ("members",)),
@@ -83,8 +89,12 @@ class _Answer:
     body: bytes
 
     async def to(self, send: Send) -> None:
+        """In pieces, for the server waits between them until enough was taken."""
         await send(self.start)
-        await send({"type": "http.response.body", "body": self.body})
+        for at in range(0, len(self.body), PIECE):
+            piece = self.body[at : at + PIECE]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class PublicReads:
@@ -111,6 +121,8 @@ class PublicReads:
         self._kept: OrderedDict[bytes, tuple[float, _Answer]] = OrderedDict()
         self._kept_bytes = 0
         self._making: dict[bytes, asyncio.Task[_Answer]] = {}
+        self._sending = 0
+        """Bytes of answers that are on their way; one that is sent to two counts twice."""
         self._saved_s = SAVED_S
         self._counted = clock()
 
@@ -125,7 +137,18 @@ class PublicReads:
         except TapestryError as error:
             await server.failure(error)(scope, receive, send)
         else:
-            await answer.to(send)
+            await self._send(answer, send)
+
+    async def _send(self, answer: _Answer, send: Send) -> None:
+        """Whoever takes it too slowly is cut off: what many do not take would fill the memory."""
+        self._sending += len(answer.body)
+        try:
+            async with asyncio.timeout(SEND_S):
+                await answer.to(send)
+        except TimeoutError:
+            raise ClientDisconnect from None
+        finally:
+            self._sending -= len(answer.body)
 
     async def _answer(self, scope: Scope, path: str) -> _Answer:
         """The newest that is fresh, or one that is made for all who wait for it."""
@@ -147,7 +170,7 @@ class PublicReads:
         """Raises `Busy` where that must wait."""
         self._saved_s = min(SAVED_S, self._saved_s + (now - self._counted) * self._share)
         self._counted = now
-        if self._saved_s <= 0 or len(self._making) >= AT_ONCE:
+        if self._saved_s <= 0 or len(self._making) >= AT_ONCE or self._sending > SENDING_BYTES:
             raise Busy(
                 "this core answers few requests without a proof at once", hint="ask again in some seconds"
             )
