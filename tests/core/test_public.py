@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from tapestry.catalog.listing import CatalogEntry, shown
 from tapestry.core import catalog
@@ -22,6 +22,7 @@ from tapestry.errors import AuthError
 from tapestry.governance.charter import Public
 from tapestry.identity.envelope import sign
 from tapestry.protocol.clock import time_text
+from tapestry.protocol.messages import Progress
 from tapestry.rounds import machine
 from tests.audit.council import Council
 from tests.catalog.made import card
@@ -36,7 +37,7 @@ READ = {
     "/v1/runs/run": ("plans", "contributions"),
     "/v1/proposals": ("votes",),
     "/v1/pledges": ("votes",),
-    "/v1/phases": ("votes",),
+    "/v1/phases": ("votes", "contributions"),
     "/v1/catalog": ("catalog",),
     "/v1/events": ("ledger",),
     "/v1/ledger": ("ledger",),
@@ -48,7 +49,9 @@ READ = {
 
 
 class Town(Council):
-    """A consortium with a charter, whose core is asked in memory."""
+    """A consortium with a charter, whose core is asked in memory. `said`: by a node, of its progress."""
+
+    said: tuple[str, Progress] | None = None
 
     def __init__(self, root: Path, **public: str) -> None:
         super().__init__(root, "ada", "bob", "cyd")
@@ -66,7 +69,10 @@ class Town(Council):
                 tell=lambda *_, **__: None,
                 trouble_changed=lambda _: None,
             )
-            app = Api(self.core, watch, quota, coordinator).app()
+            api = Api(self.core, watch, quota, coordinator)
+            if self.said is not None:
+                api._telling.take("run", *self.said)
+            app = api.app()
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://core") as client:
                 return [await client.get(target, headers=headers) for target in targets]
@@ -121,6 +127,22 @@ def test_each_level_hides_what_is_its_own(hidden: str) -> None:
                 may_read(path, said)
         else:
             may_read(path, said)
+
+
+@pytest.mark.parametrize("scores", ["public", "consortium"])
+def test_a_nodes_loss_is_told_with_scores_alone(town: Callable[..., Town], scores: str) -> None:
+    """The control: where scores are public, the loss stands there."""
+    there = town(plans="public", contributions="public", scores=scores)
+    for each in ("ada", "bob", "cyd"):
+        there.enrol(there.nodes[each])
+    state = there.state()
+    assert state.current is not None
+    node = sorted(state.current.nodes)[0]
+    said = Progress(round=state.current.round, step=1, steps=9, loss=2.5, tokens_per_s=7.0)
+    there.said = node, said
+    (answer,) = there.ask("/v1/runs/run")
+    (told,) = (each["progress"] for each in answer.json()["current"]["nodes"] if each["node"] == node)
+    assert (told["step"], told["loss"]) == (1, 2.5 if scores == "public" else None)
 
 
 def test_blobs_and_whatever_is_new_are_for_members(town: Callable[..., Town]) -> None:
@@ -209,3 +231,43 @@ def test_little_is_kept() -> None:
 
     asyncio.run(ask())
     assert layer._kept_bytes <= 16 << 20
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_answers_that_nobody_takes_are_few_and_end(monkeypatch: pytest.MonkeyPatch, bounded: bool) -> None:
+    """The control: as many are held as are asked for."""
+    monkeypatch.setattr("tapestry.core.public.SEND_S", 0.5)
+    if not bounded:
+        monkeypatch.setattr("tapestry.core.public.SENDING_BYTES", 1 << 40)
+    behind = Behind(size=9 << 20)
+    layer = PublicReads(behind, lambda: OPEN, clock=lambda: behind.now)
+    refused = 0
+
+    async def one(n: int) -> None:
+        nonlocal refused
+        stuck = asyncio.Event()
+
+        async def never(message: Message) -> None:
+            nonlocal refused
+            refused += message.get("status") == 503
+            if message.get("more_body"):
+                await stuck.wait()
+
+        scope = {"type": "http", "method": "GET", "path": "/v1/ledger", "query_string": b"after=%d" % n}
+        await layer({**scope, "headers": []}, _no_body, never)
+
+    async def ask() -> int:
+        tasks = []
+        for n in range(12):
+            tasks.append(asyncio.create_task(one(n)))
+            await asyncio.sleep(0.03)
+        held = layer._sending
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return held
+
+    held = asyncio.run(ask())
+    assert (held <= (64 << 20) + (9 << 20), refused > 0, layer._sending) == (bounded, bounded, 0)
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}

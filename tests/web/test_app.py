@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
+
 import pytest
 from starlette.testclient import TestClient
 
+from tapestry.web.app import make_app
 from tapestry.web.headers import HEADERS
+from tapestry.web.serve import config_of
 from tapestry.web.site import Site
+from tests.web.served import served
 
 ASKED = ("/", "/en/", "/fr/", "/en/nothing", "/xx/", "/static/nothing.js")
 
@@ -49,3 +55,22 @@ def test_files_are_kept_by_browsers_for_good(client: TestClient, site: Site) -> 
         assert answer.status_code == 200
         assert "immutable" in answer.headers["cache-control"]
         assert answer.headers["content-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_who_sends_no_request_is_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch, cut: bool) -> None:
+    """The control: the server as it comes, which waits for ever."""
+    monkeypatch.setattr("tapestry.transport.listening.HEAD_S", 0.2)
+    config = config_of(make_app(site))
+    if not cut:
+        config.http = "auto"
+    with ExitStack() as stack:
+        port = int(stack.enter_context(served(make_app(site), config)).rpartition(":")[2])
+        slow = stack.enter_context(socket.create_connection(("127.0.0.1", port), 5.0))
+        slow.sendall(b"GET /en/ HTTP/1.1\r\n")
+        slow.settimeout(1.5)
+        try:
+            closed = slow.recv(1) == b""
+        except TimeoutError:
+            closed = False
+    assert closed == cut

@@ -3,6 +3,7 @@ process of its own, and the commands are those that the pages show."""
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -124,6 +125,23 @@ def test_a_proof_is_worked_out_by_the_browser_and_a_lie_is_seen(place: Place) ->
     page = place.chromium.new_context().new_page()
     page.set_default_timeout(PATIENCE_MS)
     page.goto(f"{place.url}/en/ledger/7")
+
+    def forged(route: Any) -> None:
+        given = json.loads(route.fetch().body())
+        lines = given["checkpoint"].split("\n")
+        lines[2] = base64.b64encode(bytes(32)).decode()
+        route.fulfill(
+            body=json.dumps({**given, "checkpoint": "\n".join(lines)}), content_type="application/json"
+        )
+
+    page.route("**/proof", forged)  # before this browser has seen anything: it must not remember that
+    page.click("[data-verify]")
+    page.wait_for_selector("[data-verdict][data-ok=fails]")
+    page.unroute("**/proof")
+    page.route("**/proof", lambda route: route.abort())
+    page.click("[data-verify]")
+    page.wait_for_selector("[data-verdict][data-ok=lacking]")
+    page.unroute("**/proof")
     page.click("[data-verify]")
     page.wait_for_selector("[data-verdict][data-ok=holds]")
     steps = page.locator(".steps > li")

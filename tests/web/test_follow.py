@@ -12,11 +12,13 @@ from starlette.testclient import TestClient
 
 from tapestry.catalog.listing import CatalogEntry, shown
 from tapestry.core.catalog import CatalogApi
+from tapestry.errors import DiskFull
 from tapestry.governance import proposal as subjects
 from tapestry.identity.envelope import sign
 from tapestry.identity.keys import KeyPair
 from tapestry.protocol.clock import time_text
 from tapestry.web.app import make_app
+from tapestry.web.book import Book
 from tapestry.web.follow import Follower
 from tapestry.web.settings import WebSettings
 from tapestry.web.site import Site
@@ -254,3 +256,46 @@ def test_what_comes_later_comes_in(tmp_path: Path) -> None:
         caught_up(found)
         assert found.known.size == before + 1
     world.core.close()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_full_disk_is_no_fault_of_the_core(
+    town: tuple[Town, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """What was verified waits until it can be written. The control: it is forgotten, and asked for again."""
+    there, url = town
+    found = follower(source(url), tmp_path, asks=False)
+    with monkeypatch.context() as full:
+        full.setattr(Book, "add", _no_space)
+        found.step()
+    assert "no space" in str(found.known.trouble)
+    if not kept:
+        found._unwritten = None
+    found.step()
+    assert (found.known.broken is None, found.known.size) == (kept, there.size if kept else 0)
+    assert found.book.size == found.known.size
+
+
+def _no_space(*_: Any, **__: Any) -> None:
+    raise DiskFull("no space left to write the ledger")
+
+
+def test_a_core_of_another_name_than_its_ledgers(
+    town: tuple[Town, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = source(town[1])
+    hello = asked.hello()
+    monkeypatch.setattr(asked, "hello", lambda: hello.model_copy(update={"consortium": "e" * 64}))
+    assert "another consortium" in str(follower(asked, tmp_path).known.broken)
+
+
+def test_what_nobody_foresaw_is_told_and_asked_again(
+    town: tuple[Town, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = source(town[1])
+    found = follower(asked, tmp_path, asks=False)
+    with monkeypatch.context() as bad:
+        bad.setattr(asked, "hello", lambda: 1 / 0)
+        found.step()
+    assert "ZeroDivisionError" in str(found.known.trouble)
+    caught_up(found)

@@ -74,6 +74,26 @@ def test_it_shows_what_left_what_waits_and_how_to_let_it(client: TestClient, sit
     assert "egress approve" not in client.get("/en/mine").text
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8471", "tapestry.example.org"])
+def test_no_name_but_this_machines_own_shows_it(home: Path, host: str) -> None:
+    """As through a proxy that shows the dashboard to others."""
+    at = Site(settings=WebSettings(names=("tapestry.example.org",)), building=lambda: building(home))
+    own = host != "tapestry.example.org"
+    with TestClient(make_app(at), base_url="http://127.0.0.1", follow_redirects=False) as client:
+        headers = {"Host": host}
+        opened = client.get(f"/mine/{at.owner_key}", headers=headers)
+        assert opened.status_code == (303 if own else 404)
+        headers["Cookie"] = f"tapestry-mine-80={at.owner_key}"
+        assert client.get("/en/mine", headers=headers).status_code == (200 if own else 403)
+
+
+def test_a_name_in_the_log_is_no_formula(client: TestClient, site: Site, home: Path) -> None:
+    line = {"time": 1.0, "kind": "result", "name": "=1+1", "bytes": 1, "sha256": "a" * 64}
+    Home(home).egress_log.write_text(json.dumps(line) + "\n")
+    client.get(f"/mine/{site.owner_key}")
+    assert ",'=1+1," in client.get("/en/mine.csv").text
+
+
 def test_every_folder_but_a_nodes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError):
         building(tmp_path)

@@ -36,6 +36,13 @@ PATHS: Final = (
 SOME: Final = ("/", "/runs/run", "/decisions/{hostile}", "/ledger/20", "/mine")
 """Of every kind of thing on a page; axe takes a second of each."""
 WIDTHS: Final = (360, 768, 1280)
+MENU_CUT: Final = """() => {
+    const pages = document.querySelector(".pages");
+    const edge = pages.getBoundingClientRect().right + 12;
+    return [...pages.querySelectorAll("a")].filter((each) => each.getBoundingClientRect().right > edge)
+        .map((each) => each.textContent);
+}"""
+"""Sections whose link ends beyond the menu."""
 SERIOUS: Final = {"serious", "critical"}
 
 
@@ -165,4 +172,19 @@ def test_nothing_is_wider_than_the_screen(tour: Tour, width: int) -> None:
     for path in PATHS:
         page.goto(tour.path(path))
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width, path
+    context.close()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("language", ["en", "fr"])
+def test_no_part_of_the_menu_is_cut_off_at_any_width(tour: Tour, language: str) -> None:
+    context = tour.context()
+    page = context.new_page()
+    page.goto(tour.path("/runs", language))
+    for width in (320, *WIDTHS, 900, 1055, 1057, 1100):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate(MENU_CUT) == [], width
+    page.evaluate("() => { document.querySelector('.pages ul').style.flexWrap = 'nowrap'; }")
+    page.set_viewport_size({"width": 360, "height": 800})
+    assert page.evaluate(MENU_CUT), "the control: a menu that stays in one line"
     context.close()

@@ -114,6 +114,11 @@ def web(
         raise SettingsError(
             "--open-to member needs a member whose key reads", hint="name its folder: --as FOLDER"
         )
+    if opened == "member" and listen not in LOOPBACK and not name:
+        raise SettingsError(
+            "--open-to member beyond this machine needs the name that browsers call it by",
+            hint="give it: --name HOST; else any page, in a browser that reaches it, could read it",
+        )
     if node is not None:
         building(node)  # says so where it is no node's home
         if listen not in LOOPBACK:

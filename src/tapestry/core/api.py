@@ -17,7 +17,7 @@ from tapestry.core.derivatives import DerivativesApi
 from tapestry.core.ledger_api import MAX_BYTES as MAX_EVENTS_BYTES
 from tapestry.core.ledger_api import LedgerApi, Seen, Signed, number
 from tapestry.core.pledges import PledgesApi
-from tapestry.core.public import PublicReads
+from tapestry.core.public import PublicReads, run_for_anybody
 from tapestry.core.quota import Quota
 from tapestry.core.runs import Committed
 from tapestry.core.service import Core
@@ -95,11 +95,11 @@ class Api:
         self._quota = quota
         self._coordinator = coordinator
         self._telling = Telling(core.home.progress)
+        self._votes = VotesApi(core)
 
     def app(self) -> FastAPI:
         app = server.make_app(self._check)
-        votes = VotesApi(self._core)
-        app.add_middleware(PublicReads, charter=votes.charter_in_force)
+        app.add_middleware(PublicReads, charter=self._votes.charter_in_force)
         routes: tuple[tuple[str, str, Any], ...] = (
             ("GET", "/v1/hello", self.hello),
             ("POST", "/v1/join", self.join),
@@ -118,7 +118,7 @@ class Api:
             *LedgerApi(self._core).routes(),
             *CatalogApi(self._core).routes(),
             *DerivativesApi(self._core).routes(),
-            *votes.routes(),
+            *self._votes.routes(),
             *PledgesApi(self._core).routes(),
         )
         for method, path, endpoint in routes:
@@ -216,7 +216,7 @@ class Api:
         loop = asyncio.get_running_loop()
         until = loop.time() + min(asked["wait_s"], wire.LONG_POLL_S)
         if call is None:  # nobody in particular is waited for
-            return server.answer_bytes((await asyncio.to_thread(self._view, run)).to_bytes())
+            return server.answer_bytes((await asyncio.to_thread(self._view_for_anybody, run)).to_bytes())
         gathering = False
         while True:
             view = await asyncio.to_thread(self._view, run)
@@ -234,6 +234,12 @@ class Api:
         progress = self._telling.of(run)
         trouble = trouble_of(run, self._coordinator.trouble)
         return run_view(standing, self._core.journal.now_ms(), progress, trouble)
+
+    def _view_for_anybody(self, run: str) -> RunView:
+        """What ails the core itself may name its folders: that is for members."""
+        standing = self._core.runs.standing(run)
+        view = run_view(standing, self._core.journal.now_ms(), self._telling.of(run), None)
+        return run_for_anybody(view, self._votes.charter_in_force())
 
     async def round(self, request: Request, run: str, round: str, call: Seen) -> Response:
         server.query(request)

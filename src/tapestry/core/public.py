@@ -14,10 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tapestry.errors import AuthError, Busy, TapestryError
 from tapestry.governance.charter import Charter, Public
+from tapestry.protocol.views import RunView
 from tapestry.transport import server
 
 FRESH_S: Final = 1.0
@@ -28,6 +30,11 @@ SHARE: Final = 0.25
 """Of one processor's time, in the long run."""
 SAVED_S: Final = 20.0
 """So much time may be spent at once after a rest."""
+SENDING_BYTES: Final = 64 << 20
+"""No more is made while so much is on its way."""
+SEND_S: Final = 60.0
+"""An answer is taken in this time."""
+PIECE: Final = 64 << 10
 _LEVELS: Final = (
     (re.compile(r"/v1/charter"), ("charter",)),
     (re.compile(r"/v1/members"), ("members",)),
@@ -35,7 +42,8 @@ _LEVELS: Final = (
     (re.compile(r"/v1/runs/[^/]+"), ("plans", "contributions")),
     (re.compile(r"/v1/runs/[^/]+/rounds/[^/]+"), ("plans", "contributions")),
     (re.compile(r"/v1/runs/[^/]+/rounds/[^/]+/checkpoint"), ("ledger",)),
-    (re.compile(r"/v1/proposals(/[^/]+)?|/v1/pledges|/v1/phases"), ("votes",)),
+    (re.compile(r"/v1/proposals(/[^/]+)?|/v1/pledges"), ("votes",)),
+    (re.compile(r"/v1/phases"), ("votes", "contributions")),
     (re.compile(r"/v1/ledger(/[^/]+)?|/v1/events"), ("ledger",)),
     (re.compile(r"/v1/catalog"), ("catalog",)),
 )
@@ -58,6 +66,21 @@ def may_read(path: str, charter: Charter | None) -> None:
         )
 
 
+def run_for_anybody(view: RunView, charter: Charter | None) -> RunView:
+    """A run without what is not public of it: losses that nodes state go with scores."""
+    shown = charter.public if charter is not None else Public()
+    at = view.current
+    if at is None or shown.scores == "public":
+        return view
+    nodes = tuple(
+        each.model_copy(
+            update={"progress": each.progress and each.progress.model_copy(update={"loss": None})}
+        )
+        for each in at.nodes
+    )
+    return view.model_copy(update={"current": at.model_copy(update={"nodes": nodes})})
+
+
 @dataclass(frozen=True)
 class _Answer:
     """A whole one."""
@@ -66,8 +89,12 @@ class _Answer:
     body: bytes
 
     async def to(self, send: Send) -> None:
+        """In pieces, for the server waits between them until enough was taken."""
         await send(self.start)
-        await send({"type": "http.response.body", "body": self.body})
+        for at in range(0, len(self.body), PIECE):
+            piece = self.body[at : at + PIECE]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class PublicReads:
@@ -94,6 +121,8 @@ class PublicReads:
         self._kept: OrderedDict[bytes, tuple[float, _Answer]] = OrderedDict()
         self._kept_bytes = 0
         self._making: dict[bytes, asyncio.Task[_Answer]] = {}
+        self._sending = 0
+        """Bytes of answers that are on their way; one that is sent to two counts twice."""
         self._saved_s = SAVED_S
         self._counted = clock()
 
@@ -108,7 +137,18 @@ class PublicReads:
         except TapestryError as error:
             await server.failure(error)(scope, receive, send)
         else:
-            await answer.to(send)
+            await self._send(answer, send)
+
+    async def _send(self, answer: _Answer, send: Send) -> None:
+        """Whoever takes it too slowly is cut off: what many do not take would fill the memory."""
+        self._sending += len(answer.body)
+        try:
+            async with asyncio.timeout(SEND_S):
+                await answer.to(send)
+        except TimeoutError:
+            raise ClientDisconnect from None
+        finally:
+            self._sending -= len(answer.body)
 
     async def _answer(self, scope: Scope, path: str) -> _Answer:
         """The newest that is fresh, or one that is made for all who wait for it."""
@@ -130,7 +170,7 @@ class PublicReads:
         """Raises `Busy` where that must wait."""
         self._saved_s = min(SAVED_S, self._saved_s + (now - self._counted) * self._share)
         self._counted = now
-        if self._saved_s <= 0 or len(self._making) >= AT_ONCE:
+        if self._saved_s <= 0 or len(self._making) >= AT_ONCE or self._sending > SENDING_BYTES:
             raise Busy(
                 "this core answers few requests without a proof at once", hint="ask again in some seconds"
             )

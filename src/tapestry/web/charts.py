@@ -54,10 +54,10 @@ class Chart:
         return list(thinned(every, most))
 
     def csv(self, x_name: str) -> str:
-        """RFC 4180. A name that a spreadsheet would take for a formula is none: names are a-z, 0-9, `._-`."""
+        """RFC 4180."""
         text = io.StringIO()
         writer = csv.writer(text)
-        writer.writerow([x_name, *(_plain(name) for name, _ in self.lines)])
+        writer.writerow([x_name, *(cell(name) for name, _ in self.lines)])
         for row in zip(self.x, *(values for _, values in self.lines), strict=True):
             writer.writerow(["" if value is None else _short(value) for value in row])
         return text.getvalue()
@@ -67,7 +67,7 @@ def loss(story: Story, by: str, languages: Mapping[str, Sequence[str]]) -> Chart
     """Bits per byte of the base over merges: by member, or by language, where each member's score counts for
     every language of its datasets by the bytes it was measured on."""
     scores: dict[str, dict[float, tuple[float, float]]] = {}
-    for member, columns in story.scores.items():
+    for member, columns in list(story.scores.items()):  # grows meanwhile
         found = scores.setdefault(member, {})
         for merges, bits, size in columns.rows():
             before = found.get(merges, (0.0, 0.0))
@@ -123,5 +123,6 @@ def _short(value: float | None) -> float | int | None:
     return int(value) if value == int(value) else float(f"{value:.6g}")
 
 
-def _plain(name: str) -> str:
+def cell(name: str) -> str:
+    """A name in a CSV. What a spreadsheet would take for a formula is none."""
     return "'" + name if name[:1] in "=+-@\t\r" else name

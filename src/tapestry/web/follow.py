@@ -35,6 +35,7 @@ CATALOG_S: Final = 30.0
 MAX_VIEWS: Final = 16
 """Runs that a core is asked for which does not show its ledger."""
 ACCOUNT_S: Final = 2.0
+MAX_TOLD: Final = 300
 TELL_EVERY: Final = 500
 """Entries after which what is known is told while much of it is read."""
 
@@ -71,6 +72,7 @@ class Follower:
         self._stories: dict[str, Story] = {}
         self._catalog_at = 0.0
         self._failures = 0
+        self._unwritten: tuple[bytes, list[Added], int, bool] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -104,21 +106,27 @@ class Follower:
         return [run for run, state in self.known.states.items() if state.status == "running"]
 
     def step(self) -> None:
-        """Ask once for all that is new. Never raises for what a core does."""
+        """Ask once for all that is new. Never raises, whatever a core does."""
         try:
+            self._write()
             hello = self.known.hello or self._source.hello()
             self._tell(hello=hello)
             if self.known.broken is None:
                 self._ledger()
             self._rest()
         except TapestryError as error:
-            self._failures += 1
-            if self.known.trouble != error.message:
-                self._log(error.message)
-            self._tell(trouble=error.message)
+            self._failed(error.message)
+        except Exception as error:  # noqa: BLE001 - without this thread pages stood still, and never said so
+            self._failed(f"the dashboard failed: {error!r}"[:MAX_TOLD])
         else:
             self._failures = 0
             self._tell(trouble=None, heard_at=self._source.time(), heard_s=time.monotonic())
+
+    def _failed(self, message: str) -> None:
+        self._failures += 1
+        if self.known.trouble != message:
+            self._log(message)
+        self._tell(trouble=message)
 
     # -- the ledger -------------------------------------------------------------------------------
 
@@ -148,6 +156,7 @@ class Follower:
                 self._take(lines, head=self.known.size + lines.count(file.ENTRY))
                 for kind, value in file.parse(checkpoint):
                     self._verifier.line((kind, value))
+                    self._same_consortium()
                     self._tell(checkpoint=str(value), head=self.known.size, closed=False)
             except IntegrityError as error:
                 self._log(f"the core's ledger does not hold: {error.message}")
@@ -155,6 +164,12 @@ class Follower:
                 return
             if checkpoint or not lines:
                 return
+
+    def _same_consortium(self) -> None:
+        """What the core calls itself names the consortium in pages and in sign-ins."""
+        hello = self.known.hello
+        if hello is not None and hello.consortium != self._verifier.found.consortium:
+            raise IntegrityError("the core calls itself another consortium than its ledger founds")
 
     def _take(self, lines: bytes, *, head: int, kept: bool = False) -> None:
         """Verify lines, and keep those of entries that hold. Raises `IntegrityError`."""
@@ -181,7 +196,17 @@ class Follower:
                 self._keep(lines[done:taken], added, head, kept)
 
     def _keep(self, lines: bytes, added: list[Added], head: int, kept: bool) -> None:
+        self._unwritten = lines, added, head, kept
+        self._write()
+
+    def _write(self) -> None:
+        """What holds, into the book. Where that fails, as on a full disk, it waits: it was verified, and
+        would be twice in the ledger if it were asked for again."""
+        if self._unwritten is None:
+            return
+        lines, added, head, kept = self._unwritten
         self.book.add(lines, added, kept=kept)
+        self._unwritten = None
         size = self.book.size
         states = {run: self._verifier.state(run) for run in self._verifier.found.runs}
         self._tell(

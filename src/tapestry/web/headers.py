@@ -97,6 +97,11 @@ def kept_by(scope: Scope) -> str | None:
     return "no-store" if known and not str(scope["path"]).startswith(FILES) else None
 
 
+def own_name(request: Request) -> bool:
+    """Whether this server was called by a name that a machine has for itself."""
+    return _name(request.headers.get("host", "")) in OWN
+
+
 def _name(host: str) -> str:
     """Of a Host header, without its port."""
     if host.startswith("["):

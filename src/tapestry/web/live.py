@@ -38,21 +38,28 @@ class Live:
         """Every stream ends soon: the server stops."""
         self._made: dict[tuple[str, ...], tuple[int, float, str]] = {}
 
-    def stream(self, request: Request, key: tuple[str, ...], make: Callable[[], str]) -> Response:
-        """A stream of what `make` gives, which is the same for all streams of one key. Raises `Busy`."""
+    def stream(
+        self,
+        request: Request,
+        key: tuple[str, ...],
+        make: Callable[[], str],
+        may: Callable[[], bool] = lambda: True,
+    ) -> Response:
+        """A stream of what `make` gives, which is the same for all streams of one key, for as long as whoever
+        looks `may`: it outlasts a session by half an hour else. Raises `Busy`."""
         if self.open >= self._most:
             raise Busy(
                 "this dashboard has as many live views as it can hold", hint="this page stays as it is"
             )
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(request, key, make), headers=headers, media_type=KIND)
+        return StreamingResponse(self._events(request, key, make, may), headers=headers, media_type=KIND)
 
     def close(self) -> None:
         self.closed = True
         self._bell.ring()
 
     async def _events(
-        self, request: Request, key: tuple[str, ...], make: Callable[[], str]
+        self, request: Request, key: tuple[str, ...], make: Callable[[], str], may: Callable[[], bool]
     ) -> AsyncIterator[str]:
         self.open += 1
         ends = time.monotonic() + LIFE_S
@@ -60,6 +67,8 @@ class Live:
         try:
             yield "retry: 3000\n\n"
             while time.monotonic() < ends and not self.closed and not await request.is_disconnected():
+                if not may():
+                    break
                 seen = self._bell.count
                 text = self._text(key, make)
                 if text != sent:

@@ -12,8 +12,10 @@ from types import FrameType
 from typing import Final
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from tapestry.errors import PortInUse, ResourceError
+from tapestry.transport import listening as heads
 from tapestry.transport.connection import Connection
 from tapestry.web import log
 from tapestry.web.app import make_app
@@ -52,23 +54,29 @@ def serve(
     """
     with listening(settings) as sock, followed(settings, connection) as site:
         site.building = building
-        app = make_app(site, more)
-        config = uvicorn.Config(
-            app,
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=GRACE_S,
-        )
+        config = config_of(make_app(site, more))
         url = address_of(settings, sock)
         log.say("serving", url=url)
         ready(url, f"{url}/mine/{site.owner_key}" if building is not None else None)
         _Server(config, site).run(sockets=[sock])
+
+
+def config_of(app: ASGIApp) -> uvicorn.Config:
+    """Whoever opens connections and sends no request is cut off: all that are allowed would be taken else."""
+    return uvicorn.Config(
+        app,
+        http=heads.Connection,
+        h11_max_incomplete_event_size=heads.MAX_HEADER_BYTES,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACE_S,
+    )
 
 
 class _Server(uvicorn.Server):

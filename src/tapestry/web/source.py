@@ -77,10 +77,13 @@ class Source:
 
     def runs(self) -> tuple[RunLine, ...]:
         found = self._json("/v1/runs", "runs")
-        return tuple(
-            RunLine(run=str(each["run"]), status=str(each["status"]), merges=int(each["merges"]))
-            for each in found[:MAX_RUNS]
-        )
+        try:
+            return tuple(
+                RunLine(run=str(each["run"]), status=str(each["status"]), merges=int(each["merges"]))
+                for each in found[:MAX_RUNS]
+            )
+        except (KeyError, TypeError, ValueError) as e:
+            raise FormatError("the core's list of runs is not one") from e
 
     def charter(self) -> Charter | None:
         """None where there is none, or it is not shown."""
@@ -95,6 +98,8 @@ class Source:
             return tuple(str(each["member"]) for each in self._json("/v1/members", "members"))
         except AuthError:
             return ()
+        except (KeyError, TypeError) as e:
+            raise FormatError("the core's list of members is not one") from e
 
     def listings(self, ring: KeyRing, consortium: str) -> tuple[Listing, ...] | None:
         """What members publish of their datasets; None where that is not shown. One whose signature does not

@@ -70,7 +70,7 @@ def rows(ask: Ask) -> list[MemberRow]:
     total = account.total() if account is not None else {}
     merges = sum(each.merges for each in account.runs.values()) if account is not None else 0
     languages = charts.languages_of(ask.listings, insider=ask.viewer.insider)
-    charter, governance = known.charter, known.assembly.governance
+    charter, governance = known.charter if ask.sees("charter") else None, known.assembly.governance
     found = []
     for name in known.members:
         named = charter.members.get(name) if charter is not None else None
@@ -82,7 +82,7 @@ def rows(ask: Ask) -> list[MemberRow]:
                 title=named.title if named is not None else "",
                 roles=named.roles if named is not None else (),
                 nodes=_nodes(known, name),
-                suspended=governance.suspension(name, known.heard_at) is not None,
+                suspended=ask.sees("votes") and governance.suspension(name, known.heard_at) is not None,
                 sums=sums,
                 share=share,
                 gained=_gained(ask, name),

@@ -19,6 +19,8 @@ from starlette.responses import RedirectResponse, Response
 from tapestry.errors import NotFound
 from tapestry.protocol.clock import time_text
 from tapestry.web.building import Building
+from tapestry.web.charts import cell
+from tapestry.web.headers import own_name
 from tapestry.web.pages.route import Route
 from tapestry.web.render import Ask, NotForYou, page
 from tapestry.web.site import Site, site_of
@@ -61,7 +63,8 @@ async def as_csv(request: Request) -> Response:
     writer = csv.writer(out)
     writer.writerow(COLUMNS)
     for each in found.left:
-        writer.writerow([_time(each.time), each.kind, each.name, each.count, each.bytes, each.sha256])
+        name = each.name and cell(each.name)
+        writer.writerow([_time(each.time), cell(each.kind), name, each.count, each.bytes, each.sha256])
     headers = {"Cache-Control": "no-store", "Content-Disposition": 'attachment; filename="egress.csv"'}
     return Response(out.getvalue(), headers=headers, media_type="text/csv; charset=utf-8")
 
@@ -70,7 +73,7 @@ async def enter(request: Request) -> Response:
     """The link that was printed: from here on this browser may look."""
     site = site_of(request)
     key = str(request.path_params["key"])
-    if not _opens(site, key):
+    if not own_name(request) or not _opens(site, key):
         raise NotFound("there is nothing at this address")
     language = site.texts.best(request.headers.get("accept-language", ""))
     answer = RedirectResponse(
@@ -81,8 +84,9 @@ async def enter(request: Request) -> Response:
 
 
 def is_owner(site: Site, request: Request) -> bool:
-    """Whether this browser has opened the link."""
-    return _opens(site, request.cookies.get(_cookie(request), ""))
+    """Whether this browser has opened the link, and is on this machine: a proxy that shows the dashboard to
+    others does not show this."""
+    return own_name(request) and _opens(site, request.cookies.get(_cookie(request), ""))
 
 
 def _opens(site: Site, key: str) -> bool:

@@ -101,7 +101,7 @@ def _mean(story: Story | None, *, last: bool) -> float | None:
     if story is None or not story.scores:
         return None
     found = []
-    for member, columns in story.scores.items():
+    for member, columns in list(story.scores.items()):  # grows meanwhile
         row = columns.last
         if row is not None:
             found.append(row[1] if last else story.first[member][1])
@@ -132,13 +132,20 @@ async def live(request: Request) -> Response:
     """The part that changes, again and again."""
     ask = Ask(request)
     name = _named(ask).name
-    key = ("run", ask.lang, name, str(ask.viewer.insider))
+    insider, levels = ask.viewer.insider, (ask.sees("plans"), ask.sees("contributions"), ask.sees("scores"))
+    key = ("run", ask.lang, name, str(insider), str(levels))
 
     def make() -> str:
         ask.known = ask.site.known()
         return fill(ask, "run_live.html", run=shown(ask, name))
 
-    return ask.site.live.stream(request, key, make)
+    def may() -> bool:
+        """Whether it is still so: sessions end, members are expelled, charters change."""
+        now = Ask(request)
+        same = (now.sees("plans"), now.sees("contributions"), now.sees("scores")) == levels
+        return same and now.viewer.insider == insider
+
+    return ask.site.live.stream(request, key, make, may)
 
 
 async def part(request: Request) -> Response:

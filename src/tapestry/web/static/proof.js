@@ -174,26 +174,39 @@ export const overall = (verdicts) => (verdicts.includes(false) ? "fails" : verdi
 
 const SEEN = "tapestry-checkpoint/";
 
-/** Hold a checkpoint against the newest that this browser has seen of the ledger, and remember it. */
-async function remembered(note, where, told) {
-  const kept = localStorage.getItem(SEEN + note.consortium);
-  const before = kept && JSON.parse(kept);
+/** Hold a checkpoint that was verified against the newest that this browser has seen of the ledger, and remember
+ *  it. `ask(old, size)`: the proof's hashes, null where there is none; throws where nobody answers. */
+export async function remembered(note, kept, ask, told) {
+  const before = JSON.parse(kept.getItem(SEEN + note.consortium) ?? "null");
   if (before) {
     const [old, size] = before.size <= note.size ? [before.size, note.size] : [note.size, before.size];
     const [oldRoot, root] =
       before.size <= note.size ? [unhex(before.root), note.root] : [note.root, unhex(before.root)];
-    const answer = await fetch(`${where}?old=${old}&new=${size}`);
-    const proof = answer.ok ? (await answer.json()).proof.map(unhex) : null;
-    const holds = proof !== null && (await consistent(old, oldRoot, size, root, proof));
+    const proof = await ask(old, size);
+    const holds = proof !== null && (await consistent(old, oldRoot, size, root, proof.map(unhex)));
     told("seen", holds, `${before.size} → ${note.size}`);
     if (!holds) return false;
   } else {
     told("seen", true, String(note.size));
   }
   if (!before || before.size < note.size) {
-    localStorage.setItem(SEEN + note.consortium, JSON.stringify({ size: note.size, root: hex(note.root) }));
+    kept.setItem(SEEN + note.consortium, JSON.stringify({ size: note.size, root: hex(note.root) }));
   }
   return true;
+}
+
+/** Nobody answers, or not now: that is no proof of anything. */
+class Lacking extends Error {}
+
+async function fetched(address) {
+  let answer;
+  try {
+    answer = await fetch(address, { headers: { Accept: "application/json" } });
+  } catch {
+    throw new Lacking();
+  }
+  if (!answer.ok && answer.status !== 404) throw new Lacking();
+  return answer.ok ? answer.json() : null;
 }
 
 function shown(place) {
@@ -218,18 +231,24 @@ async function run(place) {
   if (!globalThis.crypto?.subtle) return say("insecure");
   say("working");
   try {
-    const answer = await fetch(place.dataset.proof, { headers: { Accept: "application/json" } });
-    if (!answer.ok) return say("lacking");
+    const answer = await fetched(place.dataset.proof);
+    if (!answer) return say("lacking");
     const told = shown(place);
     // What is proven must be what the page shows, not something else that is in the ledger.
-    const given = { ...(await answer.json()), sequence: Number(place.dataset.sequence) };
+    const given = { ...answer, sequence: Number(place.dataset.sequence) };
     const visible = document.querySelector("[data-entry]")?.textContent === given.entry;
     told("shown", visible, "");
     const { verdict, note } = await check(given, told);
-    const found = { holds: true, partly: null, fails: false }[verdict];
-    say(overall([visible, found, await remembered(note, place.dataset.consistency, told)]));
-  } catch {
-    say("fails");
+    // What fails is not remembered: what holds later would contradict it.
+    if (!visible || verdict === "fails") return say("fails");
+    const ask = async (old, size) => {
+      const way = await fetched(`${place.dataset.consistency}?old=${old}&new=${size}`);
+      return way && way.proof;
+    };
+    const seen = await remembered(note, localStorage, ask, told);
+    say(overall([seen, verdict === "holds" ? true : null]));
+  } catch (error) {
+    say(error instanceof Lacking ? "lacking" : "fails");
   }
 }
 
