@@ -82,7 +82,8 @@ def test_killed_at_every_durability_point(start: Runs, tmp_path: Path) -> None:
 
     hit = {p.name.removeprefix("died.") for folder in marks.values() for p in folder.glob("died.*")}
     print(f"killed once each at {len(hit)} durability points: {', '.join(sorted(hit))}")
-    assert hit == set(failpoints.NAMES)
+    # Those of a build, tests/sovereign/test_build.py reaches.
+    assert hit == {name for name in failpoints.NAMES if not name.startswith("build.")}
     calm = undisturbed(start, rounds=ROUNDS, steps=STEPS)
     assert len(calm) == ROUNDS
     assert wild.history() == calm

@@ -117,6 +117,8 @@ POINTS = [
 
 def test_killed_anywhere_it_comes_to_the_same_bits(made: BuildHome) -> None:
     """One build that is killed at each of these points in turn; the benchmark kills at random."""
+    ours = {name for name in failpoints.NAMES if name.startswith("build.")}
+    assert {point.partition(":")[0] for point in POINTS} == ours
     home = again(made, "killed")
     for point in POINTS:
         code = support.start(home, TAPESTRY_FAILPOINT=point).wait(200)
