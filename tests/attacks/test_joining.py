@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -161,7 +162,11 @@ def _ring_kept(core: HereCore) -> ExitStack:
         with core.core.database.transaction() as connection:
             kept = sa.update(snapshots).where(snapshots.c.scope == ASSEMBLY.name)
             connection.execute(kept.values(state=ASSEMBLY.encode(before)))
-        journal._cache.pop(ASSEMBLY.name, None)
+        while True:  # a thread of the core that has just read the other one may keep it a moment later
+            journal._cache.pop(ASSEMBLY.name, None)
+            time.sleep(0.05)
+            if core.core.consortium.assembly() == before:
+                return
 
     stack.callback(back)
     return stack

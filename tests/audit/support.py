@@ -18,6 +18,7 @@ from tapestry.audit.verify import Found, Verifier
 from tapestry.core.proofs import Proofs
 from tapestry.core.service import Core
 from tapestry.errors import TapestryError
+from tapestry.host.files import wait_for
 from tapestry.identity.keys import KeyPair
 from tapestry.identity.notes import Note
 from tapestry.ledger import tree
@@ -172,7 +173,9 @@ def made_by(core: CoreUnderTest, folder: Path, *, witnesses: int = 0) -> Ledger:
     if witnesses:
         _done(ada.attest())
     bob.hand_in(plan, float("nan"), state=late)
-    bob.hand_in(plan, 0.25, state=late, nonce="1" * 32)
+    again = bob.contribution(plan, bob.send_delta(0.25), state=late, nonce="1" * 32)
+    # Not before the first was looked at and refused, which takes a moment.
+    assert wait_for(lambda: bob.contribute(again, plan.run).status_code == 200, timeout_s=60)
     head = ada.view().head.state
     note = ada.ask("GET", "/v1/ledger/checkpoint").text if witnesses else None
     ada.hand_in(plan, 0.5, round=2, state=head, checkpoint=note)

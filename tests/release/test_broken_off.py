@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tapestry.errors import ReleaseError, Unreachable
+from tapestry.host.files import wait_for
 from tapestry.release import client, sources
 from tests.release.support import BASE, Forge
 
@@ -144,6 +145,7 @@ def test_a_file_without_an_end(url: str, repo: Forge, tmp_path: Path, name: str)
     with pytest.raises(ReleaseError) as caught:
         fetch()
     assert caught.value.rule == "endless"
+    wait_for(lambda: Breaking.sent, timeout_s=20)  # counted once a piece was written
     assert 0 < Breaking.sent < 32 << 20  # what lies in the buffers between
     kept = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     assert kept < sum(path.stat().st_size for path in repo.folder.rglob("*") if path.is_file()) * 3

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 from fastapi.routing import APIRoute
 
-from tapestry.core import operator
+from tapestry.core import operator, public
 from tapestry.core.api import Api
 from tapestry.core.coordinator import Coordinator
 from tapestry.core.quota import Quota
@@ -54,6 +54,7 @@ class Desk(Council):
         self.beyond = super().plan(run="beyond", merge_weighting="tokens")
 
     async def _app(self) -> Shell:
+        public.FRESH_S = 0.0  # type: ignore[misc] - what a control was answered is no answer afterwards
         watch, quota = Watch(), Quota(1 << 30)
         watch.closed = True
         coordinator = Coordinator(
@@ -183,6 +184,7 @@ def believed(_ring: KeyRing, envelope: Envelope, kind: Any, **_: Any) -> Any:
 
 
 NOBODY = ("tapestry.transport.server._check", None, anybody)
+ALL_PUBLIC = ("tapestry.core.public.may_read", None, lambda *_: None)
 
 
 def request(name: str, tries: str, stopped_by: str, *off: tuple[Any, ...]) -> Callable[..., Any]:
@@ -272,18 +274,31 @@ def _as_node(desk: Desk, draw: Random) -> Forged:
     return Forged(asked=lambda: desk.ask("POST", "/v1/blobs/missing", body, proof))
 
 
+KEPT: Final = (PROPOSALS, "/v1/events", "/v1/ledger", "/v1/pledges", "/v1/runs")
+"""What this charter keeps to the members."""
+
+
 @request(
     "votes-read-by-a-stranger",
-    "reads members and their votes without being one",
-    "a core answers members alone",
+    "reads votes or ledger with a key that no member has certified, said twice",
+    "a core answers members alone, but for what the charter makes public",
     NOBODY,
 )
 def _reads(desk: Desk, draw: Random) -> Forged:
-    target = draw.choice((PROPOSALS, "/v1/charter", "/v1/members", "/v1/events", "/v1/ledger"))
-    proof = None if draw.random() < 0.5 else desk.proof(other_key(draw), "GET", target, b"")
-    return Forged(
-        asked=lambda: desk.ask("GET", target, b"", proof, *([("authorization", "x")] if proof else []))
-    )
+    target = draw.choice((*KEPT, "/v1/derivatives"))
+    proof = desk.proof(other_key(draw), "GET", target, b"")
+    return Forged(asked=lambda: desk.ask("GET", target, b"", proof, ("authorization", "x")))
+
+
+@request(
+    "votes-read-without-a-key",
+    "reads votes, ledger or runs, which the charter keeps to members, without saying who it is",
+    "without a key only what the charter makes public is answered",
+    ALL_PUBLIC,
+)
+def _reads_openly(desk: Desk, draw: Random) -> Forged:
+    target = draw.choice(KEPT)
+    return Forged(asked=lambda: desk.ask("GET", target, b"", None))
 
 
 @request(
