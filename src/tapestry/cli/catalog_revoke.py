@@ -11,6 +11,7 @@ from tapestry.cli.options import Json
 from tapestry.cli.output import emit_json, emit_line, emit_pairs, emit_table, note, short
 
 if TYPE_CHECKING:
+    from tapestry.node.home import Home
     from tapestry.node.revoke import Revoked
     from tapestry.node.touched import Release, Touched
     from tapestry.training.stale import Removed
@@ -21,7 +22,7 @@ REMAINS: Final = (
     "The other members and the core hold the updates that were merged, and the bases made of them; what a "
     "base has learned of a text cannot be taken out of it, and nobody can show that it was.",
     "Whoever exported or adopted one of these bases, fetched it as a release, or built on it, has a copy "
-    "that nothing here reaches. No register of derivatives is kept, so none is known to this node.",
+    "that nothing here reaches. Derivatives are known as far as their owners have published them.",
     "Other nodes that hold the same text go on with it until it is withdrawn there too.",
     "The text and its card stay on this machine until somebody erases them.",
 )
@@ -55,18 +56,43 @@ def revoke(
     from tapestry.node.home import Home
 
     done = at_node.revoke(Home(home), name, reason=reason, tell=not offline, core_url=core)
+    built = [] if offline else _derivatives(Home(home), done, core)
     written: dict[str, Any] | None = None
     if plan is not None:
         from tapestry.cli import replayplan
 
         written = replayplan.write(plan, done.touched, replayplan.choose(done.touched, run), name)
     if as_json:
-        emit_json(_json(done, written))
+        emit_json(_json(done, built, written))
         return
-    _print(done, written)
+    _print(done, "not asked for" if offline else _named(built), written)
 
 
-def _json(done: Revoked, written: dict[str, Any] | None) -> dict[str, Any]:
+def _derivatives(home: Home, done: Revoked, core: str | None) -> list[dict[str, Any]] | None:
+    """Those in the registry that stand on a base which descends from the dataset; None without an answer."""
+    from tapestry.errors import TapestryError
+    from tapestry.node import derivatives
+
+    try:
+        records = derivatives.listed(home, core_url=core).records
+    except TapestryError as e:
+        note(f"which derivatives stand on these bases is not known: {e.message}")
+        return None
+    return [
+        {"member": each.member, "derivative": each.derivative}
+        for each in derivatives.standing_on(records, done.touched)
+    ]
+
+
+def _named(built: list[dict[str, Any]] | None) -> str:
+    if built is None:
+        return "not known: the registry cannot be read now"
+    return ", ".join(f"{each['member']}/{each['derivative']}" for each in built) or "none that is published"
+
+
+def _json(
+    done: Revoked, built: list[dict[str, Any]] | None, written: dict[str, Any] | None
+) -> dict[str, Any]:
     return {
         "dataset": done.mark.dataset,
         "withdrawn_at": done.mark.at,
@@ -77,14 +103,14 @@ def _json(done: Revoked, written: dict[str, Any] | None) -> dict[str, Any]:
         "ledger": done.ledger,
         "kept_here": list(done.kept),
         "tokens_removed": None if done.removed is None else done.removed.bytes,
-        "derivatives": [],
+        "derivatives": built,
         "listing": done.listing,
         "not_undone": list(REMAINS),
         "plan": written,
     }
 
 
-def _print(done: Revoked, written: dict[str, Any] | None) -> None:
+def _print(done: Revoked, built: str, written: dict[str, Any] | None) -> None:
     found = done.touched
     emit_pairs(
         [
@@ -99,7 +125,7 @@ def _print(done: Revoked, written: dict[str, Any] | None) -> None:
             ("merged", sum(each.merged_in is not None for each in found.contributions)),
             ("bases", sum(len(each.bases) for each in found.runs)),
             ("releases", ", ".join(_release(each) for each in found.releases) or "none in its ledger"),
-            ("derivatives", "none known to this node: no register of them is kept"),
+            ("derivatives", built),
             ("listing", done.listing),
             ("kept here", ", ".join(done.kept[:SHOWN]) + (" ..." if done.kept[SHOWN:] else "") or None),
             ("tokens", _tokens(done.removed)),

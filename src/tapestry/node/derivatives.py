@@ -5,6 +5,7 @@ Called by the owner, never by the agent. What is sent is in the log of signed me
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tapestry.errors import FormatError, InputError, SignatureError
@@ -14,6 +15,7 @@ from tapestry.node.home import Home
 from tapestry.node.leaks import Leaks
 from tapestry.node.outbox import Outbox
 from tapestry.node.people import Holder, holders
+from tapestry.node.touched import Touched
 from tapestry.protocol.derivative import DerivativeRecord, ShownDerivative
 
 
@@ -88,6 +90,18 @@ def listed(home: Home, *, core_url: str | None = None) -> Listed:
         there = {str(each["run"]) for each in client.runs()["runs"]} & {base.run for base in bases}
         rounds = {run: client.run(run).head.round for run in sorted(there)}
     return Listed(records, rounds)
+
+
+def standing_on(records: Iterable[DerivativeRecord], touched: Touched) -> tuple[DerivativeRecord, ...]:
+    """Those whose base, as their owner shows it, descends from a dataset: by its state, or run and round."""
+    states = {base.state for run in touched.runs for base in run.bases}
+    rounds = {(run.run, base.round) for run in touched.runs for base in run.bases}
+    bases = ((each, each.shown.base) for each in records if each.shown is not None)
+    return tuple(
+        each
+        for each, base in bases
+        if base is not None and (base.state in states or (base.run, base.round) in rounds)
+    )
 
 
 def _opened(envelope: Envelope, known: dict[str, Holder], consortium: str) -> DerivativeRecord:
