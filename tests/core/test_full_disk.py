@@ -10,6 +10,7 @@ CODE = (
     FILL
     + """
 from tapestry.core import operator
+from tapestry.host.files import wait_for
 from tests.core.support import CoreUnderTest, make_plan, shards
 
 def told(): return operator.view(core.root, 'run').waiting_for
@@ -24,7 +25,9 @@ print(bob.put(shards(0.25)[0]).status_code, told())
 seen = (bob.view().waiting_for, operator.status(core.root)['runs'][0]['waiting_for'])
 print(*(text.startswith('the core: no space left') for text in seen))  # what was last written may change
 free()
-print(bob.put(shards(0.25)[0]).status_code, told())
+again = bob.put(shards(0.25)[0]).status_code
+wait_for(lambda: told().startswith('contributions'), timeout_s=30)  # what failed before is tried again soon
+print(again, told())
 bob.hand_in(plan, 0.25)
 print(bob.wait(lambda v: v.head.merges == 1).head.merges)
 core.close()
