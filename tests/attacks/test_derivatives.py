@@ -9,7 +9,7 @@ import pytest
 from tapestry.errors import SignatureError
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.identity.keys import KeyPair
-from tapestry.node import derivatives
+from tapestry.node import people
 from tapestry.node.people import Holder
 from tapestry.protocol.derivative import DerivativeRecord, ShownFigure
 from tests.attacks.catalog import attack, attacks, case
@@ -127,8 +127,9 @@ def test_a_record_that_the_core_made_up(switches: Switches) -> None:
         consortium="7" * 64, member="ada", node="ada-1", derivative="x", at=time_at(), shown=None, public=()
     )
     envelope = sign(said, key)
-    with pytest.raises(SignatureError, match="said to be ada's, and eve signed"):
-        derivatives._opened(envelope, known, "7" * 64)
-    check = "(record.member, record.node, record.consortium) != (holder.member, holder.node, consortium)"
-    with switches.check_off("tapestry.node.derivatives._opened", check):
-        assert derivatives._opened(envelope, known, "7" * 64).member == "ada"
+    with pytest.raises(SignatureError, match="names ada, and eve signed"):
+        people.said_by_member(envelope, DerivativeRecord, known, "7" * 64)
+    check = "named != (holder.member, holder.node, consortium)"
+    with switches.check_off("tapestry.node.people.said_by_member", check):
+        found = people.said_by_member(envelope, DerivativeRecord, known, "7" * 64)
+    assert found.member == "ada"

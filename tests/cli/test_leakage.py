@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from tapestry.host import files
-from tapestry.identity.envelope import sign
+from tapestry.identity.envelope import Envelope, sign
 from tapestry.identity.keys import KeyPair
 from tapestry.node import canaries
 from tapestry.node.canaries import Canaries
 from tapestry.node.home import Home
 from tapestry.node.measured import Measured, Taken
 from tapestry.node.memory import AgentMemory, HeadMemory, RunMemory
+from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact, Blob, State
 from tapestry.protocol.leakage import LeakageReport
 from tapestry.protocol.messages import Contribution, Merged
@@ -172,6 +173,21 @@ def test_a_report_finds_what_this_node_learned_and_others_did_not(
     assert last.bits.value > last.by_chance
     marker = json.loads(trained.home.canaries.read_bytes())["marker"]
     assert marker[:8] not in out.read_text()
+
+
+def test_a_report_for_a_release_is_signed_by_the_node_and_logged(
+    trained: Run, call: Call, tmp_path: Path
+) -> None:
+    home = Home(shutil.copytree(trained.home.root, tmp_path / "home"))
+    home.keys.mkdir(exist_ok=True)
+    files.private_write(home.keys / "node.key", trained.key.to_pem())
+    out = tmp_path / "signed.json"
+    code, _, err = call("node", "leakage", home.root, *SMALL, "--signed", out)
+    assert code == 0, err
+    envelope = Envelope.from_bytes(out.read_bytes())
+    report = envelope.open_as(LeakageReport, trained.key.public_key)
+    assert (report.run, report.node) == (RUN, "acme-1")
+    assert canonical.sha256(out.read_bytes()) in home.egress_messages.read_text()
 
 
 def test_a_node_that_fetches_bases_measures_its_own_updates(trained: Run, call: Call, tmp_path: Path) -> None:

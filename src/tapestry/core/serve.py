@@ -7,12 +7,10 @@ import contextlib
 import ctypes
 import json
 import os
-import signal
 import socket
 import ssl
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -162,7 +160,7 @@ class _Serving:
         server = listening.Server(self._config(api))
         self._log.take_over("uvicorn", "uvicorn.error", "uvicorn.asgi", "asyncio")
         stop = asyncio.Event()
-        with _signals(stop.set), self._core.database.leading() as leadership:
+        with listening.stopped_by_signals(stop.set), self._core.database.leading() as leadership:
             follow = asyncio.create_task(
                 watch.follow(self._core.journal.sequences, self._unreadable), name="watch"
             )
@@ -259,22 +257,6 @@ class _Serving:
                 f"the certificate of this core cannot be used: {e}", hint="correct [tls] in core.toml"
             ) from e
         return config
-
-
-@contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the core; in a thread that is not the main one nobody can ask for that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
 
 
 def _url(settings: CoreSettings, sock: socket.socket) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tapestry.errors import FormatError, InputError, SignatureError
+from tapestry.errors import InputError
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.node import keys, settings, setup
 from tapestry.node.home import Home
 from tapestry.node.leaks import Leaks
 from tapestry.node.outbox import Outbox
-from tapestry.node.people import Holder, holders
+from tapestry.node.people import holders, said_by_member
 from tapestry.node.touched import Touched
 from tapestry.protocol.derivative import DerivativeRecord, ShownDerivative
 
@@ -85,7 +85,10 @@ def listed(home: Home, *, core_url: str | None = None) -> Listed:
     with setup.connect(home, core_url=core_url) as client:
         envelopes = client.derivatives()
         known = holders(client.members())
-        records = tuple(_opened(Envelope.from_json(value), known, consortium) for value in envelopes)
+        records = tuple(
+            said_by_member(Envelope.from_json(value), DerivativeRecord, known, consortium)
+            for value in envelopes
+        )
         bases = [r.shown.base for r in records if r.shown is not None and r.shown.base is not None]
         there = {str(each["run"]) for each in client.runs()["runs"]} & {base.run for base in bases}
         rounds = {run: client.run(run).head.round for run in sorted(there)}
@@ -102,15 +105,3 @@ def standing_on(records: Iterable[DerivativeRecord], touched: Touched) -> tuple[
         for each, base in bases
         if base is not None and (base.state in states or (base.run, base.round) in rounds)
     )
-
-
-def _opened(envelope: Envelope, known: dict[str, Holder], consortium: str) -> DerivativeRecord:
-    if len(envelope.signatures) != 1:
-        raise FormatError("a record of a derivative has not exactly one signature")
-    holder = known.get(envelope.signatures[0].keyid)
-    if holder is None:
-        raise SignatureError("a record of a derivative is signed by a key that no member has certified")
-    record = envelope.open_as(DerivativeRecord, holder.public_key)
-    if (record.member, record.node, record.consortium) != (holder.member, holder.node, consortium):
-        raise SignatureError(f"a derivative is said to be {record.member}'s, and {holder.member} signed that")
-    return record

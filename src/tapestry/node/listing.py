@@ -9,13 +9,12 @@ from collections.abc import Sequence
 
 from tapestry.catalog.card import Card
 from tapestry.catalog.listing import CatalogEntry, shown
-from tapestry.errors import FormatError, SignatureError
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.node import keys, settings, setup
 from tapestry.node.home import Home
 from tapestry.node.leaks import Leaks
 from tapestry.node.outbox import Outbox
-from tapestry.node.people import Holder, holders
+from tapestry.node.people import holders, said_by_member
 
 
 def publish(
@@ -61,16 +60,4 @@ def listed(home: Home, *, core_url: str | None = None) -> list[CatalogEntry]:
     with setup.connect(home, core_url=core_url) as client:
         envelopes = client.listings()
         known = holders(client.members())
-    return [_opened(Envelope.from_json(value), known, consortium) for value in envelopes]
-
-
-def _opened(envelope: Envelope, known: dict[str, Holder], consortium: str) -> CatalogEntry:
-    if len(envelope.signatures) != 1:
-        raise FormatError("an entry of the catalog has not exactly one signature")
-    holder = known.get(envelope.signatures[0].keyid)
-    if holder is None:
-        raise SignatureError("an entry of the catalog is signed by a key that no member has certified")
-    entry = envelope.open_as(CatalogEntry, holder.public_key)
-    if (entry.member, entry.node, entry.consortium) != (holder.member, holder.node, consortium):
-        raise SignatureError(f"an entry of the catalog names {entry.member}, and {holder.member} signed it")
-    return entry
+    return [said_by_member(Envelope.from_json(value), CatalogEntry, known, consortium) for value in envelopes]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tapestry.errors import FormatError, IntegrityError, SignatureError, UnknownMember
 from tapestry.identity.envelope import Envelope
+from tapestry.protocol.message import Message
 from tapestry.protocol.messages import Contribution
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RoundRecord
 from tapestry.rounds.records import Earlier, check_merged, no_earlier
 from tapestry.transport.client import CoreClient
+
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,3 +94,23 @@ def check_record(
             raise SignatureError(f"{what}: the contribution of {merged.node} was signed for something else")
         said.append(contribution)
     check_merged(record, plan, said, earlier)
+
+
+def said_by_member(envelope: Envelope, kind: type[M], known: dict[str, Holder], consortium: str) -> M:
+    """A member's word about something of its own, with fields `consortium`, `member` and `node`.
+
+    Raises:
+        FormatError: not one signature, or another message.
+        SignatureError: the member it names did not sign it.
+    """
+    what = kind.format_name()
+    if len(envelope.signatures) != 1:
+        raise FormatError(f"a {what} has not exactly one signature")
+    holder = known.get(envelope.signatures[0].keyid)
+    if holder is None:
+        raise SignatureError(f"a {what} is signed by a key that no member has certified")
+    said = envelope.open_as(kind, holder.public_key)
+    named = tuple(getattr(said, name) for name in ("member", "node", "consortium"))
+    if named != (holder.member, holder.node, consortium):
+        raise SignatureError(f"a {what} names {named[0]}, and {holder.member} signed it")
+    return said

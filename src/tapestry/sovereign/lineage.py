@@ -10,11 +10,10 @@ from pydantic import Field
 from tapestry.errors import InputError
 from tapestry.host import files
 from tapestry.protocol.canonical import Name, Sha256
+from tapestry.protocol.derivative import Kind, Level
 from tapestry.protocol.message import Message, Part
 from tapestry.protocol.messages import Time
 
-Level = Literal["global", "regional", "national", "entity"]
-Kind = Literal["cpt", "sft", "dpo", "port", "heal"]
 Count = Annotated[int, Field(ge=0, le=1 << 60)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=200)]

@@ -15,9 +15,9 @@ from tapestry.errors import InputError, RecipeError, TapestryError
 from tapestry.host import files
 from tapestry.protocol import canonical, toml
 from tapestry.protocol.canonical import Name, is_name
+from tapestry.protocol.derivative import Level
 from tapestry.protocol.message import Part
 from tapestry.sovereign.gates import Gates
-from tapestry.sovereign.lineage import Level
 
 FORMAT: Final = "tapestry.build"
 VERSION: Final = 1
