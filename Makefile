@@ -122,4 +122,4 @@ test-web: $(STAMP)  ## the dashboard's pages and flows in a real Chromium, long 
 	$(BIN)/python -m pytest tests/web -m "long or not long" $(TEST_ARGS)
 
 bench-dashboard: $(STAMP)  ## 50 viewers on a run of 50 members with 1,000 rounds behind it; for an idle machine
-	$(BIN)/python -m benchmarks.dashboard --out benchmarks/results/dashboard.md $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.dashboard $(BENCH_ARGS)

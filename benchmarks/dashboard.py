@@ -1,9 +1,9 @@
 """Many who look at a run of many nodes: what a page takes, and what looking costs the core.
 
 Members are played by the protocol alone: each enrols, hands in a delta of a few numbers, repeats no merge and
-trains nothing. History comes first, then rounds with nobody looking and with viewers, by turns; each viewer
-reads pages over HTTP one after the other, and has a live stream open. The core's processor time is counted
-with its replay worker's.
+trains nothing. History comes first (`dashboard_history`), then rounds with nobody looking and with viewers,
+by turns; each viewer reads pages over HTTP one after the other, and has a live stream open. The core's
+processor time is counted with its replay worker's.
 
     python -m benchmarks.dashboard --members 50 --viewers 50 --history 1000 --rounds 20
 """
@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,6 +27,11 @@ from typing import Any
 import httpx
 import psutil
 from tests.core.support import CoreUnderTest, Member, make_plan
+from tests.web.browser import NoBrowserError
+
+from benchmarks import dashboard_history
+from benchmarks.dashboard_paint import Painted, painted
+from benchmarks.report import RESULTS, Report, spread
 
 PAGES = (
     "/en/",
@@ -39,8 +42,18 @@ PAGES = (
     "/en/runs/run/loss.json",
     "/fr/runs/run",
 )
-STATIC_FREE = 5.0
+SEEN = (
+    *("/en/", "/en/runs/run", "/en/members", "/en/members/m00", "/en/data", "/en/decisions", "/en/ledger"),
+    *("/en/releases", "/fr/", "/fr/runs/run"),
+)
+"""Pages that a browser opens."""
+PAUSE_S = 5.0
 """Seconds between the pages of a viewer."""
+NOT_SHOWN = (
+    "Networks: all is on one machine, and viewers, dashboard, core and members share its processors.",
+    "Members that train: these hand in a delta of a few numbers.",
+    "What a browser takes to draw while others look: first paint is of one viewer.",
+)
 
 
 class Federation:
@@ -58,6 +71,13 @@ class Federation:
         for member in self.members[1:]:
             member.send_delta(0.001)
         self.merges = 0
+
+    def have(self, rounds: int) -> None:
+        """So many rounds behind it."""
+        self.core.stop()
+        dashboard_history.write(self.core, self.plan, self.delta, self.members, rounds)
+        self.merges = rounds
+        self.core.start()
 
     def play(self) -> None:
         """One round."""
@@ -108,7 +128,7 @@ class Viewer(threading.Thread):
         watching.start()
         with httpx.Client(base_url=self._url, timeout=60, trust_env=False) as http:
             at = self._number
-            while not self._stop_event.wait(STATIC_FREE * (0.5 + (self._number % 10) / 10)):
+            while not self._stop_event.wait(PAUSE_S * (0.5 + (self._number % 10) / 10)):
                 page = PAGES[at % len(PAGES)]
                 at += 1
                 began = time.perf_counter()
@@ -179,9 +199,11 @@ def main() -> None:
     parser.add_argument("--history", type=int, default=1000, help="rounds before anything is measured")
     parser.add_argument("--rounds", type=int, default=20, help="of each of the turns")
     parser.add_argument("--turns", type=int, default=3, help="without and with viewers, so often")
-    parser.add_argument("--out", type=Path, help="write the table here as well")
+    parser.add_argument("--visits", type=int, default=7, help="of a browser to each page, for first paint")
+    parser.add_argument("--note", default="", help="a remark for the report")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the report")
     given = parser.parse_args()
-    total = given.history + 2 * given.turns * given.rounds + 1
+    total = given.history + 2 * given.turns * given.rounds + 2
     with tempfile.TemporaryDirectory(prefix="tapestry-dashboard-") as name:
         root = Path(name)
         federation = Federation(root, given.members, total)
@@ -189,17 +211,17 @@ def main() -> None:
             report = bench(federation, root, given)
         finally:
             federation.close()
-    text = table(report, given)
-    sys.stdout.write(text)
-    if given.out is not None:
-        given.out.write_text(text)
+    if given.note:
+        report.note(given.note)
+    sys.stdout.write(report.text())
+    report.write(given.out)
 
 
-def bench(federation: Federation, root: Path, given: argparse.Namespace) -> dict[str, Any]:
-    for number in range(given.history):
-        federation.play()
-        if (number + 1) % 50 == 0:
-            sys.stderr.write(f"{number + 1} rounds of history\n")
+def bench(federation: Federation, root: Path, given: argparse.Namespace) -> Report:
+    federation.have(given.history)
+    sys.stderr.write(f"{given.history} rounds of history\n")
+    federation.play()
+    report = Report(what="dashboard", title="Dashboard: what looking costs", not_shown=NOT_SHOWN)
     key = federation.core.root / "viewer.pem"
     key.write_bytes(federation.members[0].key.to_pem())
     alone, seen = [], []
@@ -208,6 +230,7 @@ def bench(federation: Federation, root: Path, given: argparse.Namespace) -> dict
         began = time.perf_counter()
         up_to_date(url, federation.merges)
         reading_s = time.perf_counter() - began
+        drawn = paints(url, given.visits)
     for _ in range(given.turns):
         alone.append(measured(federation, given.rounds))
         with dashboard(federation.core.url, root / "web", federation.core.root) as url:
@@ -215,15 +238,24 @@ def bench(federation: Federation, root: Path, given: argparse.Namespace) -> dict
             found, looking = watched(url, given.viewers, lambda: measured(federation, given.rounds))
             seen.append(found)
             viewers += looking
-    took = [each for viewer in viewers for each in viewer.took]
-    return {
-        "alone": alone,
-        "seen": seen,
-        "took": took,
-        "failures": [each for viewer in viewers for each in viewer.failures],
-        "reading_s": reading_s,
-        "entries": federation.members[0].ask("GET", "/v1/events?limit=1").json()["head"],
-    }
+    entries = federation.members[0].ask("GET", "/v1/events?limit=1").json()["head"]
+    report.paragraph(
+        f"{given.members} members, {given.history} rounds before ({entries:,} entries). {given.viewers} "
+        f"viewers, each with a live stream, and a page every {PAUSE_S * 0.5:.1f} to {PAUSE_S * 1.4:.1f} s. "
+        f"{given.turns} turns of {given.rounds} rounds, without and with them."
+    )
+    told(report, alone, seen, viewers)
+    report.paragraph(f"From the start of a dashboard to pages of the whole ledger: {reading_s:.0f} s.")
+    told_of_paint(report, drawn, given.visits)
+    return report
+
+
+def paints(url: str, visits: int) -> list[Painted] | str:
+    """Of every page, or why there is no browser."""
+    try:
+        return painted(url, SEEN, visits)
+    except NoBrowserError as e:
+        return str(e)
 
 
 def up_to_date(url: str, merges: int) -> None:
@@ -236,45 +268,52 @@ def up_to_date(url: str, merges: int) -> None:
             time.sleep(0.25)
 
 
-def table(report: dict[str, Any], given: argparse.Namespace) -> str:
-    alone = statistics.median(cpu for cpu, _ in report["alone"])
-    seen = statistics.median(cpu for cpu, _ in report["seen"])
-    lines = [
-        "# Dashboard: what looking costs",
-        "",
-        f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
-        f"{time.strftime('%Y-%m-%d', time.gmtime())}. {given.members} members, {given.history} rounds "
-        f"before ({report['entries']:,} entries). {given.viewers} viewers, each with a live stream, and "
-        f"a page every {STATIC_FREE * 0.5:.1f} to {STATIC_FREE * 1.4:.1f} s. {given.turns} turns of "
-        f"{given.rounds} rounds.",
-        "",
-        "| | nobody looks | viewers look |",
-        "|---|---|---|",
-        f"| core's processor seconds a round (median) | {alone:.3f} | {seen:.3f} "
-        f"({100 * (seen / alone - 1):+.1f} %) |",
-        f"| of each turn | {', '.join(f'{c:.3f}' for c, _ in report['alone'])} | "
-        f"{', '.join(f'{c:.3f}' for c, _ in report['seen'])} |",
-        "",
-        "| page | asked | median | 95 % | bytes on the wire |",
-        "|---|---|---|---|---|",
-    ]
+def told(
+    report: Report,
+    alone: list[tuple[float, float]],
+    seen: list[tuple[float, float]],
+    viewers: list[Viewer],
+) -> None:
+    """What the viewers waited for, and what they cost the core."""
+    without = statistics.median(cpu for cpu, _ in alone)
+    share = 100 * (statistics.median(cpu for cpu, _ in seen) / without - 1)
+    report.section("The core", f"Viewers cost it {share:+.1f} % of a round's processor time (goal: +5 %).")
+    report.table(
+        ("", "nobody looks", "viewers look"),
+        [
+            ("processor seconds a round", spread([c for c, _ in alone], 3), spread([c for c, _ in seen], 3)),
+            ("seconds a round", spread([s for _, s in alone]), spread([s for _, s in seen])),
+        ],
+    )
+    took = [each for viewer in viewers for each in viewer.took]
+    failures = [each for viewer in viewers for each in viewer.failures]
+    rows = []
     for page in (*PAGES, "all"):
-        found = [each for each in report["took"] if page in (each[0], "all")]
+        found = [each for each in took if page in (each[0], "all")]
         times = [each[1] * 1000 for each in found]
-        size = max((each[2] for each in found), default=0)
-        lines.append(
-            f"| {page} | {len(found)} | {percentile(times, 0.5):.0f} ms | "
-            f"{percentile(times, 0.95):.0f} ms | {size:,} |"
-        )
-    lines += [
-        "",
-        f"Failures: {len(report['failures'])}. From the start of a dashboard to pages of the whole ledger: "
-        f"{report['reading_s']:.0f} s.",
-        "",
-        "It does not show: what a browser takes to draw, networks, members that train on the same machine.",
-        "",
-    ]
-    return "\n".join(lines)
+        middle, slow = (f"{percentile(times, part):.0f} ms" for part in (0.5, 0.95))
+        rows.append((page, len(found), middle, slow, f"{max((b for _, _, b in found), default=0):,}"))
+    report.section("Pages while all look", f"Goal: 200 ms at the 95th percentile. Failures: {len(failures)}.")
+    report.table(("page", "asked", "median", "95 %", "bytes on the wire"), rows)
+
+
+def told_of_paint(report: Report, drawn: list[Painted] | str, visits: int) -> None:
+    if isinstance(drawn, str):
+        report.section("First paint", f"Not measured, without a browser: {drawn}.")
+        return
+    slowest, largest = max(each.median for each in drawn), max(each.wire for each in drawn)
+    report.section(
+        "First paint",
+        f"Chromium, one viewer, nothing in its cache, {visits} visits. Slowest page {slowest:.0f} ms (goal "
+        f"300), largest {largest / 1000:.0f} kB with all that it loads (goal 150).",
+    )
+    report.table(
+        ("page", "first paint, ms", "first contentful paint, ms", "kB on the wire"),
+        [
+            (each.page, spread(each.paint, 0), spread(each.content, 0), f"{each.wire / 1000:.1f}")
+            for each in drawn
+        ],
+    )
 
 
 if __name__ == "__main__":

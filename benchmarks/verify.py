@@ -116,16 +116,16 @@ def make(root: Path, entries: int, manifest: Manifest = lambda *_: canonical.sha
             inner=Inner(steps=100),
             witness=Witness(quorum=QUORUM),
         )
-        _apply(core, (machine.plan_run(plan).state, machine.plan_run(plan).events), [])
+        put_to(core, RUN, [], (machine.plan_run(plan).state, machine.plan_run(plan).events))
         given: list[machine.Input] = [machine.Start()]
         for name, (key, _) in keys.items():
             said = Enrolment(consortium=consortium, run=RUN, plan=plan.digest, member=name, node=name)
             envelope = core.store.put(sign(said, key).to_bytes(), durable=False)
             given.append(machine.Enrol(node=name, member=name, plan=plan.digest, enrolment=envelope))
-        _apply(core, None, given)
+        put_to(core, RUN, given)
         for _ in range(rounds):
-            _apply(core, None, list(_round(core, consortium, keys, manifest)))
-            _apply(core, None, list(_attestations(core, consortium, keys)))
+            put_to(core, RUN, list(_round(core, consortium, keys, manifest)))
+            put_to(core, RUN, list(_attestations(core, consortium, keys)))
     return rounds
 
 
@@ -189,8 +189,10 @@ def _round(
     yield machine.MergeDone(state=made, base=made, outer=made, **where)
 
 
-def _apply(core: Core, first: tuple[RunState, tuple[Part, ...]] | None, given: list[machine.Input]) -> None:
-    """Several inputs to the run in one transaction, as its server would take each."""
+def put_to(
+    core: Core, run: str, given: list[machine.Input], first: tuple[RunState, tuple[Part, ...]] | None = None
+) -> None:
+    """Several inputs to a run in one transaction, as its server would take each; `first`: it begins."""
 
     def decide(moment: Moment, standing: Standing[RunState] | None) -> Decision[RunState]:
         if first is not None:
@@ -204,4 +206,4 @@ def _apply(core: Core, first: tuple[RunState, tuple[Part, ...]] | None, given: l
             events += step.events
         return Decision(state=state, events=tuple(events))
 
-    core.journal.apply(run_scope(RUN), decide)
+    core.journal.apply(run_scope(run), decide)

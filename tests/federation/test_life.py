@@ -98,7 +98,12 @@ def test_the_life_of_a_consortium_as_the_guide_tells_it(consortium: Consortium, 
     consortium.names["CORE-KEY"] = told["core_key"]
     time.sleep(LOOK_S + KEEP_S + 1.0)  # by then a node's own copy of the ledger has the decision
     go(8)
-    assert (consortium.root / "rhone" / "base-1" / "model.safetensors").is_file()
+    fetched = consortium.root / "rhone" / "base-1"
+    assert (fetched / "model.safetensors").is_file()
+    (measured,) = json.loads((fetched / "leakage.json").read_bytes())["reports"]
+    assert measured["node"] == "birs-1"
+    assert ended["head"]["state"] in {row["target"] for row in measured["inference"]}
+    assert "| birs-1 | base, round " in (fetched / "README.md").read_text(encoding="utf-8")
     go(9)
     assert consortium.decided("EXPULSION", "REPLACEMENT") == [passed, passed]
     go(10)

@@ -22,8 +22,10 @@ from tapestry.protocol.artifact import State
 from tapestry.protocol.plan import Merge, Retention, Rounds, Witness
 from tapestry.protocol.views import RunView
 from tapestry.storage.blobs import BlobStore
+from tapestry.training.export import Lineage, export
 from tapestry.training.model import initial_state
 from tests.federation.support import CONFIG, Federation
+from tests.sovereign import made
 
 pytestmark = pytest.mark.long  # in one process, and always: tests/training/test_withdrawal.py
 TOTAL = 6
@@ -76,6 +78,19 @@ def base(federation: Federation, view: RunView) -> str:
         return State.from_bytes(core.store.read(view.head.state)).base
 
 
+def derivatives(federation: Federation, root: Path) -> None:
+    """Two that member `a` has published: one on the newest base, one on the model that the run began with."""
+    head = operator.view(federation.core, "run").head
+    for name, state, at in (("on-it", head.state, head.round), ("before", federation.plan.initial_state, 0)):
+        exported = root / f"base-{name}"
+        with Core.open(federation.core) as core:
+            lineage = Lineage(plan=federation.plan.digest, rounds=at, members=(), tokens=0)
+            export(State.from_bytes(core.store.read(state)), core.store, exported, lineage)
+        made.changed(exported, root / name / "model", made.noise(6))
+        made.finished(root / name, exported, owner="a", name=name)
+        say("build", "publish", root / name, "--node", federation.node("a"))
+
+
 def test_a_run_repeated_without_a_withdrawn_dataset(federation: Federation, tmp_path: Path) -> None:
     core, users = federation.core, federation.node("b")
     rules = federation.plan.rounds.model_copy(update={"min_nodes": 1, "quorum": 1, "reveal_s": None})
@@ -112,6 +127,9 @@ def test_a_run_repeated_without_a_withdrawn_dataset(federation: Federation, tmp_
     operator.withdraw(core, "run", "b")
     until(federation, lambda: federation._processes["a"].poll() is not None)
     with_it = base(federation, operator.view(core, "run"))
+    derivatives(federation, tmp_path)
+    named = say("catalog", "revoke", "text", "--home", users)
+    assert named["derivatives"] == [{"member": "a", "derivative": "on-it"}], "not the one on the first base"
 
     planned = say("run", "plan", tmp_path / "again.toml", "--core", core)
     seed = tmp_path / "never"

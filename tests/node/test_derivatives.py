@@ -26,10 +26,11 @@ def test_by_state_or_by_run_and_round() -> None:
     records = [
         record("by-state", on(NEW, None, None)),
         record("by-round", on(None, "first", 4)),
+        record("later", on(ELSEWHERE, "first", 9)),
         record("before", on(OLD, "first", 3)),
         record("another-run", on(ELSEWHERE, "second", 4)),
         record("hidden", None),
         record("taken-back", None, shown=False),
     ]
-    assert [each.derivative for each in standing_on(records, touched)] == ["by-state", "by-round"]
+    assert [each.derivative for each in standing_on(records, touched)] == ["by-state", "by-round", "later"]
     assert standing_on(records, Touched()) == ()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tapestry.cli import main
 from tapestry.errors import ReleaseError
 from tapestry.identity.envelope import sign
 from tapestry.identity.keys import KeyPair
@@ -129,3 +131,32 @@ def test_a_holder_finds_out_a_report_that_was_left_out_or_changed(world: World) 
         checking.check(checked.folder, world.view(), now())
     lines.write_bytes(kept)
     checking.check(checked.folder, world.view(), now())
+
+
+def test_the_command_takes_signed_reports_and_nothing_else(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, given = named(world), tmp_path / "signed.json"
+    given.write_bytes(report(world))
+
+    def propose(*words: object) -> tuple[int, str]:
+        where = ("--core", world.core.home.root, "--repository", tmp_path / "repository")
+        code = main.call([str(word) for word in ("release", "propose", *words, *where)])
+        return code, capsys.readouterr().err
+
+    draft = tmp_path / "draft"
+    code, told = propose(name, "--leakage", given, "--out", draft)
+    assert code == 0, told
+    (held,) = json.loads((draft / "model" / contents.LEAKAGE).read_bytes())["reports"]
+    assert held["node"] == "acme-1"
+    bare, other = tmp_path / "bare.json", tmp_path / "other"
+    bare.write_text(json.dumps(held))  # as `node leakage --out` writes it: nobody has signed it
+    for words, said in (
+        ((name, "--leakage", bare), "is no signed leakage report"),
+        ((name, "--leakage", tmp_path / "none.json"), "cannot read"),
+        ((name, "--leakage", given, "--leakage", given), "two leakage reports of node acme-1"),
+        (("--leakage", given), "belongs to a release"),
+    ):
+        code, told = propose(*words, "--out", other)
+        assert code != 0 and said in told and "Traceback" not in told, told
+        assert not other.exists()

@@ -16,7 +16,7 @@ from tapestry.node.leaks import Leaks
 from tapestry.node.outbox import Outbox
 from tapestry.node.people import holders, said_by_member
 from tapestry.node.touched import Touched
-from tapestry.protocol.derivative import DerivativeRecord, ShownDerivative
+from tapestry.protocol.derivative import DerivativeRecord, ShownBase, ShownDerivative
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,18 @@ def listed(home: Home, *, core_url: str | None = None) -> Listed:
 
 
 def standing_on(records: Iterable[DerivativeRecord], touched: Touched) -> tuple[DerivativeRecord, ...]:
-    """Those whose base, as their owner shows it, descends from a dataset: by its state, or run and round."""
+    """Those whose base, as their owner shows it, descends from a dataset: by its state, or run and round.
+
+    From the first such base on each of its run does, also those that this node's ledger does not hold yet: it
+    was withdrawn, and the run went on.
+    """
     states = {base.state for run in touched.runs for base in run.bases}
-    rounds = {(run.run, base.round) for run in touched.runs for base in run.bases}
-    bases = ((each, each.shown.base) for each in records if each.shown is not None)
-    return tuple(
-        each
-        for each, base in bases
-        if base is not None and (base.state in states or (base.run, base.round) in rounds)
-    )
+    since = {run.run: run.bases[0].round for run in touched.runs if run.bases}
+
+    def stands(base: ShownBase | None) -> bool:
+        if base is None:
+            return False
+        later = base.run in since and base.round is not None and base.round >= since[base.run]
+        return later or base.state in states
+
+    return tuple(each for each in records if each.shown is not None and stands(each.shown.base))
