@@ -25,7 +25,7 @@ from tests.federation.support import free_port
 BLOCK = re.compile(r"^```sh (\w+)( refused)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 KEEPS_THE_TERMINAL = re.compile(r"^tapestry (?:core serve|node run) .*$", re.MULTILINE)
 PRINTS = re.compile(r"^(.*?\S)\s+# prints ([A-Z][A-Z-]+)$", re.MULTILINE)
-WAIT_S = 120.0
+WAIT_S = 300.0
 
 
 @dataclass
