@@ -50,8 +50,8 @@ def report(
     made.section(
         "Gain recovered",
         "(new base − ported) / (new base − rebuilt), summed over languages, by seed; 95 % over seeds. "
-        "*port* is what `tapestry build port` does; *with a factor* is new + f (derivative − old), f by a line search on "
-        "private text not trained on; *healed* was trained for a few steps, so it is no port alone.",
+        "*port* is what `tapestry build port` does; *with a factor* is new + f (derivative − old), f by a "
+        "line search on private text not trained on; *healed* was trained a few steps, so is no port alone.",
     )
     made.table(
         ("the base reads of the member's language", "languages", "method", "releases on", "port", "goal",

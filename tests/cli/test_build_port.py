@@ -13,6 +13,7 @@ from tapestry.sovereign import models
 from tapestry.sovereign.directory import Tensors, weights_digest
 from tapestry.sovereign.home import BuildHome
 from tapestry.sovereign.lineage import Lineage
+from tapestry.training.shelf import Shelf
 from tests import warm
 from tests.cli.conftest import Call
 from tests.sovereign import made, support
@@ -74,6 +75,8 @@ def test_a_port_that_is_healed(call: Call, place: Path, method: str) -> None:
     assert Lineage.load(healed.model / "lineage.json") == lineage
     assert not (healed.root / "heal").exists()
     gain = said["gains"][0]
+    assert gain["before"] is not None
+    assert gain["lost"] == (gain["ported"] > gain["before"])
     assert gain["ported"] < gain["rebuilt"], "three steps on its own text bring it nearer to that text"
     if method == "lora":
         on_new = made.logits(new, healed.adapter)
@@ -85,6 +88,24 @@ def test_a_port_that_is_healed(call: Call, place: Path, method: str) -> None:
     assert again[0] == 0, again[2]
     stages = Lineage.load(place / f"{method}-3" / "lineage.json").stages
     assert [stage.kind for stage in stages] == ["cpt", "port", "heal", "port"]
+
+
+def test_where_the_text_may_not_be_read_any_more_the_port_stays(call: Call, place: Path) -> None:
+    source, new, there = built(call, place, "full"), place / "base-2", BuildHome(place / "unhealed")
+    card = Shelf(place / "cards").path("texts")
+    kept = card.read_bytes()
+    support.give_card(place / "cards", place / "texts", "texts", "sft")
+    try:
+        given = ("--to", new, "--out", there.root, "--heal", 3)
+        code, _, err = call("build", "port", source.root, *given)
+    finally:
+        card.write_bytes(kept)
+    assert code != 0
+    assert "may not enter stage private-cpt" in err
+    assert f"the port itself is whole, in {there.root}; it was not healed" in err
+    lineage = Lineage.load(there.lineage)
+    assert [stage.kind for stage in lineage.stages] == ["cpt", "port"]
+    assert weights_digest(there.model) == lineage.weights
 
 
 def test_a_rebase_is_the_recipe_on_the_new_base(call: Call, place: Path) -> None:

@@ -297,6 +297,11 @@ def test_gains_by_name() -> None:
     assert [(each.name, each.recovered) for each in found] == [("de", pytest.approx(0.5))]
     alone = gains({"de": 2.0}, {"de": 1.9}, None)[0]
     assert alone.recovered is None and alone.why_undefined == "no model was rebuilt on the new base"
+    worse, better = (
+        gains({"de": 2.0}, {"de": 1.9}, None, before={"de": b})[0] for b in (1.85, 1.95)
+    )  # fmt: skip
+    assert (worse.lost, better.lost, alone.lost) == (True, False, False)
+    assert Gain(name="x", new_base=0.2, ported=0.4, rebuilt=None, before=0.5, lower_is_better=False).lost
     exact = Gain(name="x", new_base=100.0, ported=99.5, rebuilt=99.0)
     assert exact.recovered == pytest.approx(0.5), "one per cent is enough"
 

@@ -50,8 +50,8 @@ def port(
     """Carry a derivative onto another base: new = new base + (derivative − old base), without training.
 
     Weights or an adapter, also where the new base has more tokens. Owner and lineage go along. With --text
-    it says in bits per byte what it is better than the new base; with --rebuilt, what part of starting over
-    that is.
+    it says in bits per byte whether it is better than the new base and than it was before; with --rebuilt,
+    what part of starting over that is.
 
     Example: tapestry build port ./hsb --to ./base-2 --out ./hsb-2 --text hsb=./held-out.jsonl
     """
@@ -73,7 +73,7 @@ def port(
     made = carry.port(source, to, place, old=old, now_ms=time.time_ns() // 1_000_000)
     if heal:
         made = work.heal(source, made, to, heal)
-    gains = _measured(texts, to, made.home.model, rebuilt)
+    gains = _measured(texts, to, made.home.model, rebuilt, source.model)
     if as_json:
         emit_json(work.told(made, gains, heal))
         return
@@ -156,10 +156,13 @@ def _texts(given: list[str] | None) -> list[Text]:
     return [Text.parse(each) for each in given]
 
 
-def _measured(texts: list[Text], to: Path, ported: Path, rebuilt: Path | None) -> tuple[Gain, ...]:
+def _measured(
+    texts: list[Text], to: Path, ported: Path, rebuilt: Path | None, before: Path
+) -> tuple[Gain, ...]:
     if not texts:
         return ()
     from tapestry.cli.build_port_work import model_of
     from tapestry.sovereign.port.measured import measure
 
-    return measure(texts, to, ported, None if rebuilt is None else model_of(rebuilt))
+    was = before if (before / "config.json").is_file() else None  # an adapter may have been kept alone
+    return measure(texts, to, ported, None if rebuilt is None else model_of(rebuilt), was)

@@ -68,11 +68,16 @@ def heal(source: Source, ported: Ported, to: Path, steps: int) -> Ported:
     from dataclasses import replace
 
     from tapestry.cli import build_work
+    from tapestry.errors import TapestryError
     from tapestry.sovereign.lineage import Lineage
     from tapestry.sovereign.port import healed, rebase
 
     made, _ = rebase.healing(source, ported.home.root, to, steps)
-    build_work.run(made.root)
+    try:
+        build_work.run(made.root)
+    except TapestryError:
+        note(f"the port itself is whole, in {ported.home.root}; it was not healed")
+        raise
     lineage: Lineage = healed.take(ported.home, made)
     shutil.rmtree(made.root, ignore_errors=True)
     return replace(ported, lineage=lineage)
@@ -80,10 +85,11 @@ def heal(source: Source, ported: Ported, to: Path, steps: int) -> Ported:
 
 def print_gains(gains: Sequence[Gain]) -> None:
     emit_table(
-        ("of", "new base", "ported", "rebuilt", "denominator", "recovered"),
+        ("of", "before", "new base", "ported", "rebuilt", "denominator", "recovered"),
         [
             (
                 each.name,
+                "-" if each.before is None else f"{each.before:.4f}",
                 f"{each.new_base:.4f}",
                 f"{each.ported:.4f}",
                 "-" if each.rebuilt is None else f"{each.rebuilt:.4f}",
@@ -92,11 +98,16 @@ def print_gains(gains: Sequence[Gain]) -> None:
             )
             for each in gains
         ],
-        right=("new base", "ported", "rebuilt", "denominator", "recovered"),
+        right=("before", "new base", "ported", "rebuilt", "denominator", "recovered"),
     )
     for each in gains:
         if each.why_undefined is not None:
             note(f"{each.name}: undefined, {each.why_undefined}")
+        if each.lost:
+            note(
+                f"{each.name}: it was better before, {each.before:.4f}: keep the old one, heal this one "
+                "(--heal), or run the recipe on the new base (tapestry build rebase)"
+            )
 
 
 def told(ported: Ported, gains: Sequence[Gain], healed_steps: int) -> dict[str, Any]:

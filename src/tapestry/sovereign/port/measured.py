@@ -42,8 +42,17 @@ class Text:
         return cls(language, Path(path))
 
 
-def measure(texts: Sequence[Text], new_base: Path, ported: Path, rebuilt: Path | None) -> tuple[Gain, ...]:
+def measure(
+    texts: Sequence[Text], new_base: Path, ported: Path, rebuilt: Path | None, before: Path | None = None
+) -> tuple[Gain, ...]:
     """Figures of each language. One model is in memory at a time.
+
+    Args:
+        texts: held-out text.
+        new_base: directory of the new base.
+        ported: of the derivative that was carried over.
+        rebuilt: of the one made anew; None for none.
+        before: of the derivative as it was; None where there is no model of it.
 
     Raises:
         CorpusError: a text that is empty, or cannot be read.
@@ -51,8 +60,9 @@ def measure(texts: Sequence[Text], new_base: Path, ported: Path, rebuilt: Path |
     """
     if len({text.language for text in texts}) != len(texts):
         raise InputError("a language has two texts", hint="give each --text another language")
-    found = [{} if folder is None else _scores(folder, texts) for folder in (new_base, ported, rebuilt)]
-    return gains(found[0], found[1], found[2] if rebuilt is not None else None)
+    places = (new_base, ported, rebuilt, before)
+    found = [None if folder is None else _scores(folder, texts) for folder in places]
+    return gains(found[0] or {}, found[1] or {}, found[2], before=found[3])
 
 
 def _scores(folder: Path, texts: Sequence[Text]) -> dict[str, float]:
