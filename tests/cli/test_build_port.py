@@ -90,6 +90,24 @@ def test_a_port_that_is_healed(call: Call, place: Path, method: str) -> None:
     assert [stage.kind for stage in stages] == ["cpt", "port", "heal", "port"]
 
 
+def test_a_factor_is_chosen_by_own_text_and_judged_by_other(call: Call, place: Path) -> None:
+    source, new = built(call, place, "lora"), place / "base-2"
+    own, held = (f"hsb={place / 'texts' / name}.jsonl" for name in ("train", "valid"))
+    given = ("build", "port", source.root, "--to", new, "--fit", own)
+    code, _, err = call(*given, "--text", own, "--out", place / "none")
+    assert code == 2
+    assert "cannot both choose the factor and judge it" in err
+    assert not (place / "none").exists()
+    code, out, err = call(*given, "--text", held, "--out", place / "fitted", "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert said["factor"] > 1, "after four steps more of the same is better"
+    assert made.logits(new, place / "fitted" / "adapter").allclose(
+        made.logits(place / "fitted" / "model"), atol=1e-4
+    )
+    assert not list(place.glob(".*"))
+
+
 def test_where_the_text_may_not_be_read_any_more_the_port_stays(call: Call, place: Path) -> None:
     source, new, there = built(call, place, "full"), place / "base-2", BuildHome(place / "unhealed")
     card = Shelf(place / "cards").path("texts")

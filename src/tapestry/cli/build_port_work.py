@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tapestry.sovereign.evaluation.report import EvaluationReport
     from tapestry.sovereign.port.carry import Ported, Source
     from tapestry.sovereign.port.gain import Gain
+    from tapestry.sovereign.port.measured import Text
 
 
 def model_key(folder: Path, owner: str) -> ModelKeyPair:
@@ -57,6 +58,35 @@ def old_base(source: Source, given: Path | None) -> Path | None:
         return found if weights_digest(found) == source.lineage.base.weights else None
     except TapestryError:
         return None
+
+
+def require_other(fits: Sequence[Text], texts: Sequence[Text]) -> None:
+    """Raise `InputError` where a text that chooses the factor is also one of those that judge it."""
+    judges = {each.path.resolve(): each for each in texts}
+    for each in fits:
+        if each.path.resolve() in judges:
+            raise InputError(
+                f"{each.path} cannot both choose the factor and judge it",
+                hint="give --fit a piece of your own text that --text does not have",
+            )
+
+
+def fitted(
+    source: Source, to: Path, out: Path, old: Path | None, now_ms: int, texts: Sequence[Text]
+) -> float:
+    """The factor that is best on these texts, from a port that is made beside the one to come."""
+    from tapestry.sovereign.port import carry
+    from tapestry.sovereign.port.fitted import fit
+
+    carry.require_free(out)
+    trial = out.with_name(f".{out.name}.fit")
+    shutil.rmtree(trial, ignore_errors=True)
+    try:
+        plain = carry.port(source, to, trial, old=old, now_ms=now_ms)
+        found = fit(to, plain.home.model, texts)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+    return found.factor
 
 
 def heal(source: Source, ported: Ported, to: Path, steps: int) -> Ported:
@@ -110,7 +140,7 @@ def print_gains(gains: Sequence[Gain]) -> None:
             )
 
 
-def told(ported: Ported, gains: Sequence[Gain], healed_steps: int) -> dict[str, Any]:
+def told(ported: Ported, gains: Sequence[Gain], healed_steps: int, factor: float) -> dict[str, Any]:
     lineage = ported.lineage
     return {
         "folder": str(ported.home.root),
@@ -118,6 +148,7 @@ def told(ported: Ported, gains: Sequence[Gain], healed_steps: int) -> dict[str, 
         "owner": lineage.owner,
         "method": ported.method,
         "tokens_added": ported.tokens_added,
+        "factor": factor,
         "healed_steps": healed_steps,
         "old_base": ported.old_base.weights,
         "new_base": lineage.base.weights,

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tapestry.errors import CorpusError, InputError
 from tapestry.host import files
@@ -67,9 +68,14 @@ def measure(
 
 def _scores(folder: Path, texts: Sequence[Text]) -> dict[str, float]:
     model = models.open_model(folder)
+    return {text.language: found for text, found in zip(texts, scores(model, folder, texts), strict=True)}
+
+
+def scores(model: Any, folder: Path, texts: Sequence[Text]) -> list[float]:
+    """Bits per byte of a model whose tokenizer lies in a folder, one for each text."""
     words = read_tokenizer(folder, end_id=_end(model.config.eos_token_id))
     window = min(WINDOW, model.config.max_position_embeddings)
-    found = {}
+    found = []
     with tempfile.TemporaryDirectory() as scratch:
         for number, text in enumerate(texts):
             place = Path(scratch) / str(number)
@@ -81,7 +87,7 @@ def _scores(folder: Path, texts: Sequence[Text]) -> dict[str, float]:
             scored = bits_per_byte(model, valid, sequence_length=window, max_tokens=TOKENS)
             if not scored.finite:
                 raise CorpusError(f"{text.path} has no finite score")
-            found[text.language] = scored.bits_per_byte
+            found.append(scored.bits_per_byte)
     return found
 
 
