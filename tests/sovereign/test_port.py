@@ -18,7 +18,9 @@ from tapestry.sovereign.directory import Tensors, weights_digest
 from tapestry.sovereign.lineage import Lineage
 from tapestry.sovereign.port import arithmetic
 from tapestry.sovereign.port.carry import Ported, Source, port
+from tapestry.sovereign.port.fitted import fit
 from tapestry.sovereign.port.gain import Gain, gains
+from tapestry.sovereign.port.measured import Text
 from tapestry.sovereign.port.rows import Rows, matched
 from tapestry.training.tokenizer import Tokenizer
 from tests.sovereign import made
@@ -87,6 +89,60 @@ def test_an_adapter_on_the_new_base_is_the_merged_port(tmp_path: Path, targets: 
     assert not torch.allclose(merged, made.logits(new), atol=1e-2), "the control: the adapter does something"
     full = port(Source.open(tmp_path / "d", full=True), new, tmp_path / "full", old=old, now_ms=NOW)
     assert torch.allclose(made.logits(full.home.model), merged, atol=1e-4)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_factor(tmp_path: Path, adapter: bool) -> None:
+    old = made.base(tmp_path / "old", tie_word_embeddings=False)
+    new = made.changed(old, tmp_path / "new", made.noise(5))
+    folder = tmp_path / "d"
+    if adapter:
+        made.with_adapter(old, folder, targets=["q_proj", "embed_tokens", "lm_head"])
+    else:
+        made.changed(old, folder / "model", made.noise(6))
+        made.finished(folder, old)
+    source = Source.open(folder)
+    half = port(source, new, tmp_path / "half", old=old, now_ms=NOW, factor=0.5)
+    whole = port(source, new, tmp_path / "whole", old=old, now_ms=NOW)
+    with Tensors(new) as n, Tensors(half.home.model) as h, Tensors(whole.home.model) as w:
+        for name in n.names:
+            assert torch.allclose(h.read(name), (n.read(name) + w.read(name)) / 2, atol=1e-6)
+    stages = [Lineage.load(each.home.lineage).stages[-1] for each in (half, whole)]
+    assert stages[0].settings != stages[1].settings
+    if adapter:
+        attached = made.logits(new, half.home.adapter)
+        assert torch.allclose(attached, made.logits(half.home.model), atol=1e-4)
+        assert not torch.allclose(attached, made.logits(whole.home.model), atol=1e-2)
+
+
+def test_the_factor_is_found_on_own_text(tmp_path: Path) -> None:
+    """What was learnt, taken far too often, or backwards."""
+    old = made.base(tmp_path / "old", tie_word_embeddings=False)
+    (tmp_path / "own.txt").write_text("wóda zemja njebjo kniha " * 40, encoding="utf-8")
+    texts = [Text("hsb", tmp_path / "own.txt")]
+    module = models.open_model(old)
+    rows = torch.tensor(list((tmp_path / "own.txt").read_bytes()[:480])).view(8, 60)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+    for _ in range(15):
+        torch.autograd.backward(module(input_ids=rows, labels=rows).loss)
+        optimizer.step()
+        optimizer.zero_grad()
+    learnt = {name: value.detach() for name, value in module.named_parameters()}
+
+    def times(folder: str, factor: float) -> Path:
+        def change(name: str, before: torch.Tensor) -> torch.Tensor:
+            return before + factor * (learnt[name] - before)
+
+        return made.changed(old, tmp_path / folder, change)
+
+    found = fit(old, times("often", 4.0), texts)
+    assert found.factor < 1
+    assert found.bits_per_byte[found.factor] == min(found.bits_per_byte.values())
+    assert found.bits_per_byte[found.factor] < found.bits_per_byte[1.0], "the control: it matters"
+    assert fit(old, times("once", 1.0), texts).factor >= 1
+    with pytest.raises(ModelError, match="the new base alone is better") as caught:
+        fit(old, times("backwards", -1.0), texts)
+    assert "tapestry build rebase" in (caught.value.hint or "")
 
 
 def grown(old: Path, to: Path, tokens: list[str], *, first: int = 0) -> Path:
@@ -297,6 +353,11 @@ def test_gains_by_name() -> None:
     assert [(each.name, each.recovered) for each in found] == [("de", pytest.approx(0.5))]
     alone = gains({"de": 2.0}, {"de": 1.9}, None)[0]
     assert alone.recovered is None and alone.why_undefined == "no model was rebuilt on the new base"
+    worse, better = (
+        gains({"de": 2.0}, {"de": 1.9}, None, before={"de": b})[0] for b in (1.85, 1.95)
+    )  # fmt: skip
+    assert (worse.lost, better.lost, alone.lost) == (True, False, False)
+    assert Gain(name="x", new_base=0.2, ported=0.4, rebuilt=None, before=0.5, lower_is_better=False).lost
     exact = Gain(name="x", new_base=100.0, ported=99.5, rebuilt=99.0)
     assert exact.recovered == pytest.approx(0.5), "one per cent is enough"
 

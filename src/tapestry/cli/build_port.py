@@ -35,6 +35,14 @@ def port(
     heal: Annotated[
         int, typer.Option(metavar="STEPS", help="Then train so many steps of the recipe's first stage.")
     ] = 0,
+    fit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LANGUAGE=FILE",
+            help="Your own text, not the one of --text, by which one factor for the change is chosen. "
+            "Repeatable.",
+        ),
+    ] = None,
     text: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,9 +57,10 @@ def port(
 ) -> None:
     """Carry a derivative onto another base: new = new base + (derivative − old base), without training.
 
-    Weights or an adapter, also where the new base has more tokens. Owner and lineage go along. With --text
-    it says in bits per byte what it is better than the new base; with --rebuilt, what part of starting over
-    that is.
+    Weights or an adapter, also where the new base has more tokens. Owner and lineage go along. With --fit,
+    what the derivative changed is added as many times, 0.25 to 2, as is best on that text. With --text
+    it says in bits per byte whether it is better than the new base and than it was before; with --rebuilt,
+    what part of starting over that is.
 
     Example: tapestry build port ./hsb --to ./base-2 --out ./hsb-2 --text hsb=./held-out.jsonl
     """
@@ -66,22 +75,27 @@ def port(
         )
     if rebuilt is not None and not text:
         raise InputError("--rebuilt needs text to score with", hint="give --text LANGUAGE=FILE")
-    texts = _texts(text)
+    texts, fits = _texts(text), _texts(fit)
+    work.require_other(fits, texts)
     source = carry.Source.open(folder, full=full)
     place = out if out is not None else folder.absolute().with_name(f"{folder.absolute().name}-ported")
     old = work.old_base(source, base)
-    made = carry.port(source, to, place, old=old, now_ms=time.time_ns() // 1_000_000)
+    now_ms = time.time_ns() // 1_000_000
+    factor = work.fitted(source, to, place, old, now_ms, fits) if fits else 1.0
+    made = carry.port(source, to, place, old=old, now_ms=now_ms, factor=factor)
     if heal:
         made = work.heal(source, made, to, heal)
-    gains = _measured(texts, to, made.home.model, rebuilt)
+    gains = _measured(texts, to, made.home.model, rebuilt, source.model)
     if as_json:
-        emit_json(work.told(made, gains, heal))
+        emit_json(work.told(made, gains, heal, factor))
         return
     emit_line(str(place))
     added = f", {made.tokens_added} tokens more" if made.tokens_added else ""
     note(
         f"{made.lineage.name} of {made.lineage.owner} now stands on {short(made.lineage.base.weights)}{added}"
     )
+    if fits:
+        note(f"what it changed was added {factor:g} times")
     if gains:
         work.print_gains(gains)
 
@@ -156,10 +170,13 @@ def _texts(given: list[str] | None) -> list[Text]:
     return [Text.parse(each) for each in given]
 
 
-def _measured(texts: list[Text], to: Path, ported: Path, rebuilt: Path | None) -> tuple[Gain, ...]:
+def _measured(
+    texts: list[Text], to: Path, ported: Path, rebuilt: Path | None, before: Path
+) -> tuple[Gain, ...]:
     if not texts:
         return ()
     from tapestry.cli.build_port_work import model_of
     from tapestry.sovereign.port.measured import measure
 
-    return measure(texts, to, ported, None if rebuilt is None else model_of(rebuilt))
+    was = before if (before / "config.json").is_file() else None  # an adapter may have been kept alone
+    return measure(texts, to, ported, None if rebuilt is None else model_of(rebuilt), was)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tapestry.sovereign.evaluation.report import EvaluationReport
     from tapestry.sovereign.port.carry import Ported, Source
     from tapestry.sovereign.port.gain import Gain
+    from tapestry.sovereign.port.measured import Text
 
 
 def model_key(folder: Path, owner: str) -> ModelKeyPair:
@@ -59,6 +60,35 @@ def old_base(source: Source, given: Path | None) -> Path | None:
         return None
 
 
+def require_other(fits: Sequence[Text], texts: Sequence[Text]) -> None:
+    """Raise `InputError` where a text that chooses the factor is also one of those that judge it."""
+    judges = {each.path.resolve(): each for each in texts}
+    for each in fits:
+        if each.path.resolve() in judges:
+            raise InputError(
+                f"{each.path} cannot both choose the factor and judge it",
+                hint="give --fit a piece of your own text that --text does not have",
+            )
+
+
+def fitted(
+    source: Source, to: Path, out: Path, old: Path | None, now_ms: int, texts: Sequence[Text]
+) -> float:
+    """The factor that is best on these texts, from a port that is made beside the one to come."""
+    from tapestry.sovereign.port import carry
+    from tapestry.sovereign.port.fitted import fit
+
+    carry.require_free(out)
+    trial = out.with_name(f".{out.name}.fit")
+    shutil.rmtree(trial, ignore_errors=True)
+    try:
+        plain = carry.port(source, to, trial, old=old, now_ms=now_ms)
+        found = fit(to, plain.home.model, texts)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+    return found.factor
+
+
 def heal(source: Source, ported: Ported, to: Path, steps: int) -> Ported:
     """A few steps of the recipe's first stage from where the port has left the model.
 
@@ -68,11 +98,16 @@ def heal(source: Source, ported: Ported, to: Path, steps: int) -> Ported:
     from dataclasses import replace
 
     from tapestry.cli import build_work
+    from tapestry.errors import TapestryError
     from tapestry.sovereign.lineage import Lineage
     from tapestry.sovereign.port import healed, rebase
 
     made, _ = rebase.healing(source, ported.home.root, to, steps)
-    build_work.run(made.root)
+    try:
+        build_work.run(made.root)
+    except TapestryError:
+        note(f"the port itself is whole, in {ported.home.root}; it was not healed")
+        raise
     lineage: Lineage = healed.take(ported.home, made)
     shutil.rmtree(made.root, ignore_errors=True)
     return replace(ported, lineage=lineage)
@@ -80,10 +115,11 @@ def heal(source: Source, ported: Ported, to: Path, steps: int) -> Ported:
 
 def print_gains(gains: Sequence[Gain]) -> None:
     emit_table(
-        ("of", "new base", "ported", "rebuilt", "denominator", "recovered"),
+        ("of", "before", "new base", "ported", "rebuilt", "denominator", "recovered"),
         [
             (
                 each.name,
+                "-" if each.before is None else f"{each.before:.4f}",
                 f"{each.new_base:.4f}",
                 f"{each.ported:.4f}",
                 "-" if each.rebuilt is None else f"{each.rebuilt:.4f}",
@@ -92,14 +128,19 @@ def print_gains(gains: Sequence[Gain]) -> None:
             )
             for each in gains
         ],
-        right=("new base", "ported", "rebuilt", "denominator", "recovered"),
+        right=("before", "new base", "ported", "rebuilt", "denominator", "recovered"),
     )
     for each in gains:
         if each.why_undefined is not None:
             note(f"{each.name}: undefined, {each.why_undefined}")
+        if each.lost:
+            note(
+                f"{each.name}: it was better before, {each.before:.4f}: keep the old one, heal this one "
+                "(--heal), or run the recipe on the new base (tapestry build rebase)"
+            )
 
 
-def told(ported: Ported, gains: Sequence[Gain], healed_steps: int) -> dict[str, Any]:
+def told(ported: Ported, gains: Sequence[Gain], healed_steps: int, factor: float) -> dict[str, Any]:
     lineage = ported.lineage
     return {
         "folder": str(ported.home.root),
@@ -107,6 +148,7 @@ def told(ported: Ported, gains: Sequence[Gain], healed_steps: int) -> dict[str, 
         "owner": lineage.owner,
         "method": ported.method,
         "tokens_added": ported.tokens_added,
+        "factor": factor,
         "healed_steps": healed_steps,
         "old_base": ported.old_base.weights,
         "new_base": lineage.base.weights,

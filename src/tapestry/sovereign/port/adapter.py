@@ -101,15 +101,16 @@ class Adapter:
                 what = f"{module} is {list(base.shape(module))} in {base.folder}"
                 raise ModelError(f"the adapter is for another base: {what}", hint=HINT)
 
-    def change(self, tensors: Tensors, new: Tensors, tables: Tables) -> Change:
-        """What it adds to each tensor of the base: scale · B A, or (scale · B A)ᵀ for an embedding."""
+    def change(self, tensors: Tensors, new: Tensors, tables: Tables, factor: float = 1.0) -> Change:
+        """What it adds to each tensor of the base: scale · B A, or (scale · B A)ᵀ for an embedding; times
+        `factor`."""
         modules = self.modules(tensors)
 
         def change(name: str) -> Tensor | None:
             if name not in modules:
                 return None
             a, b = (tensors.read(each).float() for each in modules[name])
-            product = (b @ a).mul_(self.scale(name.removesuffix(".weight")))
+            product = (b @ a).mul_(factor * self.scale(name.removesuffix(".weight")))
             if modules[name][0].endswith("embedding_A"):
                 product = product.T
             return tables.fit(name, product, new.shape(name))
@@ -130,6 +131,10 @@ class Adapter:
             else:
                 found[b] = tables.fit(module, values, (rows, values.shape[1]))
         return found
+
+    def times(self, tensors: Tensors, factor: float) -> dict[str, float]:
+        """By what each of its tensors is multiplied, so that all it adds is `factor` times as much."""
+        return {b: factor for _, b in self.modules(tensors).values()}
 
     def config_for(self, base: str) -> bytes:
         """`adapter_config.json` that names another base, or with "" none, as those of a build do."""

@@ -7,7 +7,7 @@ import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tapestry import __version__
 from tapestry.errors import Conflict, InputError, ModelError
@@ -27,6 +27,9 @@ from tapestry.sovereign.port.moved import moved
 from tapestry.sovereign.port.rows import Rows, matched
 from tapestry.training.architectures import Architecture
 from tapestry.training.model import CONFIG, LEFT_OUT, configured
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARENTS: Final = "parents"
 """Folder of a build with the lineage of each derivative it was carried over from, by digest."""
@@ -88,7 +91,15 @@ class Source:
             gates.require(stated, self.model, home.evaluation / "report.json")
 
 
-def port(source: Source, to: Path, out: Path, *, old: Path | None, now_ms: int) -> Ported:
+def require_free(out: Path) -> None:
+    """Raise `InputError` where something is in a folder that is to be made."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not empty", hint="name a folder that does not exist yet with --out")
+
+
+def port(
+    source: Source, to: Path, out: Path, *, old: Path | None, now_ms: int, factor: float = 1.0
+) -> Ported:
     """Carry a derivative over.
 
     Args:
@@ -97,14 +108,14 @@ def port(source: Source, to: Path, out: Path, *, old: Path | None, now_ms: int) 
         out: folder that is made; must not exist, or be empty.
         old: directory of the base it stands on; not needed for an adapter.
         now_ms: the time, for the lineage.
+        factor: how many times what was changed is added.
 
     Raises:
         ModelError: not the base it stands on; or the new one is of another architecture, shape or tokenizer.
         InputError: something is in `out`.
     """
     began = time_text(now_ms)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not empty", hint="name a folder that does not exist yet with --out")
+    require_free(out)
     base = models.base_of(to)
     if base.weights == source.lineage.base.weights:
         raise ModelError(f"the derivative stands on {to} already", hint="name the next base with --to")
@@ -116,9 +127,9 @@ def port(source: Source, to: Path, out: Path, *, old: Path | None, now_ms: int) 
             out.parent.mkdir(parents=True, exist_ok=True)
             made = BuildHome(temporary)
             made.model.mkdir(parents=True)
-            _sum(source, old, to, made, rows)
+            _sum(source, old, to, made, rows, factor)
             _beside(source, to, made.model, rows)
-            lineage = _lineage(source, base, made, began, time_text(now_ms))
+            lineage = _lineage(source, base, made, (began, time_text(now_ms)), factor)
             _record(source, lineage, made, to)
         files.publish_dir(temporary, out)
     except Conflict as e:
@@ -161,7 +172,7 @@ def _compatible(source: Source, old: Path | None, to: Path) -> Rows:
     return matched(like, to, old)
 
 
-def _sum(source: Source, old: Path | None, to: Path, made: BuildHome, rows: Rows) -> None:
+def _sum(source: Source, old: Path | None, to: Path, made: BuildHome, rows: Rows, factor: float) -> None:
     with ExitStack() as stack:
         new = stack.enter_context(Tensors(to))
         tables = Tables(_tables(to, new), rows)
@@ -170,18 +181,22 @@ def _sum(source: Source, old: Path | None, to: Path, made: BuildHome, rows: Rows
             before, after = stack.enter_context(Tensors(old)), stack.enter_context(Tensors(source.model))
             arithmetic.check_shapes(before, new, tables)
             arithmetic.check_shapes(before, after, tables)
-            change = arithmetic.difference(before, after, new, tables)
+            change = arithmetic.difference(before, after, new, tables, factor)
         else:
             opened = lora.Adapter.open(source.adapter)
             pieces = stack.enter_context(Tensors(source.adapter))
             opened.check(pieces, new, tables)
-            change = opened.change(pieces, new, tables)
+            change = opened.change(pieces, new, tables, factor)
             made.adapter.mkdir()
             moved = opened.moved(pieces, new, tables)
             shapes = {n: tuple(moved[n].shape) if n in moved else pieces.shape(n) for n in pieces.names}
-            arithmetic.rewritten(
-                pieces, lambda n: moved[n] if n in moved else pieces.read(n), shapes, made.adapter / ADAPTER
-            )
+            times = opened.times(pieces, factor)
+
+            def make(name: str) -> Tensor:
+                values = moved[name] if name in moved else pieces.read(name)
+                return values if times.get(name, 1.0) == 1.0 else values.float() * times[name]
+
+            arithmetic.rewritten(pieces, make, shapes, made.adapter / ADAPTER)
             (made.adapter / lora.CONFIG).write_bytes(opened.config_for(""))
         arithmetic.carry(new, change, made.model / WEIGHTS)
 
@@ -247,12 +262,14 @@ def _renumber(path: Path, moved: dict[int, int]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
-def _lineage(source: Source, base: Base, made: BuildHome, began: str, ended: str) -> Lineage:
+def _lineage(source: Source, base: Base, made: BuildHome, times: tuple[str, str], factor: float) -> Lineage:
     was, digest = source.lineage, weights_digest(made.model)
-    settings = canonical.encode({"rule": "new + (derivative - old)", "to": base.weights})
+    rule = "new + (derivative - old)" if factor == 1 else f"new + {factor!r} (derivative - old)"
+    settings = canonical.encode({"rule": rule, "to": base.weights})
     stage = Stage(
         kind="port", method="arithmetic", datasets=(), withheld=0, settings=canonical.sha256(settings),
-        seed=0, steps=0, tokens=0, loss_first=None, loss_last=None, began=began, ended=ended, result=digest,
+        seed=0, steps=0, tokens=0, loss_first=None, loss_last=None, began=times[0], ended=times[1],
+        result=digest,
     )  # fmt: skip
     assert was.weights is not None  # noqa: S101 - `Source.open` has asked
     parent = Parent(lineage=was.digest, weights=was.weights, base=was.base.weights)

@@ -3,6 +3,8 @@
 Rebuilt is the same recipe run on the new base: what one would have had by starting over. The fraction is the
 same whether lower or higher figures are better. A small denominator says that there was hardly any gain to
 keep, and then a fraction of it is noise.
+
+What can be asked without making anything anew: whether the derivative was better before it was carried over.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ class Gain:
         new_base: figure of the new base.
         ported: of the derivative that was carried over.
         rebuilt: of the one made anew on the new base; None where nobody made it.
+        before: of the derivative on the base it stood on; None where it was not asked.
     """
 
     name: str
@@ -31,6 +34,7 @@ class Gain:
     ported: float
     rebuilt: float | None
     lower_is_better: bool = True
+    before: float | None = None
 
     @property
     def denominator(self) -> float | None:
@@ -57,12 +61,18 @@ class Gain:
             f"starting over gains {self.denominator:.4g}, less than 1 % of the new base's {self.new_base:.4g}"
         )
 
+    @property
+    def lost(self) -> bool:
+        """Whether it was better before it was carried over: then the port was for nothing."""
+        return self.before is not None and self._better(self.ported) < self._better(self.before)
+
     def to_json(self) -> dict[str, Any]:
         return {
             **asdict(self),
             "denominator": self.denominator,
             "recovered": self.recovered,
             "why_undefined": self.why_undefined,
+            "lost": self.lost,
         }
 
     def _better(self, figure: float) -> float:
@@ -74,6 +84,7 @@ def gains(
     ported: Mapping[str, float],
     rebuilt: Mapping[str, float] | None,
     *,
+    before: Mapping[str, float] | None = None,
     lower_is_better: bool = True,
 ) -> tuple[Gain, ...]:
     """One for each name that both models have, by name."""
@@ -83,6 +94,7 @@ def gains(
             new_base=new_base[name],
             ported=ported[name],
             rebuilt=None if rebuilt is None else rebuilt.get(name),
+            before=None if before is None else before.get(name),
             lower_is_better=lower_is_better,
         )
         for name in sorted(set(new_base) & set(ported))

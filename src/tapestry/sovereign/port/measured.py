@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tapestry.errors import CorpusError, InputError
 from tapestry.host import files
@@ -42,8 +43,17 @@ class Text:
         return cls(language, Path(path))
 
 
-def measure(texts: Sequence[Text], new_base: Path, ported: Path, rebuilt: Path | None) -> tuple[Gain, ...]:
+def measure(
+    texts: Sequence[Text], new_base: Path, ported: Path, rebuilt: Path | None, before: Path | None = None
+) -> tuple[Gain, ...]:
     """Figures of each language. One model is in memory at a time.
+
+    Args:
+        texts: held-out text.
+        new_base: directory of the new base.
+        ported: of the derivative that was carried over.
+        rebuilt: of the one made anew; None for none.
+        before: of the derivative as it was; None where there is no model of it.
 
     Raises:
         CorpusError: a text that is empty, or cannot be read.
@@ -51,15 +61,21 @@ def measure(texts: Sequence[Text], new_base: Path, ported: Path, rebuilt: Path |
     """
     if len({text.language for text in texts}) != len(texts):
         raise InputError("a language has two texts", hint="give each --text another language")
-    found = [{} if folder is None else _scores(folder, texts) for folder in (new_base, ported, rebuilt)]
-    return gains(found[0], found[1], found[2] if rebuilt is not None else None)
+    places = (new_base, ported, rebuilt, before)
+    found = [None if folder is None else _scores(folder, texts) for folder in places]
+    return gains(found[0] or {}, found[1] or {}, found[2], before=found[3])
 
 
 def _scores(folder: Path, texts: Sequence[Text]) -> dict[str, float]:
     model = models.open_model(folder)
+    return {text.language: found for text, found in zip(texts, scores(model, folder, texts), strict=True)}
+
+
+def scores(model: Any, folder: Path, texts: Sequence[Text]) -> list[float]:
+    """Bits per byte of a model whose tokenizer lies in a folder, one for each text."""
     words = read_tokenizer(folder, end_id=_end(model.config.eos_token_id))
     window = min(WINDOW, model.config.max_position_embeddings)
-    found = {}
+    found = []
     with tempfile.TemporaryDirectory() as scratch:
         for number, text in enumerate(texts):
             place = Path(scratch) / str(number)
@@ -71,7 +87,7 @@ def _scores(folder: Path, texts: Sequence[Text]) -> dict[str, float]:
             scored = bits_per_byte(model, valid, sequence_length=window, max_tokens=TOKENS)
             if not scored.finite:
                 raise CorpusError(f"{text.path} has no finite score")
-            found[text.language] = scored.bits_per_byte
+            found.append(scored.bits_per_byte)
     return found
 
 

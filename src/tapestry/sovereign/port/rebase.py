@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestry import __version__
-from tapestry.errors import InputError, ModelError
+from tapestry.errors import ModelError
 from tapestry.protocol.canonical import sha256
 from tapestry.sovereign import models
 from tapestry.sovereign import recipe as recipes
@@ -15,7 +15,7 @@ from tapestry.sovereign.constitution import Constitution
 from tapestry.sovereign.home import BuildHome
 from tapestry.sovereign.lineage import Lineage, Parent
 from tapestry.sovereign.places import place
-from tapestry.sovereign.port.carry import Source, keep_parents
+from tapestry.sovereign.port.carry import Source, keep_parents, require_free
 from tapestry.sovereign.port.moved import moved, quoted
 from tapestry.sovereign.recipe import Recipe
 
@@ -28,8 +28,7 @@ def prepare(source: Source, to: Path, out: Path) -> BuildHome:
         ModelError: it stands on that base already, or begins with an adapter for the old one.
         InputError: something is in `out`.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not empty", hint="name a folder that does not exist yet with --out")
+    require_free(out)
     old = BuildHome(source.root)
     recipe, data = recipes.read(old.recipe)
     if recipe.adapter is not None:
