@@ -35,7 +35,7 @@ def measure(settings: Settings) -> Report:
         reference = build(root / "through", text)
         lasted = time.monotonic() - began
         say(f"killed_build: one that ran through took {lasted:.0f} s")
-        for number in range(1 if settings.quick else 3):
+        for number in range(1 if settings.quick else settings.repeat or 3):
             home, moments = _killed(root / f"killed-{number}", text, 3 if settings.quick else KILLS, number)
             same = digest(home) == digest(reference)
             stages = [each.result for each in Lineage.load(home.lineage).stages]

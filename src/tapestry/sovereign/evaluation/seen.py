@@ -53,19 +53,25 @@ def of_build(root: Path) -> Training:
         catalog, lineage = Catalog(root, recipe), Lineage.load(home.lineage)
     except TapestryError as e:
         return Training(missing=(f"the training text: {e.message}",))
-    found, missing, read = [], [], {(each.name, each.root) for s in lineage.stages for each in s.datasets}
+    found: list[TextFile] = []
+    missing: list[str] = []
+    read = {(each.name, each.root) for stage in lineage.stages for each in stage.datasets}
+    left = {name for name, _ in read}
     for number, stage in recipe.stages():
         try:
             for card, folder in catalog.cards(stage):
-                if (card.card.name, card.card.content.root) not in read:
-                    missing.append(f"dataset {card.card.name} of stage {number}: it was changed since")
+                name, named = card.card.name, {file.path for file in card.card.files}
+                left.discard(name)
+                if (name, card.card.content.root) not in read:
+                    missing.append(f"dataset {name} of stage {number}: it was changed since")
                 elif catalog.is_withdrawn(card):
-                    missing.append(f"dataset {card.card.name} of stage {number}: it was withdrawn")
+                    missing.append(f"dataset {name} of stage {number}: it was withdrawn")
                 else:
-                    named = {file.path for file in card.card.files}
                     found += [each for each in files_of(folder, "train") if each.name in named]
         except TapestryError as e:
             missing.append(f"the data of stage {number}: {e.message}")
+    if not missing:
+        missing += [f"dataset {name}: the recipe does not name it any more" for name in sorted(left)]
     missing += [f"the stages of {each.name}, from which it goes on" for each in home.ancestors(lineage)]
     return Training(tuple(dict.fromkeys(found)), tuple(missing))
 
@@ -102,8 +108,8 @@ def notes(training: Training, found: Sequence[Overlap]) -> Iterator[str]:
                 f"{what} {each.name}: the build was trained on {each.trained_on} of these {each.documents} "
                 "documents, so its figures on them say what it remembers, and are better than on others"
             )[:1000]
-    for each in training.missing:
-        yield f"not looked whether it was trained on what it is evaluated with, for {each}"[:1000]
+    for why in training.missing:
+        yield f"not looked whether it was trained on what it is evaluated with, for {why}"[:1000]
 
 
 def _leaf(pair: Pair) -> bytes:

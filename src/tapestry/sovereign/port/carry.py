@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tapestry import __version__
+from tapestry.catalog.withdrawal import Withdrawn
 from tapestry.errors import Conflict, InputError, ModelError
 from tapestry.host import files
 from tapestry.protocol import canonical
@@ -83,7 +84,8 @@ class Source:
         Asked is the node that its recipe names, and `node`. Raises `RecipeError` where that of the recipe is
         not there to be asked. A model that has left its build has no recipe; it was asked when it left.
         """
-        home, marks = BuildHome(self.root), ()
+        home = BuildHome(self.root)
+        marks: tuple[Withdrawn, ...] = ()
         if home.recipe.is_file():
             marks = Catalog(self.root, recipes.read(home.recipe)[0]).marks()
         if node is not None:
