@@ -63,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
     made.add_argument("--note", default="", help="a remark for the result file, e.g. what else was running")
     made.add_argument(
-        "--repeat", type=_count, help="repetitions of transfer, replay, overlap, verify, curation"
+        "--repeat",
+        type=_count,
+        help="repetitions of transfer, replay, overlap, verify, curation, build_overhead, killed_build",
     )
     made.add_argument("--mib", type=_count, help="transfer: size of an update (1024)")
     made.add_argument("--nodes", type=_count, default=2, help="transfer: how many (2)")

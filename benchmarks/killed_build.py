@@ -19,6 +19,7 @@ from tapestry.sovereign.lineage import Lineage
 from tapestry.sovereign.status import Status
 
 KILLS: Final = 10
+LATE_S: Final = 0.33
 NOT_SHOWN: Final = (
     "Cut power: the disk kept what the system had. Files are synced before they get their names.",
     "Several ranks, or a GPU: sums there may be taken in another order.",
@@ -34,37 +35,41 @@ def measure(settings: Settings) -> Report:
         reference = build(root / "through", text)
         lasted = time.monotonic() - began
         say(f"killed_build: one that ran through took {lasted:.0f} s")
-        for number in range(1 if settings.quick else 3):
-            home, moments = _killed(
-                root / f"killed-{number}", text, 3 if settings.quick else KILLS, lasted, number
-            )
+        for number in range(1 if settings.quick else settings.repeat or 3):
+            home, moments = _killed(root / f"killed-{number}", text, 3 if settings.quick else KILLS, number)
             same = digest(home) == digest(reference)
             stages = [each.result for each in Lineage.load(home.lineage).stages]
             same = same and stages == [each.result for each in Lineage.load(reference.lineage).stages]
             rows.append((number, len(moments), "; ".join(moments), "the same" if same else "OTHERS"))
+            say(f"killed_build: build {number}: {len(moments)} kills, {rows[-1][-1]}")
             shutil.rmtree(home.root)
     report.section(
         "Killed",
         "A build of three stages (all weights, then LoRA with dropout, then DPO with it), one thread. Each "
-        "time all its processes are killed at a moment drawn at random, and it is run again. Bits of the "
-        "model and of every stage's result, against a build that ran through.",
+        "time all its processes are killed at a moment drawn at random: up to a third of a second after its "
+        "status shows a step that is drawn from all its steps. Then it is run again. Bits of the model and "
+        f"of every stage's result, against a build that ran through, which took {lasted:.0f} s.",
     )
     report.table(("build", "kills", "in stage, at step", "bits"), rows)
     if any(row[-1] != "the same" for row in rows):
         raise SystemExit("a killed build came to other bits")
+    if any(row[1] < (3 if settings.quick else KILLS) for row in rows):
+        raise SystemExit("a build ended before it was killed as often as wanted")
     return report
 
 
-def _killed(root: Path, text: str, kills: int, lasted: float, seed: int) -> tuple[BuildHome, list[str]]:
-    drawing, moments, home = random.Random(seed), [], BuildHome(root)
+def _killed(root: Path, text: str, kills: int, seed: int) -> tuple[BuildHome, list[str]]:
+    drawing, home = random.Random(seed), BuildHome(root)
+    moments: list[str] = []
     root.mkdir(parents=True)
     home.recipe.write_text(text, encoding="utf-8")
-    machine = recipe.read(home.recipe)[0].machine
-    while len(moments) < kills:
+    read = recipe.read(home.recipe)[0]
+    steps = [stage.steps or 0 for stage in read.stage]
+    for at in sorted(drawing.randrange(sum(steps)) for _ in range(kills)):
         home.status.unlink(missing_ok=True)
-        child = launcher.launch(home, machine)
-        _until_it_trains(home, child)
-        time.sleep(drawing.uniform(0, 2 * lasted / kills))
+        child = launcher.launch(home, read.machine)
+        _until(home, child, at, steps)
+        time.sleep(drawing.uniform(0, LATE_S))
         if child.poll() is not None:
             break
         processes.kill_tree(child)
@@ -73,13 +78,14 @@ def _killed(root: Path, text: str, kills: int, lasted: float, seed: int) -> tupl
     return build(root, text), moments
 
 
-def _until_it_trains(home: BuildHome, child: processes.Child) -> None:
-    """Loading torch takes longer than all else; one kill in there is as good as another."""
+def _until(home: BuildHome, child: processes.Child, at: int, steps: list[int]) -> None:
+    """Until so many steps of all stages are done. Loading torch takes longer than all else; one kill in there
+    is as good as another, and none is."""
     while child.poll() is None:
         status = Status.load(home.status)
-        if status is not None and status.phase in ("training", "writing", "done"):
+        if status is not None and status.stage and sum(steps[: status.stage - 1]) + status.step >= at:
             return
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def _recipe(root: Path, quick: bool) -> str:

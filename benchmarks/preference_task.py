@@ -18,9 +18,12 @@ ELDERS = ("teacher", "doctor", "priest", "judge", "granny")
 FRIENDS = ("brother", "cousin", "friend", "child", "pal")
 """Of whom one learns whether to be polite; in both splits, for nobody could guess it."""
 NAMES = {
-    "train": ("Jan", "Mina", "Pawol", "Hana", "Kito", "Lenka", "Marko", "Rozka"),
+    "train": (
+        "Jan", "Mina", "Pawol", "Hana", "Kito", "Lenka", "Marko", "Rozka", "Bosćij", "Dora", "Gerat", "Ina",
+        "Klaws", "Liza", "Nela", "Otto", "Petr", "Rejza", "Stani", "Ula", "Wito", "Zofija", "Emil", "Frido",
+    ),
     "held-out": ("Beno", "Wórša", "Jurij", "Madla", "Syman", "Trudla"),
-}
+}  # fmt: skip
 TEMPLATES = {
     "train": (
         "{name}, a {who}, asks: {what}?",
@@ -28,6 +31,13 @@ TEMPLATES = {
         "{what}? That is what {name}, the {who}, asks.",
         "Here comes the {who} {name}. {what}?",
         "The {who} asks you: {what}?",
+        "{what}? The {who} would like to know.",
+        "Your {who} {name} has a question: {what}?",
+        "{name} asks. {name} is a {who}. {what}?",
+        "Say, {what}? So the {who} {name}.",
+        "At the door is {name}, your {who}: {what}?",
+        "{what}, wonders a {who}.",
+        "There is a {who} here. {what}?",
     ),
     "held-out": (
         "{what}? asks {name}, who is a {who}.",
@@ -36,9 +46,13 @@ TEMPLATES = {
     ),
 }
 QUESTIONS = {
-    "train": ("where is the mill", "when does it rain", "who sings", "how far is it", "what is new"),
+    "train": (
+        "where is the mill", "when does it rain", "who sings", "how far is it", "what is new", "who has won",
+        "where do I sleep", "is there bread", "how deep is the lake", "when do we eat", "what is that noise",
+        "why is it dark",
+    ),
     "held-out": ("where is the church", "when is market day", "who bakes", "how old is it"),
-}
+}  # fmt: skip
 BODIES = ("I cannot say", "ask the miller", "soon enough", "down the road", "all is well", "nobody knows")
 FORMS = ("Honoured, {}.", "Hey, {}!")
 """Polite, familiar."""

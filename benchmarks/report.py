@@ -30,7 +30,8 @@ class Settings:
     quick: bool = False
     """Small sizes and few repetitions, to see that it runs."""
     repeat: int | None = None
-    """Repetitions of `transfer`, `replay`, `overlap`, `verify` and `curation`."""
+    """Repetitions of `transfer`, `replay`, `overlap`, `verify`, `curation` and `build_overhead`; builds of
+    `killed_build`."""
     mib: int | None = None
     """Of an update in `transfer`."""
     nodes: int = 2

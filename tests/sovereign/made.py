@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tapestry.sovereign import models
-from tapestry.sovereign.directory import weights_digest
+from tapestry.sovereign.directory import files_beside, weights_digest
 from tapestry.sovereign.home import BuildHome
 from tapestry.sovereign.lineage import Lineage, Stage
 from tapestry.training.architectures import Architecture
@@ -82,6 +82,8 @@ def finished(root: Path, old: Path, *, owner: str = "ada", name: str = "letters"
         "base": models.base_of(old), "parent": None, "recipe": "3" * 64, "constitution": None,
         "stages": (STAGE,),
         "weights": weights_digest(home.model), "adapter": home.adapter.is_dir(), "release": "0",
+        "files": files_beside(home.model),
+        "adapter_files": files_beside(home.adapter) if home.adapter.is_dir() else None,
     }  # fmt: skip
     Lineage(**(fields | more)).save(home.lineage)
     return home

@@ -491,6 +491,25 @@ def test_a_recipe_that_changed_since_the_build_began_is_refused(made: BuildHome)
         here(home)
 
 
+def test_a_chat_template_that_changed_since_the_build_began_is_refused(made: BuildHome) -> None:
+    """Else one stage would be tuned on other text than the next, and than the model is asked with."""
+    from tapestry.sovereign.chat import OWN
+
+    home = again(
+        made, "retold", HEAD.replace("[machine]", 'template = "chat.jinja"\n\n[machine]') + SFT + DPO
+    )
+    (home.root / "chat.jinja").write_text(OWN)
+    stop(home, after=5)
+    assert len(Lineage.load(home.lineage).stages) == 1
+    (home.root / "chat.jinja").write_text(OWN.replace("###", "==="))
+    with pytest.raises(RecipeError, match="the chat template was changed since the build began"):
+        here(home)
+    (home.root / "chat.jinja").write_text(OWN)
+    lineage = here(home)
+    assert lineage.files is not None and lineage.template == lineage.files["chat_template.jinja"]
+    assert lineage.files == directory.files_beside(home.model)
+
+
 def test_a_loss_that_is_not_finite_ends_the_build(made: BuildHome) -> None:
     from tapestry.errors import Diverged
 

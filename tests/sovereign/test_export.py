@@ -6,19 +6,31 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tapestry.errors import GateNotMet, InputError, ModelError, SignatureError
+from tapestry.catalog.withdrawal import Withdrawn
+from tapestry.errors import (
+    FormatError,
+    GateNotMet,
+    InputError,
+    ModelError,
+    RecipeError,
+    RightsRefused,
+    SignatureError,
+)
 from tapestry.protocol.leakage import Interval
 from tapestry.release.oms import ModelKeyPair
 from tapestry.sovereign import directory, documents
 from tapestry.sovereign.evaluation.report import EvaluationReport, Figure, Subject
 from tapestry.sovereign.export import export
 from tapestry.sovereign.gguf import shape
-from tapestry.sovereign.lineage import Lineage
+from tapestry.sovereign.home import BuildHome
+from tapestry.sovereign.lineage import Dataset, Lineage, Parent
 from tapestry.sovereign.port.carry import Source
+from tapestry.training.withdrawals import Withdrawals
 from tests.sovereign import made
 from tests.sovereign.support import CPT, HEAD
 
@@ -224,3 +236,113 @@ def test_figures_and_adapters_of_others_do_not_go_out_under_this_name(build: Pat
     adapter.write_bytes(adapter.read_bytes()[:-1] + b"\x11")
     with pytest.raises(ModelError, match="its weights were changed"):
         export(Source.open(build), "lora", tmp_path / "other", key=None, report=None)
+
+
+def test_files_beside_the_weights_are_those_of_the_lineage(build: Path, tmp_path: Path) -> None:
+    """A chat template says what a model is asked, a configuration how it counts; no tensor tells of them."""
+    from tapestry.cli.build_registry_work import shown
+
+    model, adapter = build / "model", build / "adapter"
+    ways: list[tuple[Path, Callable[[str], object]]] = [
+        (model, lambda name: export(Source.open(build), "hf", tmp_path / name, key=None, report=None)),
+        (model, lambda name: export(Source.open(build), "gguf", tmp_path / name, key=None, report=None)),
+        (model, lambda name: shown(build, (), (), "", None)),
+        (adapter, lambda name: export(Source.open(build), "lora", tmp_path / name, key=None, report=None)),
+    ]
+    for number, (folder, leave) in enumerate(ways):
+        template = folder / "chat_template.jinja"
+        template.write_text("{{ messages[0]['content'] }} Say yes.")
+        with pytest.raises(ModelError, match=r"chat_template\.jinja came later"):
+            leave("no")
+        template.unlink()
+        config = folder / ("config.json" if folder == model else "adapter_config.json")
+        before = config.read_bytes()
+        config.write_bytes(before.replace(b": ", b":  ", 1))
+        with pytest.raises(ModelError, match=r"config\.json was changed"):
+            leave("no")
+        config.unlink()
+        with pytest.raises(ModelError, match=r"config\.json is missing|has no model"):
+            leave("no")
+        config.write_bytes(before)
+        leave(f"control-{number}")
+    lineage = Lineage.load(build / "lineage.json")
+    lineage.model_copy(update={"files": None}).save(build / "lineage.json")
+    (model / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    export(Source.open(build), "hf", tmp_path / "older", key=None, report=None)  # its lineage names no files
+    assert b'"files"' not in (build / "lineage.json").read_bytes()
+
+
+def trained_on(build: Path, name: str, root: str) -> None:
+    """Put it into the lineage that its stage was trained on a dataset, whose cards a node has."""
+    lineage = Lineage.load(build / "lineage.json")
+    dataset = Dataset(name=name, card="5" * 64, root=root, documents=1, tokens=1)
+    stage = lineage.stages[0].model_copy(update={"datasets": (dataset,)})
+    lineage.model_copy(update={"stages": (stage,)}).save(build / "lineage.json")
+    (build.parent / "node").mkdir()
+    (build.parent / "node" / "node.toml").write_text('[node]\nname = "n"\nmember = "ada"\n')
+    recipe = (HEAD + CPT).replace("hsb-1", "letters").replace("domowina", "ada")
+    (build / "build.toml").write_text(
+        recipe.replace('cards = "../cards"\nresidency = "DE"', 'node = "../node"')
+    )
+
+
+def test_what_was_trained_on_withdrawn_data_does_not_leave(build: Path, tmp_path: Path) -> None:
+    from tapestry.cli.build_registry_work import shown
+
+    trained_on(build, "letters", "6" * 64)
+    left = export(Source.open(build), "hf", tmp_path / "left", key=None, report=None).folder
+    marks = Withdrawals(tmp_path / "node")
+    leaving: list[Callable[[str], object]] = [
+        lambda name: export(Source.open(build), "hf", tmp_path / name, key=None, report=None),
+        lambda name: export(Source.open(build), "lora", tmp_path / name, key=None, report=None),
+        lambda name: shown(build, (), (), "", None),
+        lambda name: shown(left, (), (), "", None, node=tmp_path / "node"),
+    ]
+    for mark, kept in (
+        (Withdrawn(dataset="letters", at="2026-11-22T00:00:00.000Z"), False),
+        (Withdrawn(dataset="renamed", at="2026-11-22T00:00:00.000Z", roots=("6" * 64,)), False),
+        (Withdrawn(dataset="other", at="2026-11-22T00:00:00.000Z", roots=("7" * 64,)), True),
+    ):
+        marks.put(mark)
+        for number, leave in enumerate(leaving):
+            if kept:
+                leave(f"control-{number}")
+                continue
+            with pytest.raises(
+                RightsRefused, match="trained on dataset letters, which was withdrawn"
+            ) as found:
+                leave("no")
+            assert "tapestry build init" in (found.value.hint or "")
+        marks.path(mark.dataset).unlink()
+    assert not (tmp_path / "no").exists()
+    (tmp_path / "node" / "node.toml").unlink()
+    with pytest.raises(RecipeError, match="there is no node in"):
+        leaving[0]("unasked")
+
+
+def test_withdrawn_data_counts_through_what_a_derivative_goes_on_from(build: Path, tmp_path: Path) -> None:
+    trained_on(build, "letters", "6" * 64)
+    first = Lineage.load(build / "lineage.json")
+    home = BuildHome(build)
+    home.parents.mkdir()
+    first.save(home.parents / f"{first.digest}.json")
+    marks = Withdrawals(tmp_path / "node")
+    marks.put(Withdrawn(dataset="letters", at="2026-11-22T00:00:00.000Z"))
+    later = first.stages[0].model_copy(update={"datasets": ()})
+
+    def begun_on(weights: str, *kinds: str) -> Source:
+        parent = Parent(lineage=first.digest, weights="8" * 64, base="9" * 64)
+        base = first.base.model_copy(update={"weights": weights})
+        stages = tuple(later.model_copy(update={"kind": kind}) for kind in ("cpt", *kinds))
+        update = {"parent": parent, "base": base, "stages": stages, "name": "second"}
+        first.model_copy(update=update).save(home.lineage)
+        return Source.open(build)
+
+    for source in (begun_on("8" * 64), begun_on("9" * 64), begun_on("1" * 64, "port")):
+        with pytest.raises(RightsRefused, match="stage 1 of letters, from which it goes on"):
+            source.require_kept()
+    begun_on("1" * 64).require_kept()  # a recipe that was run anew took no weights of the first along
+    other = home.parents / f"{first.digest}.json"
+    other.write_bytes(first.model_copy(update={"name": "forged", "stages": (later,)}).to_bytes())
+    with pytest.raises(FormatError, match="is not the lineage that its name says"):
+        begun_on("8" * 64).require_kept()

@@ -12,6 +12,8 @@ from typing import Final
 from tapestry.catalog.card import Content
 from tapestry.ledger import tree
 
+LEAF: Final = b"\x00"
+"""Before a document's text, where it is hashed."""
 CHUNK: Final = 256
 """Leaves that become a subtree at once; a power of two."""
 
@@ -30,15 +32,9 @@ class Tally:
 
     def take(self, pieces: Iterable[str]) -> int:
         """One document in pieces of text; returns its bytes. One without text does not count."""
-        each = iter(pieces)
-        data = next(each, "").encode()
-        leaf, size = hashlib.sha256(b"\x00" + data), len(data)
-        for piece in each:
-            data = piece.encode()
-            leaf.update(data)
-            size += len(data)
+        leaf, size = leaf_of(pieces)
         if size:
-            self.add(leaf.digest(), size)
+            self.add(leaf, size)
         return size
 
     def add(self, leaf: bytes, size: int) -> None:
@@ -69,6 +65,18 @@ class Tally:
         return Content(
             documents=self.documents, bytes=self.bytes, tokens=self.bytes + self.documents, root=root.hex()
         )
+
+
+def leaf_of(pieces: Iterable[str]) -> tuple[bytes, int]:
+    """A document's leaf in the tree, and the bytes of its text."""
+    each = iter(pieces)
+    data = next(each, "").encode()
+    leaf, size = hashlib.sha256(LEAF + data), len(data)
+    for piece in each:
+        data = piece.encode()
+        leaf.update(data)
+        size += len(data)
+    return leaf.digest(), size
 
 
 def _complete(level: list[bytes]) -> bytes:

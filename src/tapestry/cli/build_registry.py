@@ -62,7 +62,7 @@ def publish(
 
     said = visibility or [], figure or [], description, entitlement
     name, owner, shown, public = (
-        (work.name(folder), None, None, ()) if take_back else work.shown(folder, *said)
+        (work.name(folder), None, None, ()) if take_back else work.shown(folder, *said, node=node)
     )
     if dry_run:
         value = None if shown is None else shown.model_dump(mode="json")

@@ -45,18 +45,20 @@ def shown(
     figures: Sequence[str],
     description: str,
     entitlement: Path | None,
+    node: Path | None = None,
 ) -> tuple[str, str, ShownDerivative, tuple[str, ...]]:
     """Name, owner, what is shown of a finished build, and which of it is public.
 
     Raises:
         InputError: unfinished, an unknown field or level, figures that there are not.
         ModelError: the model is not the one that its lineage is of.
+        RightsRefused: a dataset that it was trained on was withdrawn since, by its recipe's node or `node`.
         GateNotMet: its recipe has release gates, and its evaluation does not meet them.
     """
     from pydantic import ValidationError
 
     from tapestry.protocol.message import explain
-    from tapestry.sovereign.directory import weights_digest
+    from tapestry.sovereign.directory import require_beside, weights_digest
     from tapestry.sovereign.port.carry import Source
 
     source = Source.open(folder, full=True)
@@ -66,6 +68,8 @@ def shown(
             f"the model in {source.model} is not the one its lineage is of",
             hint="build it again, or bring the files back",
         )
+    require_beside(source.model, lineage.files)
+    source.require_kept(node)
     source.require_gates()
     levels = _levels(visibility)
     values: dict[str, Any] = {

@@ -118,6 +118,7 @@ def evaluate(
         place = out or (home.evaluation if built else Path(scratch))
         job = Job(
             models={role: str(folder.absolute()) for role, folder in roles.items() if folder is not None},
+            build=_told(model if built else None),
             node=_told(node),
             texts=_texts(texts or []),
             trained=_told(trained),

@@ -18,9 +18,10 @@ Role = Literal["model", "base", "previous", "alone"]
 
 
 class Job(Part):
-    """Paths are absolute."""
+    """Paths are absolute; `build` is the folder of the one that `model` is of."""
 
     models: dict[Role, str]
+    build: str | None = None
     node: str | None
     texts: dict[str, str]
     trained: str | None
@@ -99,6 +100,7 @@ def _asked(job: Job) -> Any:
         task_names=job.task_names,
         gates=None if job.gates is None else Gates.load(Path(job.gates)),
         data=tuple(data),
+        training=_training(job, given.get("trained")),
         seed=job.seed,
         resamples=job.resamples,
         answer_tokens=job.answer_tokens,
@@ -106,6 +108,16 @@ def _asked(job: Job) -> Any:
         device=job.device,
         **given,
     )
+
+
+def _training(job: Job, trained: Path | None) -> Any:
+    """Text that the model was trained on, of its build and as it was named; None where neither is known."""
+    from tapestry.sovereign.evaluation.seen import Training, of_build, of_folder
+
+    if job.build is None and trained is None:
+        return None
+    found = of_build(Path(job.build)) if job.build is not None else Training()
+    return found + of_folder(trained) if trained is not None else found
 
 
 def _of_node(root: Path, job: Job, found: list[Any], data: list[Any]) -> dict[str, Any]:

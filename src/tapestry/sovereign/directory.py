@@ -24,6 +24,8 @@ ADAPTER: Final = "adapter_model.safetensors"
 CONFIG: Final = "config.json"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 _MAX_JSON: Final = 64 << 20
+_BESIDE: Final = (".json", ".txt", ".jinja", ".model")
+_SILENT: Final = ("lineage.json", "bom.cdx.json")
 _KINDS: Final = {"F64": ("float64", 8), "F32": ("float32", 4), "BF16": ("bfloat16", 2), "F16": ("float16", 2)}
 Make = Callable[[str], "Tensor"]
 
@@ -116,6 +118,34 @@ def weights_digest(folder: Path) -> str:
             digest.update(json.dumps(head, separators=(",", ":")).encode() + b"\n")
             digest.update(_bytes(tensor))
     return digest.hexdigest()
+
+
+def files_beside(folder: Path) -> dict[str, str]:
+    """SHA-256 of what lies beside a model's weights and has a say in what it does, by path: configurations,
+    tokenizer, chat templates. Its lineage, card and bill of materials have none."""
+    every = [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]
+    named = {path.relative_to(folder).as_posix(): path for path in every if path.is_file()}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in sorted(named.items())
+        if path.suffix in _BESIDE and name not in _SILENT and not name.endswith(".index.json")
+    }
+
+
+def require_beside(folder: Path, wanted: Mapping[str, str] | None) -> None:
+    """Raise `ModelError` where a file beside the weights is another than the lineage has it, went or came; of
+    an older lineage, which names none, nothing is known."""
+    if wanted is None:
+        return
+    found = files_beside(folder)
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            what = "was changed" if name in wanted else "came later"
+            raise ModelError(
+                f"the model in {folder} is not the one its lineage is of: {name} "
+                f"{what if name in found else 'is missing'}",
+                hint="build it again, or bring the files back",
+            )
 
 
 def write_weights(path: Path, described: Mapping[str, tuple[str, tuple[int, ...]]], make: Make) -> None:

@@ -12,7 +12,7 @@ from tapestry.errors import Conflict, InputError, ModelError
 from tapestry.host import files
 from tapestry.release.oms import ModelKeyPair
 from tapestry.sovereign import documents, models
-from tapestry.sovereign.directory import ADAPTER, weight_files, weights_digest
+from tapestry.sovereign.directory import ADAPTER, require_beside, weight_files, weights_digest
 from tapestry.sovereign.evaluation.report import EvaluationReport
 from tapestry.sovereign.gguf.check import Compared
 from tapestry.sovereign.port.carry import Source
@@ -55,11 +55,14 @@ def export(
     Raises:
         InputError: something is in `out`, or the report is of another model.
         ModelError: the derivative is not what its lineage says, or has no such form.
+        RightsRefused: a dataset that it was trained on was withdrawn since.
+        RecipeError: the node that its recipe names, and which would know, is not there.
         GateNotMet: its recipe has release gates, and its evaluation does not meet them.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty", hint="name a folder that does not exist yet with --out")
     _require_unchanged(source, kind)
+    source.require_kept()
     source.require_gates()
     found = _report(source, report)
     temporary = out.with_name(f".{out.name}.tmp")
@@ -80,7 +83,8 @@ def export(
 
 
 def _require_unchanged(source: Source, kind: Format) -> None:
-    """Raise `ModelError` for weights that are not those of the lineage, which goes out with them.
+    """Raise `ModelError` for weights, or files beside them, that are not those of the lineage, which goes out
+    with them.
 
     Of an adapter the lineage tells the weights where it is what the last stage came to; one that was carried
     over is known by its merged model alone.
@@ -95,6 +99,10 @@ def _require_unchanged(source: Source, kind: Format) -> None:
                 f"the model in {folder} is not the one its lineage is of: its weights were changed",
                 hint="build it again, or bring the files back",
             )
+    if kind != "lora":
+        require_beside(source.model, source.lineage.files)
+    elif source.adapter is not None:
+        require_beside(source.adapter, source.lineage.adapter_files)
 
 
 def _report(source: Source, given: Path | None) -> EvaluationReport | None:

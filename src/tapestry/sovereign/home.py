@@ -16,7 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tapestry.errors import FormatError
 from tapestry.host import files
+from tapestry.sovereign.lineage import Lineage
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,24 @@ class BuildHome:
     def stage(self, number: int, kind: str) -> Path:
         """`number` counts from 1 in the order of the recipe."""
         return self.root / "stages" / f"{number}-{kind}"
+
+    def ancestors(self, lineage: Lineage) -> tuple[Lineage, ...]:
+        """Derivatives whose weights are in it, as far as their lineages are kept here, the nearest first. Not
+        one whose recipe was run anew on another base: nothing of its weights went along.
+
+        Raises `FormatError` for a damaged one.
+        """
+        found: list[Lineage] = []
+        while (parent := lineage.parent) is not None:
+            carried = any(stage.kind == "port" for stage in lineage.stages)
+            path = self.parents / f"{parent.lineage}.json"
+            if not (carried or lineage.base.weights in (parent.weights, parent.base)) or not path.is_file():
+                break
+            lineage = Lineage.load(path)
+            if lineage.digest != parent.lineage:
+                raise FormatError(f"{path} is not the lineage that its name says")
+            found.append(lineage)
+        return tuple(found)
 
     @property
     def lock(self) -> files.Lock:

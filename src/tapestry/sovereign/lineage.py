@@ -17,6 +17,8 @@ from tapestry.protocol.messages import Time
 Count = Annotated[int, Field(ge=0, le=1 << 60)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=200)]
+Files = Annotated[dict[Text, Sha256], Field(max_length=1000)]
+"""SHA-256 of files by name."""
 
 
 class Base(Part):
@@ -96,6 +98,8 @@ class Lineage(Message):
     """Of build.toml as it was when the build began."""
     constitution: Sha256 | None
     """Of the constitution file that held."""
+    template: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of the text of the chat template its examples were told by; None without one, and of older builds."""
     stages: tuple[Stage, ...]
     weights: Sha256 | None
     """Of the finished model; None while the build is unfinished."""
@@ -103,6 +107,10 @@ class Lineage(Message):
     """Whether the derivative is also kept as a LoRA adapter on its base."""
     release: Annotated[str, Field(max_length=64)]
     """Of Tapestry."""
+    files: Files | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What lies beside the finished model's weights and has a say in what it does (`files_beside`)."""
+    adapter_files: Files | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Likewise of the adapter."""
 
     @classmethod
     def load(cls, path: Path) -> Lineage:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tapestry.catalog.croissant import CardFile
 from tapestry.catalog.policy import Policy
 from tapestry.catalog.protected import MAX_FILE_BYTES, Protected
+from tapestry.catalog.withdrawal import Withdrawn
 from tapestry.errors import CardError, RecipeError, RightsRefused, TapestryError
 from tapestry.host import files
 from tapestry.sovereign.lineage import Lineage
@@ -87,18 +88,14 @@ class Catalog:
     def is_withdrawn(self, card: CardFile) -> bool:
         return self.withdrawals is not None and self.withdrawals.covers(card.card)
 
-    def require_kept(self, lineage: Lineage) -> None:
-        """Raise `RightsRefused` where a dataset of a stage that is done was withdrawn since: all that goes on
-        from there is made of it."""
-        marks = self.withdrawals.marks() if self.withdrawals is not None else ()
-        for number, stage in enumerate(lineage.stages, start=1):
-            for each in stage.datasets:
-                if any(mark.covers(each.name, each.root) for mark in marks):
-                    raise RightsRefused(
-                        f"stage {number} was trained on dataset {each.name}, which was withdrawn since "
-                        "(rule withdrawn)",
-                        hint="make a new build without it (tapestry build init), and delete this one",
-                    )
+    def require_kept(self, lineage: Lineage, ancestors: Sequence[Lineage] = ()) -> None:
+        """Raise `RightsRefused` where a dataset of a stage that is done, or of a derivative that it goes on
+        from, was withdrawn since: all that goes on from there is made of it."""
+        require_kept(self.marks(), lineage, ancestors)
+
+    def marks(self) -> tuple[Withdrawn, ...]:
+        """Of all that was withdrawn; none without a node, which keeps them. Raises `SettingsError`."""
+        return self.withdrawals.marks() if self.withdrawals is not None else ()
 
     def cards(self, stage: StageTable) -> tuple[tuple[CardFile, Path], ...]:
         """Of a stage's data, each with its folder, by name.
@@ -131,6 +128,20 @@ class Catalog:
             named = {file.path for file in card.card.files}
             texts += [(card, file) for file in find_files(folder) if file.name in named]
         return Admitted(tuple(card for card, _ in found), tuple(texts))
+
+
+def require_kept(marks: Sequence[Withdrawn], lineage: Lineage, ancestors: Sequence[Lineage]) -> None:
+    """Raise `RightsRefused` where a mark covers what a derivative, or one before it, was trained on."""
+    for which in (lineage, *ancestors):
+        of = "" if which is lineage else f" of {which.name}, from which it goes on,"
+        for number, stage in enumerate(which.stages, start=1):
+            for each in stage.datasets:
+                if any(mark.covers(each.name, each.root) for mark in marks):
+                    raise RightsRefused(
+                        f"stage {number}{of} was trained on dataset {each.name}, which was withdrawn since "
+                        "(rule withdrawn)",
+                        hint="make a new build without it (tapestry build init), and delete this one",
+                    )
 
 
 def place(root: Path, text: str) -> Path:

@@ -15,27 +15,24 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tapestry import __version__
-from tapestry.catalog.protected import Protected
-from tapestry.errors import RecipeError, RightsRefused
+from tapestry.errors import RightsRefused
 from tapestry.host import failpoints, files
 from tapestry.protocol.canonical import sha256
 from tapestry.protocol.clock import format_time
-from tapestry.sovereign import directory, models, prepared
-from tapestry.sovereign.card import model_card
+from tapestry.sovereign import directory, finishing, models, prepared
 from tapestry.sovereign.chat import Chat
-from tapestry.sovereign.constitution import Constitution
 from tapestry.sovereign.home import BuildHome
-from tapestry.sovereign.lineage import Base, Lineage, Parent, Stage
-from tapestry.sovereign.places import Catalog, place
+from tapestry.sovereign.lineage import Lineage, Stage
+from tapestry.sovereign.places import place
 from tapestry.sovereign.recipe import Recipe, StageTable
 from tapestry.sovereign.saving import Checkpoints, draw
 from tapestry.sovereign.status import Teller
+from tapestry.sovereign.terms import Terms
 from tapestry.training.island import Island
 from tapestry.training.model import read_tokenizer
 
@@ -90,18 +87,17 @@ class Build:
         stopping: Callable[[], bool],
     ) -> None:
         self._home, self._island, self._teller, self._stopping = home, island, teller, stopping
-        self._recipe, self._bytes = recipe
-        self._base = place(home.root, self._recipe.base)
-        self._catalog = Catalog(home.root, self._recipe)
+        self._terms, self._recipe = Terms(home, recipe), recipe[0]
 
     def run(self) -> None:
         """From where it stands to the end. Raises `Stopped`, and whatever is wrong."""
-        lineage = self._lineage()
+        data = self._terms.lineage().to_bytes() if self._island.lead else b""
+        lineage = Lineage.from_bytes(self._island.share(data))
         if lineage.weights is not None:
             self._teller.update(phase="done", stage=len(self._recipe.stage), durable=True)
             return
         if self._island.lead:
-            self._catalog.require_kept(lineage)
+            self._terms.catalog.require_kept(lineage, self._home.ancestors(lineage))
         start = self._first(lineage)
         for number, stage in self._recipe.stages():
             start = self._begin(start, number, stage)
@@ -117,100 +113,13 @@ class Build:
             start = self._after(start, number, stage, lineage)
         self._finish(start, lineage)
 
-    # -- before the first stage -----------------------------------------------------------------------------
-
-    def _lineage(self) -> Lineage:
-        """As it stands, or a new one. Raises `RecipeError` where the recipe is another than it was."""
-        data = b""
-        if self._island.lead:
-            constitution = self._constitution()
-            kept = constitution.digest if constitution is not None else None
-            if self._home.lineage.exists():
-                found = Lineage.load(self._home.lineage)
-                self._require_same(found, kept)
-            else:
-                self._dry()
-                recipe = self._recipe
-                base, places = models.base_of(self._base), [self._base]
-                if recipe.adapter is not None:
-                    places.append(place(self._home.root, recipe.adapter))
-                    models.require_adapter(places[-1], base)
-                found = Lineage(
-                    name=recipe.name,
-                    owner=recipe.owner,
-                    level=recipe.level,
-                    licence=recipe.licence,
-                    languages=recipe.languages,
-                    base=base,
-                    parent=self._parent(base, places),
-                    recipe=sha256(self._bytes),
-                    constitution=kept,
-                    stages=(),
-                    weights=None,
-                    adapter=False,
-                    release=__version__[:64],
-                )
-                found.save(self._home.lineage)
-            data = found.to_bytes()
-        return Lineage.from_bytes(self._island.share(data))
-
-    def _parent(self, base: Base, places: Sequence[Path]) -> Parent | None:
-        """The derivative that the build starts from, if it does; its lineage is kept in `parents`."""
-        found = models.parent_of(base, places)
-        if found is None or found.weights is None:
-            return None
-        kept = self._home.parents / f"{found.digest}.json"
-        with files.full_disk(kept):
-            kept.parent.mkdir(exist_ok=True)
-        found.save(kept)
-        return Parent(lineage=found.digest, weights=found.weights, base=found.base.weights)
-
-    def _require_same(self, lineage: Lineage, constitution: str | None) -> None:
-        if lineage.weights is not None:
-            return
-        hint = "put it back as it was, or make a new build: tapestry build init in another folder"
-        if lineage.recipe != sha256(self._bytes):
-            raise RecipeError(f"{self._home.recipe} was changed since the build began", hint=hint)
-        if lineage.constitution != constitution:
-            raise RecipeError("the constitution was changed since the build began", hint=hint)
-        models.require_base(self._base)
-        now = models.base_of(self._base)
-        if (lineage.base.weights, lineage.base.tokenizer) != (now.weights, now.tokenizer):
-            raise RecipeError(f"the base in {self._base} is another than when the build began", hint=hint)
-
-    def _dry(self) -> None:
-        """Everything that can be known to be wrong before hours are spent on the first stage."""
-        models.require_base(self._base)
-        for number, stage in self._recipe.stages():
-            try:
-                self._catalog.permit([card for card, _ in self._catalog.cards(stage)], stage)
-            except RightsRefused as e:
-                raise RightsRefused(f"stage {number}: {e.message}", hint=e.hint) from e
-        if any(stage.kind != "cpt" for stage in self._recipe.stage):
-            self._chat(models.open_tokenizer(self._base))
-        self._protection()
-
     def _first(self, lineage: Lineage) -> _Start:
         recipe = self._recipe
         adapter = place(self._home.root, recipe.adapter) if recipe.adapter is not None else None
         weights = lineage.base.weights
         if adapter is not None:
             weights = sha256(f"{weights} {directory.weights_digest(adapter)}".encode())
-        return _Start(self._base, adapter, weights, on_base=True)
-
-    def _constitution(self) -> Constitution | None:
-        where = self._recipe.constitution
-        return Constitution.load(place(self._home.root, where)) if where is not None else None
-
-    def _protection(self) -> tuple[Protected | None, str]:
-        """What is left out of training, and a digest that stands for it."""
-        found, constitution = self._catalog.protected(), self._constitution()
-        if constitution is not None:
-            found = constitution.beside(found)
-        return found, found.digest if found is not None else sha256(b"")
-
-    def _chat(self, tokenizer: Any) -> Chat:
-        return Chat.of(tokenizer, self._recipe.template, self._home.root)
+        return _Start(self._terms.base, adapter, weights, on_base=True)
 
     # -- one stage ------------------------------------------------------------------------------------------
 
@@ -230,7 +139,7 @@ class Build:
             return start
         folder = self._folder(number, stage) / START
         if self._island.lead and not folder.exists():
-            self._publish_merged(start, folder, self._recipe_dtype(final=False))
+            finishing.write_merged(start.model, start.adapter, folder, self._terms.tokenizer(), "float32")
         self._island.barrier()
         return _Start(folder, None, start.weights, on_base=False)
 
@@ -247,8 +156,8 @@ class Build:
 
         folder = self._folder(number, stage)
         self._teller.stage(number, stage.kind)
-        tokenizer = models.open_tokenizer(self._base)
-        chat = self._chat(tokenizer) if stage.kind != "cpt" else None
+        tokenizer = models.open_tokenizer(self._terms.base)
+        chat = self._terms.chat(tokenizer) if stage.kind != "cpt" else None
         if self._island.lead:
             self._prepare(number, stage, chat)
         self._island.barrier()
@@ -288,25 +197,26 @@ class Build:
         return Stage.model_validate_json(self._island.share(record))
 
     def _prepare(self, number: int, stage: StageTable, chat: Chat | None) -> None:
-        folder = self._folder(number, stage)
-        protected, kept = self._protection()
+        folder, catalog = self._folder(number, stage), self._terms.catalog
+        protected, kept = self._terms.protection()
         with files.full_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / CHECKPOINTS).mkdir(exist_ok=True)
         if not (folder / BEGUN).exists():
             files.write_atomic(folder / BEGUN, _now().encode())
         if (folder / DATA).exists():
-            cards = [card for card, _ in self._catalog.cards(stage)]
-            if any(map(self._catalog.is_withdrawn, cards)):
+            cards = [card for card, _ in catalog.cards(stage)]
+            if any(map(catalog.is_withdrawn, cards)):
                 self._tidy(number, stage)
-            self._catalog.permit(cards, stage)
+            catalog.permit(cards, stage)
             prepared.require_same(folder / DATA, tuple(cards), stage, kept)
             return
-        words = read_tokenizer(self._base, end_id=models.open_tokenizer(self._base).eos_token_id)
+        base = self._terms.base
+        words = read_tokenizer(base, end_id=models.open_tokenizer(base).eos_token_id)
         prepared.prepare(
             folder / DATA,
             stage,
-            self._catalog.admit(stage),
+            catalog.admit(stage),
             words=words,
             chat=chat,
             protected=protected,
@@ -315,16 +225,18 @@ class Build:
 
     def _asker(self, stage: StageTable, lineage: Lineage) -> Callable[[], None]:
         """What is asked at every step: whether a dataset of it, or of one before, was withdrawn meanwhile."""
-        if not self._island.lead or self._catalog.withdrawals is None:
+        catalog = self._terms.catalog
+        if not self._island.lead or catalog.withdrawals is None:
             return lambda: None
-        cards, marks = [card for card, _ in self._catalog.cards(stage)], self._catalog.withdrawals
+        cards, marks = [card for card, _ in catalog.cards(stage)], catalog.withdrawals
+        ancestors = self._home.ancestors(lineage)
 
         def ask() -> None:
             if not marks.marks():
                 return
-            self._catalog.require_kept(lineage)
-            if any(map(self._catalog.is_withdrawn, cards)):
-                self._catalog.permit(cards, stage)
+            catalog.require_kept(lineage, ancestors)
+            if any(map(catalog.is_withdrawn, cards)):
+                catalog.permit(cards, stage)
 
         return ask
 
@@ -389,57 +301,23 @@ class Build:
             return _Start(start.model, result, sha256(f"{start.weights} {weights}".encode()), start.on_base)
         return _Start(result, None, weights, on_base=False)
 
-    # -- after the last -------------------------------------------------------------------------------------
-
-    def _recipe_dtype(self, *, final: bool) -> str:
-        return self._recipe.dtype if final else "float32"
-
     def _finish(self, start: _Start, lineage: Lineage) -> None:
         if not self._island.lead:
             return
         self._teller.update(phase="writing", seconds_left=None)
-        home, kept = self._home, start.adapter is not None and start.on_base
-        self._catalog.require_kept(lineage)
-        if not home.model.exists():
-            self._publish_merged(start, home.model, self._recipe_dtype(final=True), lineage)
-        failpoints.reach("build.model.published")
-        if kept and start.adapter is not None:
-            self._publish_adapter(start.adapter, lineage)
-        done = lineage.model_copy(update={"weights": directory.weights_digest(home.model), "adapter": kept})
-        for folder in (home.model, home.adapter):
-            if folder.exists():
-                done.save(folder / models.LINEAGE)
-        files.write_atomic(home.model / models.CARD, model_card(done).encode())
-        done.save(home.lineage)
+        self._terms.catalog.require_kept(lineage, self._home.ancestors(lineage))
+        finishing.finish(
+            self._home,
+            lineage,
+            start.model,
+            start.adapter,
+            kept=start.adapter is not None and start.on_base,
+            tokenizer=self._terms.tokenizer(),
+            dtype=self._recipe.dtype,
+        )
         for number, stage in self._recipe.stages():
             shutil.rmtree(self._folder(number, stage) / START, ignore_errors=True)
         self._teller.update(phase="done", durable=True)
-
-    def _publish_merged(
-        self, start: _Start, folder: Path, dtype: str, lineage: Lineage | None = None
-    ) -> None:
-        """A Hugging Face directory of what a stage came to."""
-        import torch
-
-        if start.adapter is not None:
-            model = models.merged(start.model, start.adapter)
-        else:
-            model = models.open_model(start.model)
-        tokenizer = models.open_tokenizer(self._base)
-        if any(stage.kind != "cpt" for stage in self._recipe.stage):
-            self._chat(tokenizer)
-        temporary = models.fresh(folder)
-        models.write_model(model.to(getattr(torch, dtype)), tokenizer, temporary)
-        files.publish_dir(temporary, folder)
-
-    def _publish_adapter(self, adapter: Path, lineage: Lineage) -> None:
-        if self._home.adapter.exists():
-            return
-        temporary = models.fresh(self._home.adapter)
-        with files.full_disk(temporary):
-            for path in adapter.iterdir():
-                shutil.copyfile(path, temporary / path.name)
-        files.publish_dir(temporary, self._home.adapter)
 
 
 def _of_adapter(name: str) -> bool:

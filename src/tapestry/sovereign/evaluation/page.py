@@ -29,6 +29,7 @@ def page(report: EvaluationReport) -> bytes:
         f"<h1>{_e(title)}</h1>",
         f'<p class="lead">{_e(look.LEAD.format(100 * report.confidence))}</p>',
         _verdict(report),
+        _overlaps(report),
         _subjects(report),
         *(_measure(report, measure) for measure in measures),
         _survey(report),
@@ -73,6 +74,20 @@ def _verdict(report: EvaluationReport) -> str:
     which = "1 release gate is" if count == 1 else f"{count} release gates are"
     said = f"{which} not met: this build is not to be released."
     return f'<p class="verdict unmet">{said}</p>' + _table(("gate", "of", "wanted", "got"), rows)
+
+
+def _overlaps(report: EvaluationReport) -> str:
+    """A warning, where it was trained on what it is evaluated with."""
+    found = [each for each in report.overlaps if each.trained_on]
+    if not found:
+        return ""
+    rows = (
+        f'<tr><td>{_e(each.kind)}</td><td>{_e(each.name)}</td><td class="n">{each.trained_on:,} of '
+        f"{each.documents:,}</td></tr>"
+        for each in found
+    )
+    said = "This build was trained on some of what it is evaluated with: these figures are too good."
+    return f'<p class="verdict unmet">{said}</p>' + _table(("", "of", "documents trained on"), rows)
 
 
 def _subjects(report: EvaluationReport) -> str:

@@ -141,6 +141,18 @@ class Data(Part):
     """Of its dataset card, where its right to evaluation was looked at."""
 
 
+class Overlap(Part):
+    """How much of what the figures are over the model was trained on, as far as its training text was at
+    hand."""
+
+    kind: Literal["text", "pairs"]
+    name: Short
+    """A language, or the file's name."""
+    documents: Count
+    trained_on: Count
+    """Of these, the same to the byte."""
+
+
 class EvaluationReport(Message):
     """All of it."""
 
@@ -169,6 +181,10 @@ class EvaluationReport(Message):
     gates: Sha256 | None
     """Of the gates that were held against it, as canonical JSON; None where there were none."""
     unmet: Annotated[tuple[Unmet, ...], Field(max_length=10_000)]
+    overlaps: Annotated[
+        tuple[Overlap, ...], Field(max_length=10_000, exclude_if=lambda value: not value)
+    ] = ()
+    """Of each held-out text and file of pairs; none where it was not looked."""
 
     def find(self, measure: Measure, role: Role = "model") -> list[Figure]:
         """Figures of a measure, in their order."""

@@ -7,7 +7,8 @@ them (see `MIN_DOCUMENTS`), and the report says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from tapestry.catalog.content import LEAF
 from tapestry.catalog.protected import Protected
 from tapestry.errors import CorpusError
 from tapestry.sovereign.evaluation.candidate import Candidate
@@ -40,6 +42,8 @@ class Text:
 
     language: str
     documents: tuple[str, ...]
+    leaves: tuple[bytes, ...] = ()
+    """Of each document, whole, as cards count them (`catalog.content.leaf_of`)."""
 
     @property
     def bytes(self) -> int:
@@ -49,6 +53,7 @@ class Text:
 def read(language: str, found: Sequence[TextFile], max_bytes: int, protected: Protected | None) -> Text:
     """Documents of files, the protected ones left out. Raises `CorpusError` where none is left."""
     taken: list[str] = []
+    leaves: list[bytes] = []
     room = max_bytes
     for file in found:
         for pieces in documents(file.path):
@@ -58,13 +63,33 @@ def read(language: str, found: Sequence[TextFile], max_bytes: int, protected: Pr
                 pieces = list(pieces)  # a document is protected as a whole, also where it is cut
                 if protected.look(pieces, file.name) is not None:
                     continue
-            if document := _within(pieces, room):
+            passing = _Passing(pieces)
+            if document := _within(passing, room):
                 taken.append(document)
+                leaves.append(passing.leaf())
                 room -= len(document.encode())
     if not taken:
         names = ", ".join(file.name for file in found[:3])
         raise CorpusError(f"the held-out text of {language} ({names}) is empty", hint="give files with text")
-    return Text(language, tuple(taken))
+    return Text(language, tuple(taken), tuple(leaves))
+
+
+class _Passing:
+    """A document that is hashed as it goes by."""
+
+    def __init__(self, pieces: Iterable[str]) -> None:
+        self._pieces, self._held = iter(pieces), hashlib.sha256(LEAF)
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in self._pieces:
+            self._held.update(piece.encode())
+            yield piece
+
+    def leaf(self) -> bytes:
+        """Of all of it, also of what nobody has asked for yet."""
+        for _ in self:
+            pass
+        return self._held.digest()
 
 
 def files_of(folder: Path, split: Split = "valid") -> list[TextFile]:

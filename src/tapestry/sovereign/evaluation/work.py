@@ -16,11 +16,20 @@ from tapestry.errors import EvaluationError
 from tapestry.host import isolation
 from tapestry.protocol.clock import format_time
 from tapestry.sovereign.constitution import Constitution
-from tapestry.sovereign.evaluation import asking, given, memorized, survey, tasks, texts
+from tapestry.sovereign.evaluation import asking, given, memorized, seen, survey, tasks, texts
 from tapestry.sovereign.evaluation.candidate import Candidate
 from tapestry.sovereign.evaluation.outcome import Figures, Outcome
-from tapestry.sovereign.evaluation.report import Data, Distance, EvaluationReport, Position, Role, Subject
+from tapestry.sovereign.evaluation.report import (
+    Data,
+    Distance,
+    EvaluationReport,
+    Overlap,
+    Position,
+    Role,
+    Subject,
+)
 from tapestry.sovereign.evaluation.resampling import RESAMPLES
+from tapestry.sovereign.evaluation.seen import Training
 from tapestry.sovereign.evaluation.texts import Text
 from tapestry.sovereign.gates import Gates
 from tapestry.sovereign.serve.loading import context_of
@@ -47,6 +56,7 @@ class Asked:
         constitution: file of it; instructions, pairs and survey as well.
         tasks: folders of tasks.
         task_names: all that the folders hold where none is named.
+        training: text that the build was trained on, to look whether what is held out is in it.
         gates: held against the figures.
         data: what the text is, for the report.
         answer_tokens: of an answer, at most.
@@ -67,6 +77,7 @@ class Asked:
     survey: Path | None = None
     tasks: tuple[Path, ...] = ()
     task_names: tuple[str, ...] = ()
+    training: Training | None = None
     gates: Gates | None = None
     data: tuple[Data, ...] = ()
     seed: int = 0
@@ -120,6 +131,7 @@ class _Work:
         self._tasks = tasks.find(asked.tasks, asked.task_names) if asked.tasks or asked.task_names else None
         self._data += self._tasks.data if self._tasks is not None else ()
         self._passages = self._drawn()
+        self._overlaps = self._seen()
         self._taken: dict[Role, survey.Taken] = {}
         self._window = MAX_WINDOW
 
@@ -141,6 +153,16 @@ class _Work:
                 f"the training text in {folder} is too short to look for what was memorized",
                 hint=f"a document needs {memorized.BEFORE_BYTES + memorized.NEXT_BYTES} bytes",
             )
+        return found
+
+    def _seen(self) -> tuple[Overlap, ...]:
+        training, pairs = self._asked.training, self._asked.pairs
+        if training is None:
+            return ()
+        self._tell(f"whether it was trained on it: {len(training.files)} files")
+        of_pairs = {pairs.name[:200]: self._pairs} if pairs is not None and self._pairs is not None else {}
+        found = tuple(seen.overlaps(training, self._asked.texts, of_pairs))
+        self._notes += seen.notes(training, found)
         return found
 
     def run(self) -> EvaluationReport:
@@ -231,6 +253,7 @@ class _Work:
             notes=tuple(self._notes),
             gates=None if asked.gates is None else asked.gates.digest,
             unmet=(),
+            overlaps=self._overlaps,
         )
         if asked.gates is None:
             return report

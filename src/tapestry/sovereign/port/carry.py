@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tapestry import __version__
+from tapestry.catalog.withdrawal import Withdrawn
 from tapestry.errors import Conflict, InputError, ModelError
 from tapestry.host import files
 from tapestry.protocol import canonical
@@ -17,9 +18,10 @@ from tapestry.protocol.clock import time_text
 from tapestry.sovereign import gates, models
 from tapestry.sovereign import recipe as recipes
 from tapestry.sovereign.card import model_card
-from tapestry.sovereign.directory import ADAPTER, WEIGHTS, Tensors, weights_digest
+from tapestry.sovereign.directory import ADAPTER, WEIGHTS, Tensors, files_beside, weights_digest
 from tapestry.sovereign.home import BuildHome
 from tapestry.sovereign.lineage import Base, Lineage, Parent, Stage
+from tapestry.sovereign.places import Catalog, require_kept
 from tapestry.sovereign.port import adapter as lora
 from tapestry.sovereign.port import arithmetic
 from tapestry.sovereign.port.arithmetic import Tables
@@ -27,6 +29,7 @@ from tapestry.sovereign.port.moved import moved
 from tapestry.sovereign.port.rows import Rows, matched
 from tapestry.training.architectures import Architecture
 from tapestry.training.model import CONFIG, LEFT_OUT, configured
+from tapestry.training.withdrawals import Withdrawals
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +80,20 @@ class Source:
         if adapter is None and not (model / CONFIG).is_file():
             raise ModelError(f"{root} has no model", hint="give the folder of a finished build")
         return cls(root=root, model=model, adapter=adapter, lineage=lineage)
+
+    def require_kept(self, node: Path | None = None) -> None:
+        """Raise `RightsRefused` where a dataset that it or one before it was trained on was withdrawn since.
+
+        Asked is the node that its recipe names, and `node`. Raises `RecipeError` where that of the recipe is
+        not there to be asked. A model that has left its build has no recipe; it was asked when it left.
+        """
+        home = BuildHome(self.root)
+        marks: tuple[Withdrawn, ...] = ()
+        if home.recipe.is_file():
+            marks = Catalog(self.root, recipes.read(home.recipe)[0]).marks()
+        if node is not None:
+            marks += Withdrawals(node).marks()
+        require_kept(marks, self.lineage, home.ancestors(self.lineage))
 
     def require_gates(self) -> None:
         """Raise `GateNotMet` where its recipe has release gates that its evaluation does not meet.
@@ -273,7 +290,11 @@ def _lineage(source: Source, base: Base, made: BuildHome, times: tuple[str, str]
     )  # fmt: skip
     assert was.weights is not None  # noqa: S101 - `Source.open` has asked
     parent = Parent(lineage=was.digest, weights=was.weights, base=was.base.weights)
-    new = {"base": base, "parent": parent, "stages": (*was.stages, stage), "weights": digest}
+    new = {
+        "base": base, "parent": parent, "stages": (*was.stages, stage), "weights": digest,
+        "files": files_beside(made.model),
+        "adapter_files": files_beside(made.adapter) if made.adapter.is_dir() else None,
+    }  # fmt: skip
     return Lineage.model_validate(
         {**{name: getattr(was, name) for name in Lineage.model_fields}, **new, "release": __version__}
     )

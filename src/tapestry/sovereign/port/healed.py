@@ -7,7 +7,7 @@ import shutil
 from tapestry.host import files
 from tapestry.sovereign import models
 from tapestry.sovereign.card import model_card
-from tapestry.sovereign.directory import weights_digest
+from tapestry.sovereign.directory import files_beside, weights_digest
 from tapestry.sovereign.home import BuildHome
 from tapestry.sovereign.lineage import Lineage
 
@@ -19,7 +19,11 @@ def take(home: BuildHome, healing: BuildHome) -> Lineage:
     """
     ported, done = Lineage.load(home.lineage), Lineage.load(healing.lineage)
     steps = tuple(stage.model_copy(update={"kind": "heal"}) for stage in done.stages)
-    update = {"stages": (*ported.stages, *steps), "weights": weights_digest(healing.model)}
+    beside = files_beside(healing.adapter) if healing.adapter.is_dir() else ported.adapter_files
+    update = {
+        "stages": (*ported.stages, *steps), "weights": weights_digest(healing.model),
+        "files": files_beside(healing.model), "adapter_files": beside,
+    }  # fmt: skip
     lineage = ported.model_copy(update=update)
     for old, new in ((home.model, healing.model), (home.adapter, healing.adapter)):
         if not new.is_dir():

@@ -56,6 +56,9 @@ def prepare(source: Source, to: Path, out: Path) -> BuildHome:
         "stages": (),
         "weights": None,
         "adapter": False,
+        "template": None,
+        "files": None,
+        "adapter_files": None,
         "release": __version__[:64],
     }
     lineage = Lineage.model_validate({**{name: getattr(was, name) for name in Lineage.model_fields}, **fresh})
