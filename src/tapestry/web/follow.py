@@ -251,7 +251,11 @@ class Follower:
             found = self._source.listings(self.known.assembly.ring, self.known.hello.consortium)
             self._catalog_at = time.monotonic()
             derived = self._source.derivatives(self.known.assembly.ring, self.known.hello.consortium)
-            self._tell(listings=found, derivatives=derived)
+            known = self.known  # what is the same stays the same thing, and what was made of it good
+            self._tell(
+                listings=known.listings if found == known.listings else found,
+                derivatives=known.derivatives if derived == known.derivatives else derived,
+            )
 
     def _shown(self) -> None:
         """What a core shows that does not show its ledger."""
