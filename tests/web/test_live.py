@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +81,30 @@ def test_the_picture_moves_and_charts_are_drawn(chromium: Any, scene: tuple[Stil
         assert page.evaluate("document.documentElement.dataset.theme") in ("dark", "light")
         assert not said, said
         page.close()
+
+
+def test_whoever_finds_no_room_is_told_so_and_sees_what_there_is(chromium: Any) -> None:
+    still: Any = Still()
+    site = Site(settings=WebSettings(opened="member", streams=1), follower=still)
+    with served(make_app(site)) as url:
+        first, second = (chromium.new_context().new_page() for _ in range(2))
+        first.goto(f"{url}/en/runs/run")
+        _until(lambda: site.live.open == 1)
+        still.train(10)  # after the second has loaded its page it is told more than that
+        second.goto(f"{url}/en/runs/run")
+        second.wait_for_selector("#live [data-crowded]")
+        assert "every 30 seconds" in second.inner_text("#live [data-crowded]")
+        assert second.locator(".s-training .arc").count() == 1 and site.live.open == 1
+        assert first.locator("[data-crowded]").count() == 0
+        first.context.close()
+        second.context.close()
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_nothing_that_stands_in_a_page_is_run(chromium: Any, scene: tuple[Still, Site]) -> None:
