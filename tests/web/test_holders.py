@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from tapestry.web.holders import MACHINE, holder_of
 from tapestry.web.live import Live
 from tapestry.web.settings import WebSettings
 from tapestry.web.viewers import ANYBODY, INSIDER, Viewer
+from tests.web.served import run_apart
 
 ADA = Viewer(frozenset({"public", "member"}), member="ada")
 
@@ -89,7 +89,7 @@ def test_one_viewer_leaves_room_for_others(each: int | None) -> None:
         assert live.open == 0 and not live._held
         return held, more
 
-    assert asyncio.run(look()) == ((4, 4) if each else (20, 0))
+    assert run_apart(look()) == ((4, 4) if each else (20, 0))
 
 
 def test_this_machine_has_more_but_not_all() -> None:
@@ -101,7 +101,7 @@ def test_this_machine_has_more_but_not_all() -> None:
         assert live.open == 16
         await closed(own + others)
 
-    asyncio.run(look())
+    run_apart(look())
 
 
 def test_whoever_must_wait_sees_what_there_is_and_is_told_to_come_again() -> None:
@@ -117,4 +117,4 @@ def test_whoever_must_wait_sees_what_there_is_and_is_told_to_come_again() -> Non
         assert live.open == 1
         await closed(again)
 
-    asyncio.run(look())
+    run_apart(look())

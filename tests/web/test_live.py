@@ -90,11 +90,10 @@ def test_whoever_finds_no_room_is_told_so_and_sees_what_there_is(chromium: Any) 
         first, second = (chromium.new_context().new_page() for _ in range(2))
         first.goto(f"{url}/en/runs/run")
         _until(lambda: site.live.open == 1)
-        still.train(10)  # after the second has loaded its page it is told more than that
         second.goto(f"{url}/en/runs/run")
         second.wait_for_selector("#live [data-crowded]")
         assert "every 30 seconds" in second.inner_text("#live [data-crowded]")
-        assert second.locator(".s-training .arc").count() == 1 and site.live.open == 1
+        assert second.locator("#live svg.weave").count() == 1 and site.live.open == 1
         assert first.locator("[data-crowded]").count() == 0
         first.context.close()
         second.context.close()

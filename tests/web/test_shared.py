@@ -18,6 +18,7 @@ from tapestry.web.app import make_app
 from tapestry.web.index import Index
 from tapestry.web.pages import data, decisions, ledger
 from tapestry.web.shared import Shared
+from tests.web.served import run_apart
 from tests.web.world import Dashboard, World
 
 VIEWERS = 50
@@ -69,7 +70,7 @@ def views(board: Dashboard, path: str, count: int = VIEWERS) -> set[str]:
         assert {answer.status_code for answer in answers} == {200}
         return {answer.text for answer in answers}
 
-    return asyncio.run(look())
+    return run_apart(look())
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -144,7 +145,7 @@ def test_only_so_much_is_held() -> None:
             assert await shared.of(number, (), lambda number=number: number) == number
         return shared
 
-    assert len(asyncio.run(many())) == 8
+    assert len(run_apart(many())) == 8
 
 
 def test_what_failed_is_tried_again_and_whoever_leaves_takes_nothing_along() -> None:
@@ -166,4 +167,4 @@ def test_what_failed_is_tried_again_and_whoever_leaves_takes_nothing_along() -> 
         leaves.cancel()
         assert await stays == "made" and len(calls) == 2
 
-    asyncio.run(tried())
+    run_apart(tried())

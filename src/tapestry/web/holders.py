@@ -1,9 +1,8 @@
 """Whose a live view is, so that nobody has them all.
 
-A member who has signed in counts as that member, wherever it looks from. Anybody else is an address: that of
-the connection, or, where the connection is of a proxy, the last in `X-Forwarded-For`, which that proxy wrote. A
-connection of this machine itself that says nothing of others is this machine's: a browser here, or a proxy that
-does not pass on whom it speaks for.
+A member who has signed in counts as that member, wherever it looks from. Anybody else is an address: of the
+connection, or, where that is of a proxy, the last in `X-Forwarded-For`, as the proxy wrote it. Where this
+machine connects and tells of no other, it is this machine: a browser here, or a proxy that passes on nothing.
 """
 
 from __future__ import annotations
