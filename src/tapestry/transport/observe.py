@@ -161,11 +161,16 @@ def _handler(metrics: Callable[[], bytes], health: Health) -> type[BaseHTTPReque
     return Handler
 
 
-def needs_client() -> None:
-    """Raise `SettingsError` where the library that writes metrics is not installed."""
+def has_client() -> bool:
+    """Whether the library that writes metrics is installed."""
     from importlib.util import find_spec
 
-    if find_spec("prometheus_client") is None:
+    return find_spec("prometheus_client") is not None
+
+
+def needs_client() -> None:
+    """Raise `SettingsError` where it is not."""
+    if not has_client():
         raise SettingsError(
             "metrics are asked for, and the package prometheus-client is not installed",
             hint="pip install 'tapestry[metrics]', or take out port under [metrics]",
