@@ -41,8 +41,8 @@ class MetricsSection(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """0: whichever is free."""
     names: Annotated[tuple[str, ...], Field(strict=False, max_length=32)] = ()
-    """Host names that it may be asked by, besides addresses and this machine's own: somebody else's page, in a
-    browser that reaches this listener, can give it any other."""
+    """Host names that it may be asked by, besides addresses and this machine's own. Somebody else's page, in
+    a browser that reaches this listener, can give it any other."""
 
 
 class Observed:
@@ -154,8 +154,8 @@ def own_names(section: MetricsSection) -> frozenset[str]:
 
 
 def known(hosts: list[str], names: Collection[str]) -> bool:
-    """Whether a request's `Host` is one of ours. An address is: a page can have its own name lead here, but no
-    address. Whoever sends none is no browser."""
+    """Whether a request's `Host` is one of ours. An address is: a page can have its own name lead here, and
+    no address. Whoever sends none is no browser."""
     if len(hosts) != 1:
         return not hosts
     host = hosts[0].strip().lower()
