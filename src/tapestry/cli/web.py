@@ -106,7 +106,7 @@ def web(
     from tapestry.errors import SettingsError
     from tapestry.identity.logins import origin_of
     from tapestry.web.serve import serve
-    from tapestry.web.settings import WebSettings
+    from tapestry.web.settings import PROXIES, WebSettings
 
     if opened not in ("public", "member"):
         raise SettingsError(
@@ -144,7 +144,7 @@ def web(
         releases=tuple(releases or ()),
         alone=_alone(compared) if compared is not None else {},
         origins=tuple(map(origin_of, origin or ())),
-        **({"proxies": tuple(map(_network, proxy))} if proxy else {}),
+        proxies=tuple(map(_network, proxy)) if proxy else PROXIES,
     )
     connection = connect(core, member, ca)
 

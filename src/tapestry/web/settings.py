@@ -9,6 +9,8 @@ from typing import Literal
 
 PORT = 8471
 LOOPBACK = "127.0.0.1"
+PROXIES = ("127.0.0.0/8", "::1/128")
+"""This machine."""
 Opened = Literal["public", "member"]
 
 
@@ -40,7 +42,7 @@ class WebSettings:
     every_s: float = 1.0
     streams: int = 200
     streams_each: int = 16
-    proxies: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    proxies: tuple[str, ...] = PROXIES
     node: Path | None = None
     ca: Path | None = None
     alone: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
