@@ -48,6 +48,9 @@ class Index:
         self._turn = 0
         self.size = 0
 
+    def has_all(self, book: Book) -> bool:
+        return (self._turn, self.size) == (book.turn, book.size)
+
     def follow(self, book: Book) -> None:
         """Take in what the book has by now."""
         with self._lock:

@@ -41,7 +41,7 @@ async def show(request: Request) -> Response:
         decided=decided[(at - 1) * EACH_PAGE : at * EACH_PAGE],
         at=at,
         pages=pages,
-        phases=deciding.phases(assembly, core_time(ask.known)) if ask.known.heard_at else [],
+        phases=await _phases(ask) if ask.known.heard_at else [],
         left_s=_left(ask),
         there=ask.known.charter is not None,
     )
@@ -106,6 +106,13 @@ async def audit(request: Request) -> Response:
 async def _listed(ask: Ask, book: Book | None) -> list[deciding.Shown]:
     assembly = ask.known.assembly
     return await ask.site.shared.of("decisions", (assembly, book), lambda: deciding.listed(assembly, book))
+
+
+async def _phases(ask: Ask) -> list[deciding.PhaseShown]:
+    """As of this second: pledges count until their member is suspended or its time is over."""
+    assembly, at = ask.known.assembly, core_time(ask.known)
+    second = at.partition(".")[0]
+    return await ask.site.shared.of("phases", (assembly, second), lambda: deciding.phases(assembly, at))
 
 
 def _member(ask: Ask) -> str:

@@ -171,7 +171,7 @@ async def book_of(ask: Ask) -> Book | None:
     book = ask.site.book if ask.site.follower is not None else None
     if book is None or not book.size or not ask.known.size:
         return None
-    if ask.site.index.size != book.size:
+    if not ask.site.index.has_all(book):
         await asyncio.to_thread(ask.site.index.follow, book)
     return book
 
