@@ -29,7 +29,6 @@ async def show(request: Request) -> Response:
     ask = Ask(request)
     ask.must_see("votes")
     book = await book_of(ask)
-    assembly = ask.known.assembly
     found = await _listed(ask, book)
     decided = [each for each in found if not each.open]
     pages = max(1, -(-len(decided) // EACH_PAGE))
@@ -109,7 +108,7 @@ async def _listed(ask: Ask, book: Book | None) -> list[deciding.Shown]:
 
 
 async def _phases(ask: Ask) -> list[deciding.PhaseShown]:
-    """As of this second: pledges count until their member is suspended or its time is over."""
+    """As of this second, since what counts depends on when it is asked."""
     assembly, at = ask.known.assembly, core_time(ask.known)
     second = at.partition(".")[0]
     return await ask.site.shared.of("phases", (assembly, second), lambda: deciding.phases(assembly, at))
