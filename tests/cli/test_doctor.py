@@ -104,6 +104,19 @@ def test_a_light_install(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (finding.verdict, finding.found) == ("fail", "not installed")
 
 
+@pytest.mark.parametrize(("module", "extra"), [("jinja2", "web"), ("prometheus_client", "metrics")])
+def test_an_extra_that_is_not_whole_is_named_with_its_mend(
+    monkeypatch: pytest.MonkeyPatch, module: str, extra: str
+) -> None:
+    """The control: with all there, nothing is said."""
+    before = machine.check_packages()
+    assert (before.verdict, before.mend) == ("ok", None) and extra in before.found
+    monkeypatch.setitem(sys.modules, module, None)
+    finding = machine.check_packages()
+    assert finding.verdict == "warn" and f"{extra} lacks {module}" in finding.found
+    assert finding.mend is not None and f"pip install 'tapestry[{extra}]'" in finding.mend
+
+
 def test_every_extra_is_looked_for() -> None:
     """Each package an extra names is a module the doctor and the error of a missing extra know."""
     import re
@@ -115,5 +128,6 @@ def test_every_extra_is_looked_for() -> None:
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for extra, modules in machine.EXTRA_MODULES.items():
         named = {re.split(r"[^A-Za-z0-9_-]", package)[0] for package in extras[extra]} - {"tapestry"}
+        named = {package.replace("-", "_") for package in named}
         assert named == set(modules), extra
         assert named <= EXTRAS.keys()

@@ -107,6 +107,24 @@ def set_core(root: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.parametrize("at", ["core", "node"])
+def test_metrics_that_cannot_be_or_that_others_read(
+    at: str, core: CoreUnderTest, node: NodeUnderTest, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = core.root if at == "core" else node.home.root
+    path = root / f"{at}.toml"
+    assert "metrics" not in look(call, f"--{at}", root)
+    was = path.read_text()
+    path.write_text(was + '\n[metrics]\nport = 9464\nhost = "0.0.0.0"\n')
+    found = look(call, f"--{at}", root)["metrics"]
+    assert found["verdict"] == "warn" and "firewall" in found["mend"]
+    path.write_text(was + "\n[metrics]\nport = 9464\n")
+    assert look(call, f"--{at}", root)["metrics"]["verdict"] == "ok"
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    found = look(call, f"--{at}", root)["metrics"]
+    assert found["verdict"] == "fail" and "pip install 'tapestry[metrics]'" in found["mend"]
+
+
 # -- a core -------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +12,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tapestry.cli import display, watching
+from tapestry.audit.course import Course
+from tapestry.cli import asking, display, watching
 from tapestry.cli.display import MemberView, Snapshot
 from tapestry.cli.run_watch import opened
+from tapestry.errors import Unreachable
 from tapestry.protocol.messages import Progress
+from tests.cards import HERE
 from tests.core.support import CoreUnderTest, Member, make_plan, shards
+from tests.node.support import NodeUnderTest
 
 
 @pytest.fixture
@@ -68,6 +74,36 @@ def test_nodes_as_they_stand(
     assert until(watcher, "a-1", "waits").scores == {0: 3.5}
     core.start()
     assert not watcher.look().notes
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_core_that_hangs_holds_up_no_watch_of_a_node(
+    core: CoreUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    """The control: asked in the way, it waits as long as it waits for an answer."""
+    monkeypatch.setattr(asking, "FIRST_S", 0.2)
+    monkeypatch.setattr(watching, "READ_S", 1.5)
+    node = NodeUnderTest(tmp_path, core.start(), "fr", residency=HERE)
+    source, course = watching.OfNode(node.home.root), Course("run")
+    assert core.process is not None and core.process.pid is not None
+    os.kill(core.process.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        if beside:
+            assert source.progress("run") == {}
+            assert any(f"{core.url} has not answered since" in each for each in source.notes("run", course))
+        else:
+            with pytest.raises(Unreachable):
+                source._ask("run")
+        assert (time.monotonic() - began < 1) == beside
+    finally:
+        os.kill(core.process.pid, signal.SIGCONT)
+    deadline = time.monotonic() + 20
+    while beside and any("not answered" in each for each in source.notes("run", course)):
+        assert time.monotonic() < deadline
+        source.progress("run")
+        time.sleep(0.1)
+    source.close()
 
 
 def a_snapshot(**other: object) -> Snapshot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from tapestry.web.site import Site
 from tapestry.web.story import Story
 from tests.web.served import served
 from tests.web.test_drawn import _view
+from tests.web.test_pages import serious
 
 
 class Still:
@@ -80,6 +82,58 @@ def test_the_picture_moves_and_charts_are_drawn(chromium: Any, scene: tuple[Stil
         assert page.evaluate("document.documentElement.dataset.theme") in ("dark", "light")
         assert not said, said
         page.close()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_axe_finds_nothing_serious_while_a_run_goes_on(
+    chromium: Any, scene: tuple[Still, Site], dark: bool, width: int
+) -> None:
+    still, site = scene
+    still.train(10)
+    held = replace(site.settings, streams=1)
+    for settings in (site.settings, held):  # live, and told to wait
+        site = Site(settings=settings, follower=still)  # type: ignore[arg-type]
+        site.live.open = 1 if settings is held else 0
+        with served(make_app(site)) as url:
+            scheme: Any = "dark" if dark else "light"
+            context = chromium.new_context(
+                viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+            )
+            page = context.new_page()
+            for path in ("/", "/runs", "/runs/run"):
+                page.goto(f"{url}/{'fr' if dark else 'en'}{path}")
+                if path == "/runs/run":
+                    page.wait_for_selector("#loss canvas")
+                    if settings is held:
+                        page.wait_for_selector("#live [data-crowded]")
+                assert not serious(page)
+                assert page.evaluate("() => document.documentElement.scrollWidth") <= width, path
+            context.close()
+
+
+def test_whoever_finds_no_room_is_told_so_and_sees_what_there_is(chromium: Any) -> None:
+    still: Any = Still()
+    site = Site(settings=WebSettings(opened="member", streams=1), follower=still)
+    with served(make_app(site)) as url:
+        first, second = (chromium.new_context().new_page() for _ in range(2))
+        first.goto(f"{url}/en/runs/run")
+        _until(lambda: site.live.open == 1)
+        second.goto(f"{url}/en/runs/run")
+        second.wait_for_selector("#live [data-crowded]")
+        assert "every 30 seconds" in second.inner_text("#live [data-crowded]")
+        assert second.locator("#live svg.weave").count() == 1 and site.live.open == 1
+        assert first.locator("[data-crowded]").count() == 0
+        first.context.close()
+        second.context.close()
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_nothing_that_stands_in_a_page_is_run(chromium: Any, scene: tuple[Still, Site]) -> None:

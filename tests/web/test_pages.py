@@ -35,6 +35,15 @@ PATHS: Final = (
 )
 SOME: Final = ("/", "/runs/run", "/decisions/{hostile}", "/ledger/20", "/mine")
 """Of every kind of thing on a page; axe takes a second of each."""
+MORE: Final = (
+    "/runs/run?by=language&metric=seconds",
+    "/members/bob",
+    "/data?q=nothing-like-that",
+    "/ledger?kind=ballot-cast",
+    "/ledger?member=nobody",
+    "/decisions/{phase}",
+)
+"""What they look like with other parameters."""
 WIDTHS: Final = (360, 768, 1280)
 MENU_CUT: Final = """() => {
     const pages = document.querySelector(".pages");
@@ -144,19 +153,31 @@ def serious(page: Any) -> list[str]:
     return [f"{page.url} {each['id']} {node['target']}" for each in found for node in each["nodes"][:3]]
 
 
+def unfolded(page: Any) -> None:
+    """All that a page can show: what is folded, and a proof that was worked out."""
+    page.evaluate("() => document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    if page.locator("[data-verify]").count():
+        page.click("[data-verify]")
+        page.wait_for_selector("[data-verdict][data-ok=holds]")
+
+
 @pytest.mark.parametrize(
-    ("dark", "paths"),
+    ("dark", "width", "paths"),
     [
-        pytest.param(False, SOME, id="some"),
-        pytest.param(False, PATHS, id="light", marks=pytest.mark.long),
-        pytest.param(True, PATHS, id="dark", marks=pytest.mark.long),
+        pytest.param(False, 1280, SOME, id="some"),
+        *(
+            pytest.param(dark, width, (*PATHS, *MORE), id=f"{name}-{width}", marks=pytest.mark.long)
+            for dark, name in ((False, "light"), (True, "dark"))
+            for width in WIDTHS
+        ),
     ],
 )
-def test_axe_finds_nothing_serious(tour: Tour, dark: bool, paths: tuple[str, ...]) -> None:
-    context = tour.context(dark=dark)
+def test_axe_finds_nothing_serious(tour: Tour, dark: bool, width: int, paths: tuple[str, ...]) -> None:
+    context = tour.context(dark=dark, width=width)
     page, found = context.new_page(), []
     for path in paths:
         page.goto(tour.path(path, "fr" if dark else "en"))
+        unfolded(page)
         found += serious(page)
     assert not found, "\n".join(found)
     page.evaluate("() => document.querySelector('main').append(document.createElement('button'))")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from tapestry.audit import file
 from tapestry.audit.course import Course
+from tapestry.cli.asking import Asking
 from tapestry.cli.display import MemberView, Snapshot
-from tapestry.errors import HashMismatch, InputError, NotFound, PeerError, TapestryError
+from tapestry.errors import HashMismatch, InputError, NotFound
 from tapestry.identity.envelope import Envelope
 from tapestry.ledger.entries import Entry
 from tapestry.protocol.clock import time_text
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
 BATCH_BYTES: Final = 8 << 20
 BATCH: Final = 5000
-ASK_S: Final = 2.0
-"""A node asks the core so often for the others' progress."""
 CONNECT_S: Final = 3.0
+READ_S: Final = 10.0
+"""For the next piece of an answer, when a node asks the core for the others' progress."""
 
 
 class Source(Protocol):
@@ -107,9 +108,8 @@ class OfNode:
         self._name = settings.load(self._home).node.name
         self._offset = 0
         self._client: CoreClient | None = None
-        self._view: RunView | None = None
+        self._asking: dict[str, Asking[RunView]] = {}
         self._away: str | None = None
-        self._asked = -ASK_S
 
     def runs(self) -> list[str]:
         from tapestry.cli import nodehome
@@ -134,8 +134,9 @@ class OfNode:
             yield from file.parse(data)
 
     def progress(self, run: str) -> Mapping[str, Progress]:
-        self._ask(run)
-        at = self._view.current if self._view is not None and self._away is None else None
+        asking = self._asking.setdefault(run, Asking(lambda: self._ask(run), self._where))
+        view, self._away = asking.look()
+        at = view.current if view is not None and self._away is None else None
         return {n.node: n.progress for n in at.nodes if n.progress is not None} if at is not None else {}
 
     def own(self) -> MemberView | None:
@@ -169,21 +170,19 @@ class OfNode:
             found.append(str(status["trouble"]))
         return tuple(found)
 
-    def _ask(self, run: str) -> None:
+    def _ask(self, run: str) -> RunView:
         from tapestry.node import setup
 
-        if time.monotonic() - self._asked < ASK_S:
-            return
-        try:
-            if self._client is None:
-                self._client = setup.connect(self._home)
-                self._client.connection.connect_s = CONNECT_S
-            self._view, self._away = self._client.run(run), None
-        except PeerError as error:
-            self._away = error.message
-        except TapestryError as error:
-            self._away = f"the core does not answer this node: {error.message}"
-        self._asked = time.monotonic()
+        if self._client is None:
+            client = setup.connect(self._home)
+            client.connection.connect_s, client.connection.read_s = CONNECT_S, READ_S
+            self._client = client
+        return self._client.run(run)
+
+    def _where(self) -> str:
+        from tapestry.node.setup import load_consortium
+
+        return load_consortium(self._home).core_url
 
     def close(self) -> None:
         if self._client is not None:

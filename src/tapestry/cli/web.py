@@ -65,6 +65,13 @@ def web(
             help="Address under which members sign in, with https. Default: this machine's own names.",
         ),
     ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NETWORK",
+            help="Where a proxy is that says whom it speaks for, in X-Forwarded-For. Default: this machine.",
+        ),
+    ] = None,
     compared: Annotated[
         Path | None,
         typer.Option(
@@ -99,7 +106,7 @@ def web(
     from tapestry.errors import SettingsError
     from tapestry.identity.logins import origin_of
     from tapestry.web.serve import serve
-    from tapestry.web.settings import WebSettings
+    from tapestry.web.settings import PROXIES, WebSettings
 
     if opened not in ("public", "member"):
         raise SettingsError(
@@ -137,6 +144,7 @@ def web(
         releases=tuple(releases or ()),
         alone=_alone(compared) if compared is not None else {},
         origins=tuple(map(origin_of, origin or ())),
+        proxies=tuple(map(_network, proxy)) if proxy else PROXIES,
     )
     connection = connect(core, member, ca)
 
@@ -153,6 +161,18 @@ def web(
         serve(settings, connection, ready=ready, building=None if node is None else partial(building, node))
     except KeyboardInterrupt:
         note("stopped")
+
+
+def _network(text: str) -> str:
+    """Of proxies. Raises `SettingsError`."""
+    from ipaddress import ip_network
+
+    from tapestry.errors import SettingsError
+
+    try:
+        return str(ip_network(text))
+    except ValueError as e:
+        raise SettingsError(f"--proxy {text} is no network: {e}", hint="as 10.1.0.0/16, or an address") from e
 
 
 def _alone(path: Path) -> dict[str, dict[str, float]]:

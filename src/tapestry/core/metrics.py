@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter as Count
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -33,7 +33,8 @@ from tapestry.rounds.state import RunState
 from tapestry.rounds.waiting import waiting_for
 
 MAX_RUNS: Final = 32
-"""Runs that have series of their own: those in flight, and the last that ended."""
+"""Runs that have series of their own: those in flight, then planned ones, then the last that ended."""
+FIRST: Final[tuple[RunStatus, ...]] = ("running", "planned", "finished")
 SOON_S: Final = 30 * 86_400
 REASONS: Final = frozenset({"artifact", "over-norm", "copied", "leak", "hash-mismatch", "not-finite",
                             "blob-missing", "format", "version", "integrity"})  # fmt: skip
@@ -195,8 +196,13 @@ class _Standing(Collector):
         for status in get_args(RunStatus):
             by_status.add_metric([status], count[status])
         yield by_status
-        states = sorted(states, key=lambda state: state.status == "finished")[:MAX_RUNS]
-        yield from _of_runs(states, self._core, self._trouble)
+        yield from _of_runs(kept(states, core.journal.sequences()), self._core, self._trouble)
+
+
+def kept(states: Iterable[RunState], newest: Mapping[str, int]) -> list[RunState]:
+    """Those that have series. `newest`: position of each run's newest entry."""
+    found = sorted(states, key=lambda state: (FIRST.index(state.status), -newest.get(state.run, 0)))
+    return found[:MAX_RUNS]
 
 
 def _of_runs(states: list[RunState], core: Core, trouble: Mapping[str, str]) -> Iterator[Metric]:

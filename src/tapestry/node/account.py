@@ -129,14 +129,16 @@ class Account:
 
 def summary(home: Home) -> dict[str, dict[str, Any]]:
     """Of each run: how many of its last rounds were timed, their mean figures, and the part of the time in
-    which the trainer trained."""
+    which the trainer trained. The run whose round was timed last comes last."""
     by_run: dict[str, list[dict[str, Any]]] = {}
+    timed: dict[str, int] = {}
     with suppress(FormatError):  # damaged by a power cut: what stands before is shown
-        for line in lines.read(home.times):
+        for number, line in enumerate(lines.read(home.times)):
             by_run.setdefault(str(line.get("run")), []).append(line)
+            timed[str(line.get("run"))] = number
     found = {}
-    for run, every in by_run.items():
-        last = every[-MAX_SHOWN:]
+    for run in sorted(by_run, key=timed.__getitem__):
+        last = by_run[run][-MAX_SHOWN:]
         means = {
             name: round(sum(float(line.get(name, 0)) for line in last) / len(last), 4)
             for name in last[-1]

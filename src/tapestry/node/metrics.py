@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -26,6 +26,7 @@ from tapestry.protocol.clock import parse_time
 from tapestry.protocol.messages import KeyCertificate
 
 MAX_RUNS: Final = 32
+"""Runs that have series of their own: those that go on, then those whose round was timed last."""
 TIMES_S: Final = 10.0
 """What rounds took is read again after so long."""
 PARTS: Final = ("trained", "encoded", "evaluated", "waited", "uploaded", "downloaded", "replayed")
@@ -106,27 +107,35 @@ class _Standing(Collector):
         rounds = GaugeMetricFamily("tapestry_node_run_rounds", "Merges of the whole run.", labels=["run"])
         replayed = CounterMetricFamily("tapestry_node_run_replayed", "Merges repeated here.", labels=["run"])
         runs = self._status["runs"] or {}
-        for run, said in sorted(runs.items(), key=lambda each: bool(each[1].get("finished")))[:MAX_RUNS]:
+        for run in kept(runs, self._timed()):
+            if (said := runs.get(run)) is None:
+                continue
             merges.add_metric([run], int(said.get("merges") or 0))
             rounds.add_metric([run], int(said.get("rounds") or 0))
             replayed.add_metric([run], int(said.get("replayed") or 0))
         yield from (merges, rounds, replayed)
 
     def _rounds(self) -> Iterator[Metric]:
-        if time.monotonic() - self._read >= TIMES_S:
-            self._times, self._read = account.summary(self._home), time.monotonic()
+        times = self._timed()
         seconds = GaugeMetricFamily(
             "tapestry_node_round_seconds", "Mean of the last rounds, by part.", labels=["run", "part"]
         )
         used = GaugeMetricFamily(
             "tapestry_node_utilisation", "Part of the time in which the trainer trained.", labels=["run"]
         )
-        for run, said in sorted(self._times.items())[:MAX_RUNS]:
+        for run in kept(self._status["runs"] or {}, times):
+            if (said := times.get(run)) is None:
+                continue
             for part in PARTS:
                 seconds.add_metric([run, part], float(said.get(f"{part}_s") or 0.0))
             if said["utilisation"] is not None:
                 used.add_metric([run], float(said["utilisation"]))
         yield from (seconds, used)
+
+    def _timed(self) -> dict[str, dict[str, Any]]:
+        if time.monotonic() - self._read >= TIMES_S:
+            self._times, self._read = account.summary(self._home), time.monotonic()
+        return self._times
 
     def _keys(self) -> Iterator[Metric]:
         ends = GaugeMetricFamily(
@@ -139,6 +148,23 @@ class _Standing(Collector):
                 continue
             ends.add_metric([role], parse_time(said.expires).timestamp())
         yield ends
+
+
+def kept(runs: Mapping[str, Any], timed: Iterable[str]) -> list[str]:
+    """Those that have series.
+
+    Args:
+        runs: what is said of each.
+        timed: runs, that whose round was timed last at the end.
+    """
+    newest = {run: number for number, run in enumerate(timed, start=1)}
+    every = dict.fromkeys((*runs, *newest))
+    return sorted(every, key=lambda run: (_over(runs.get(run)), -newest.get(run, 0)))[:MAX_RUNS]
+
+
+def _over(said: Any) -> bool:
+    """Whether a run has ended, or is not known any more."""
+    return said is None or bool(said.get("finished"))
 
 
 def _one(name: str, words: str, labels: dict[str, str], value: float) -> GaugeMetricFamily:

@@ -8,8 +8,10 @@ import contextlib
 import errno
 import socket
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import ip_address
 from socketserver import ThreadingMixIn
 from typing import Annotated, Any, Final
 
@@ -22,6 +24,8 @@ READ_S: Final = 5.0
 AT_ONCE: Final = 16
 """Connections; one more is closed at once. Whoever is slow holds up no other: who starts processes would take
 this one for dead."""
+EACH: Final = 6
+"""Of these from one address, so that one that opens them without end keeps out no other."""
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Health = Callable[[], str | None]
@@ -36,6 +40,9 @@ class MetricsSection(BaseModel):
     host: Annotated[str, StringConstraints(min_length=1, max_length=255)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """0: whichever is free."""
+    names: Annotated[tuple[str, ...], Field(strict=False, max_length=32)] = ()
+    """Host names that it may be asked by, besides addresses and this machine's own. Somebody else's page, in
+    a browser that reaches this listener, can give it any other."""
 
 
 class Observed:
@@ -53,7 +60,7 @@ class Observed:
     def __init__(self, section: MetricsSection, metrics: Callable[[], bytes], health: Health) -> None:
         assert section.port is not None  # noqa: S101 - else there is nothing to listen for
         try:
-            self._server = _Server(section, _handler(metrics, health))
+            self._server = _Server(section, _handler(metrics, health, own_names(section)))
         except OSError as e:
             if e.errno == errno.EADDRINUSE:
                 raise PortInUse(
@@ -84,6 +91,8 @@ class _Server(ThreadingMixIn, HTTPServer):
 
     def __init__(self, section: MetricsSection, handler: type[BaseHTTPRequestHandler]) -> None:
         self._free = threading.BoundedSemaphore(AT_ONCE)
+        self._lock = threading.Lock()
+        self._from: Counter[str] = Counter()
         if ":" in section.host:
             self.address_family = socket.AF_INET6
         super().__init__((section.host, section.port or 0), handler)
@@ -95,14 +104,27 @@ class _Server(ThreadingMixIn, HTTPServer):
         self.server_address = self.socket.getsockname()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
+        if not self._let_in(client_address[0]):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:
-            self._free.release()
+            self._gone(client_address[0])
             raise
+
+    def _let_in(self, address: str) -> bool:
+        with self._lock:
+            if self._from[address] >= EACH or not self._free.acquire(blocking=False):
+                return False
+            self._from[address] += 1
+            return True
+
+    def _gone(self, address: str) -> None:
+        with self._lock:
+            self._free.release()
+            self._from[address] -= 1
+            self._from += Counter()  # those that have none are forgotten
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         late = threading.Timer(READ_S, _cut_off, (request,))
@@ -112,7 +134,7 @@ class _Server(ThreadingMixIn, HTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             late.cancel()
-            self._free.release()
+            self._gone(client_address[0])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever asks badly is not answered; nothing of it is written down."""
@@ -124,7 +146,37 @@ def _cut_off(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RD)
 
 
-def _handler(metrics: Callable[[], bytes], health: Health) -> type[BaseHTTPRequestHandler]:
+def own_names(section: MetricsSection) -> frozenset[str]:
+    """What this listener may be called by, addresses aside."""
+    own = socket.gethostname().lower()
+    names = (each.lower() for each in section.names)
+    return frozenset({"localhost", section.host.lower(), own, own.partition(".")[0], *names})
+
+
+def known(hosts: list[str], names: Collection[str]) -> bool:
+    """Whether a request's `Host` is one of ours. An address is: a page can have its own name lead here, and
+    no address. Whoever sends none is no browser."""
+    if len(hosts) != 1:
+        return not hosts
+    host = hosts[0].strip().lower()
+    if host.startswith("["):
+        name, closed, port = host[1:].partition("]")
+        port = port if closed else "none"
+    else:
+        name, colon, port = host.partition(":")
+        port = colon + port
+    if port and not (port.startswith(":") and port[1:].isdecimal()):
+        return False
+    try:
+        ip_address(name)
+    except ValueError:
+        return name in names
+    return True
+
+
+def _handler(
+    metrics: Callable[[], bytes], health: Health, names: Collection[str]
+) -> type[BaseHTTPRequestHandler]:
     one_by_one = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -134,7 +186,10 @@ def _handler(metrics: Callable[[], bytes], health: Health) -> type[BaseHTTPReque
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            if path == "/metrics":
+            if not known(self.headers.get_all("Host") or [], names):
+                words = b"this listener is not known under that name; see names under [metrics]\n"
+                self._answer(421, "text/plain; charset=utf-8", words)
+            elif path == "/metrics":
                 with one_by_one:
                     page = metrics()
                 self._answer(200, TEXT, page)
@@ -161,11 +216,16 @@ def _handler(metrics: Callable[[], bytes], health: Health) -> type[BaseHTTPReque
     return Handler
 
 
-def needs_client() -> None:
-    """Raise `SettingsError` where the library that writes metrics is not installed."""
+def has_client() -> bool:
+    """Whether the library that writes metrics is installed."""
     from importlib.util import find_spec
 
-    if find_spec("prometheus_client") is None:
+    return find_spec("prometheus_client") is not None
+
+
+def needs_client() -> None:
+    """Raise `SettingsError` where it is not."""
+    if not has_client():
         raise SettingsError(
             "metrics are asked for, and the package prometheus-client is not installed",
             hint="pip install 'tapestry[metrics]', or take out port under [metrics]",

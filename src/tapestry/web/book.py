@@ -50,6 +50,8 @@ class Book:
         self._lock = files.Lock(folder / ".lock")
         self._lock.acquire()
         self._path = folder / NAME
+        self.turn = 0
+        """How often it was begun anew."""
         self._forget()
 
     def _forget(self) -> None:
@@ -90,6 +92,7 @@ class Book:
     def clear(self) -> None:
         with files.full_disk(self._path):
             self._path.write_bytes(b"")
+        self.turn += 1
         self._forget()
 
     def add(self, lines: bytes, entries: Sequence[Added], *, kept: bool = False) -> None:

@@ -19,6 +19,7 @@ from tapestry.audit.account import said_in
 from tapestry.audit.verify import Verifier
 from tapestry.errors import AuthError, IntegrityError, TapestryError
 from tapestry.governance.accounting import NAMES_CONTRIBUTION, Account, Fold
+from tapestry.governance.charter import Charter
 from tapestry.ledger.entries import CONSORTIUM, Entry
 from tapestry.protocol.clock import parse_time
 from tapestry.protocol.views import RunView
@@ -70,7 +71,9 @@ class Follower:
         self._folding = threading.Lock()
         self._accounted: tuple[float, int, Account] | None = None
         self._stories: dict[str, Story] = {}
-        self._catalog_at = 0.0
+        self._catalog_at = -CATALOG_S
+        self._charter: Charter | None = None
+        """By which the catalog was asked for last."""
         self._failures = 0
         self._unwritten: tuple[bytes, list[Added], int, bool] | None = None
         self._stop = threading.Event()
@@ -148,7 +151,7 @@ class Follower:
             try:
                 data = self._source.lines(self.known.size)
             except AuthError:
-                self._tell(closed=True)
+                self._close()
                 return
             lines = data.rpartition(b'{"checkpoint":')[0] if b'\n{"checkpoint":' in b"\n" + data else data
             checkpoint = data[len(lines) :]
@@ -164,6 +167,24 @@ class Follower:
                 return
             if checkpoint or not lines:
                 return
+
+    def _close(self) -> None:
+        """The core shows its ledger to this dashboard no more, or never did. What was read of it goes, on the
+        disk too. A charter that makes something private means what is known of it already."""
+        known = self.known
+        if known.size or self.book.size:
+            self._verifier, self._stories = Verifier(), {}
+            self._unwritten = None
+            with self._folding:
+                self._fold, self._accounted = Fold(), None
+            self._catalog_at = -CATALOG_S
+            self._tell_all(
+                Known(hello=known.hello, closed=True, heard_at=known.heard_at, heard_s=known.heard_s)
+            )
+            self.book.clear()
+            self._log("the core does not show its ledger to this dashboard any more: it was removed here")
+        else:
+            self._tell(closed=True)
 
     def _same_consortium(self) -> None:
         """What the core calls itself names the consortium in pages and in sign-ins."""
@@ -246,21 +267,36 @@ class Follower:
         if self.known.closed:
             self._shown()
         else:
-            self._tell(views={run: self._source.run(run) for run in self._running()})
+            self._tell(views=self._views(self._running()))
+        if self.known.charter != self._charter:  # it may show less, or more
+            self._charter, self._catalog_at = self.known.charter, -CATALOG_S
         if time.monotonic() - self._catalog_at > CATALOG_S and self.known.hello is not None:
             found = self._source.listings(self.known.assembly.ring, self.known.hello.consortium)
             self._catalog_at = time.monotonic()
             derived = self._source.derivatives(self.known.assembly.ring, self.known.hello.consortium)
-            self._tell(listings=found, derivatives=derived)
+            known = self.known  # what is the same stays the same thing, and what was made of it good
+            self._tell(
+                listings=known.listings if found == known.listings else found,
+                derivatives=known.derivatives if derived == known.derivatives else derived,
+            )
 
     def _shown(self) -> None:
         """What a core shows that does not show its ledger."""
-        views: dict[str, RunView] = {}
+        runs: list[str] = []
         with suppress(AuthError):
-            for line in self._source.runs()[:MAX_VIEWS]:
-                views[line.run] = self._source.run(line.run)
-        self._tell(shown_charter=self._source.charter(), shown_members=self._source.members(), views=views)
+            runs = [line.run for line in self._source.runs()[:MAX_VIEWS]]
+        charter, members = self._source.charter(), self._source.members()
+        self._tell(shown_charter=charter, shown_members=members, views=self._views(runs))
+
+    def _views(self, runs: list[str]) -> dict[str, RunView]:
+        """What the core says of runs; of none that it does not show."""
+        with suppress(AuthError):
+            return {run: self._source.run(run) for run in runs}
+        return {}
 
     def _tell(self, **fields: Any) -> None:
-        self.known = replace(self.known, **fields)
+        self._tell_all(replace(self.known, **fields))
+
+    def _tell_all(self, known: Known) -> None:
+        self.known = known
         self._news()

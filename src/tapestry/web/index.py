@@ -45,13 +45,17 @@ class Index:
         """Numbers of entries by (field, value), ascending."""
         self._members: dict[str, str] = {}
         """Whose node it is, by its enrolment."""
+        self._turn = 0
         self.size = 0
+
+    def has_all(self, book: Book) -> bool:
+        return (self._turn, self.size) == (book.turn, book.size)
 
     def follow(self, book: Book) -> None:
         """Take in what the book has by now."""
         with self._lock:
-            if book.size < self.size:  # it was read anew
-                self._lists, self._members, self.size = {}, {}, 0
+            if book.turn != self._turn:  # it was begun anew
+                self._lists, self._members, self.size, self._turn = {}, {}, 0, book.turn
             while self.size < book.size:
                 for each in book.read(self.size + 1, AT_ONCE):
                     self._take(each.entry)

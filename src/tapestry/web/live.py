@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from tapestry.errors import Busy
 from tapestry.web.bell import Bell
+from tapestry.web.holders import MACHINE
 
 BEAT_S: Final = 15.0
 """A comment at least so often: proxies and browsers learn that the line is alive."""
@@ -20,6 +21,12 @@ GAP_S: Final = 2.0
 LIFE_S: Final = 1800.0
 """A browser that is still there comes again."""
 KIND: Final = "text/event-stream"
+RETRY_S: Final = 3
+"""A browser whose stream has ended comes again after so long."""
+CROWDED_S: Final = 30
+"""And one that was told to wait."""
+OWN_PART: Final = 0.75
+"""Of all streams, that this machine itself may have: behind it may be a proxy that says nothing of others."""
 
 
 class Live:
@@ -28,11 +35,14 @@ class Live:
     Args:
         bell: rung when something is known anew.
         most: streams at once.
+        each: of one holder, which this machine itself is not; all, where it is None.
     """
 
-    def __init__(self, bell: Bell, most: int) -> None:
+    def __init__(self, bell: Bell, most: int, each: int | None = None) -> None:
         self._bell = bell
         self._most = most
+        self._each = each
+        self._held: Counter[str] = Counter()
         self.open = 0
         self.closed = False
         """Every stream ends soon: the server stops."""
@@ -44,41 +54,66 @@ class Live:
         key: tuple[str, ...],
         make: Callable[[], str],
         may: Callable[[], bool] = lambda: True,
+        *,
+        holder: str = MACHINE,
+        crowded: Callable[[], str] = lambda: "",
     ) -> Response:
         """A stream of what `make` gives, which is the same for all streams of one key, for as long as whoever
-        looks `may`: it outlasts a session by half an hour else. Raises `Busy`."""
-        if self.open >= self._most:
-            raise Busy(
-                "this dashboard has as many live views as it can hold", hint="this page stays as it is"
-            )
+        looks `may`: it outlasts a session by half an hour else. Where there are as many as may be, it has
+        what there is now, below what `crowded` says of that, and ends: the browser asks again."""
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(request, key, make, may), headers=headers, media_type=KIND)
+        events = self._bounded(request, key, make, may, holder, crowded)
+        return StreamingResponse(events, headers=headers, media_type=KIND)
 
     def close(self) -> None:
         self.closed = True
         self._bell.ring()
 
+    def _room(self, holder: str) -> bool:
+        if self._each is None:
+            own = self._most
+        else:
+            own = max(1, int(self._most * OWN_PART)) if holder == MACHINE else self._each
+        return self.open < self._most and self._held[holder] < own
+
+    async def _bounded(
+        self,
+        request: Request,
+        key: tuple[str, ...],
+        make: Callable[[], str],
+        may: Callable[[], bool],
+        holder: str,
+        crowded: Callable[[], str],
+    ) -> AsyncIterator[str]:
+        if not self._room(holder):
+            yield message(crowded() + self._text(key, make), retry_s=CROWDED_S)
+            return
+        self.open += 1
+        self._held[holder] += 1
+        try:
+            async for each in self._events(request, key, make, may):
+                yield each
+        finally:
+            self.open -= 1
+            self._held[holder] -= 1
+            self._held += Counter()  # those that have none are forgotten
+
     async def _events(
         self, request: Request, key: tuple[str, ...], make: Callable[[], str], may: Callable[[], bool]
     ) -> AsyncIterator[str]:
-        self.open += 1
         ends = time.monotonic() + LIFE_S
         sent = ""
-        try:
-            yield "retry: 3000\n\n"
-            while time.monotonic() < ends and not self.closed and not await request.is_disconnected():
-                if not may():
-                    break
-                seen = self._bell.count
-                text = self._text(key, make)
-                if text != sent:
-                    sent = text
-                    yield message(text)
-                await asyncio.sleep(GAP_S)
-                if not await self._bell.heard(seen, BEAT_S - GAP_S):
-                    yield ": still here\n\n"
-        finally:
-            self.open -= 1
+        while time.monotonic() < ends and not self.closed and not await request.is_disconnected():
+            if not may():
+                break
+            seen = self._bell.count
+            text = self._text(key, make)
+            if text != sent:
+                sent = text
+                yield message(text, retry_s=RETRY_S)
+            await asyncio.sleep(GAP_S)
+            if not await self._bell.heard(seen, BEAT_S - GAP_S):
+                yield ": still here\n\n"
 
     def _text(self, key: tuple[str, ...], make: Callable[[], str]) -> str:
         now = time.monotonic()
@@ -94,6 +129,6 @@ class Live:
         return made[2]
 
 
-def message(text: str) -> str:
-    """As the stream writes it."""
-    return "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+def message(text: str, *, retry_s: int) -> str:
+    """As the stream writes it; the browser hears when to come again with it, or not at all."""
+    return f"retry: {retry_s * 1000}\n" + "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"

@@ -166,15 +166,27 @@ def _branch(record: DerivativeRecord, below: Mapping[str, list[DerivativeRecord]
     return Branch(record, tuple(_branch(each, below, seen) for each in below.get(lineage, ())))
 
 
+def newest_list(folder: Path) -> tuple[str | int, ...] | None:
+    """Which list of a repository's folder is its newest, and as of when; None where there is none."""
+    try:
+        path = _newest(folder)
+        held = path.stat()
+    except (OSError, ValueError):
+        return None
+    return path.name, held.st_mtime_ns, held.st_size, held.st_ino
+
+
+def _newest(folder: Path) -> Path:
+    """Raises `OSError`, `ValueError`."""
+    named = [match for path in (folder / "metadata").iterdir() if (match := _TARGETS.fullmatch(path.name))]
+    return folder / "metadata" / max(named, key=lambda match: int(match[1]))[0]
+
+
 def repository(folder: Path) -> dict[str, tuple[File, ...]]:
     """Files of each release in a repository's folder, by the newest list in it. Its signatures are checked by
     who fetches; what is wrong with it leaves it empty."""
     try:
-        named = [
-            match for path in (folder / "metadata").iterdir() if (match := _TARGETS.fullmatch(path.name))
-        ]
-        newest = max(named, key=lambda match: int(match[1]))
-        value = json.loads(files.read_limited(folder / "metadata" / newest[0], MAX_TARGETS_BYTES))
+        value = json.loads(files.read_limited(_newest(folder), MAX_TARGETS_BYTES))
         targets = value["signed"]["targets"]
         found: dict[str, list[File]] = {}
         for path, told in sorted(targets.items())[:MAX_FILES]:

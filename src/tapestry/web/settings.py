@@ -9,6 +9,8 @@ from typing import Literal
 
 PORT = 8471
 LOOPBACK = "127.0.0.1"
+PROXIES = ("127.0.0.0/8", "::1/128")
+"""This machine."""
 Opened = Literal["public", "member"]
 
 
@@ -25,6 +27,8 @@ class WebSettings:
         state: folder in which the ledger is kept between starts; None: one that goes with the process.
         every_s: how often the core is asked what is new.
         streams: live views at once; who comes later asks now and then instead.
+        streams_each: of these, of one member or address (`holders`); this machine itself has more.
+        proxies: networks whose word on whom they speak for is taken (`X-Forwarded-For`).
         node: home of a node on this machine, for the page of what left it.
         ca: PEM file of the authority of the core's certificate.
     """
@@ -37,6 +41,8 @@ class WebSettings:
     state: Path | None = None
     every_s: float = 1.0
     streams: int = 200
+    streams_each: int = 16
+    proxies: tuple[str, ...] = PROXIES
     node: Path | None = None
     ca: Path | None = None
     alone: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from tapestry.web.known import Known
 from tapestry.web.live import Live
 from tapestry.web.session import Sessions
 from tapestry.web.settings import WebSettings
+from tapestry.web.shared import Shared
 from tapestry.web.texts import Texts
 from tapestry.web.viewers import ANYBODY, INSIDER, Viewer
 
@@ -40,6 +41,7 @@ class Site:
         bell: rung when something is known anew.
         sessions: of those who have signed in.
         index: of the ledger.
+        shared: what its pages have worked out.
         building: looks at the node on this machine; None where none is shown.
         owner_key: of the link for the node's owner.
     """
@@ -49,6 +51,7 @@ class Site:
     bell: Bell = field(default_factory=Bell)
     sessions: Sessions = field(default_factory=Sessions)
     index: Index = field(default_factory=Index)
+    shared: Shared = field(default_factory=Shared)
     building: Callable[[], Building] | None = None
     owner_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     live: Live = field(init=False)
@@ -56,7 +59,7 @@ class Site:
     assets: Assets = field(default_factory=Assets.load)
 
     def __post_init__(self) -> None:
-        self.live = Live(self.bell, self.settings.streams)
+        self.live = Live(self.bell, self.settings.streams, self.settings.streams_each)
 
     @property
     def sections(self) -> tuple[tuple[str, str], ...]:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from tapestry import __version__
 from tapestry.cli.checkup.finding import Finding, answered, fail, ok, warn
 from tapestry.cli.checkup.secrets import SOON_S, check_modes, check_tls
+from tapestry.cli.checkup.watched import of_metrics
 from tapestry.cli.failures import OWNER_HINT
 from tapestry.protocol.clock import parse_time
 
@@ -51,6 +52,7 @@ def of_core(root: Path, rounds: int) -> Iterator[Finding]:
         pair = (root / given.tls.certificate, root / given.tls.key)
         mend = "correct [tls] in core.toml"
         yield from answered("certificate", lambda: check_tls(*pair), mend)
+    yield from of_metrics(given.metrics, "core.toml")
     yield from answered("core", lambda: _serves(root, given), "see logs/core.log of the core")
     store = list(answered("store of blobs", lambda: _store(home, given), "correct blobs in core.toml"))
     yield from store

@@ -27,6 +27,8 @@ EXTRA_MODULES: Final = {
     "core": ("fastapi", "uvicorn", "sqlalchemy", "alembic", "obstore", "structlog", "uvloop"),
     "node": ("httpx", "transformers", "tokenizers", "obstore", "structlog"),
     "demo": ("matplotlib",),
+    "web": ("fastapi", "httpx", "jinja2", "uvicorn"),
+    "metrics": ("prometheus_client",),
 }
 
 
@@ -65,7 +67,7 @@ def check_packages() -> Finding:
             check="packages",
             verdict="warn",
             found=f"{found} ({what})",
-            mend="pip install 'tapestry[demo]' brings all",
+            mend=f"install what is to be used here: pip install 'tapestry[{','.join(lacking)}]'",
         )
     return Finding(check="packages", verdict="ok", found=found)
 

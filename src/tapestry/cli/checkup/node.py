@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from tapestry import __version__
 from tapestry.cli.checkup.finding import Finding, answered, fail, ok, warn
 from tapestry.cli.checkup.secrets import check_end, check_modes
+from tapestry.cli.checkup.watched import of_metrics
 from tapestry.cli.failures import OWNER_HINT
 from tapestry.errors import AuthError, TapestryError
 from tapestry.protocol.clock import parse_time
@@ -50,6 +51,7 @@ def of_node(root: Path, rounds: int) -> Iterator[Finding]:
     yield from check_modes(home.keys, ("*.key",), "node's keys")
     yield from answered("text", lambda: _text(home, given), "correct training.corpus in node.toml")
     yield from answered("device", lambda: _device(given), "correct training.device in node.toml")
+    yield from of_metrics(given.metrics, "node.toml")
     now: list[float] = []
     yield from answered("core", lambda: _core(home, now), "join a consortium: tapestry node join")
     at = now[0] if now else time.time()

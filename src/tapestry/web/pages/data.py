@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -15,6 +17,15 @@ from tapestry.web.source import Listing
 
 PER_PAGE = 50
 MAX_WORDS = 8
+
+
+@dataclass(frozen=True)
+class Every:
+    """All datasets, of each what a kind of viewer may know."""
+
+    rows: list[Row]
+    languages: list[OfLanguage]
+    licences: list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,6 @@ class Found:
     licences: list[tuple[str, int]]
 
 
-def visible(ask: Ask) -> list[Row]:
-    """Of each dataset what this viewer may know."""
-    insider = ask.viewer.insider
-    return [of_card_shown(each.member, each.dataset, _part(each, insider)) for each in ask.listings]
-
-
 def _part(listing: Listing, insider: bool) -> Shown:
     if insider:
         return listing.card
@@ -52,28 +57,43 @@ async def show(request: Request) -> Response:
     ask.must_see("catalog")
     words = ask.word("q").split()[:MAX_WORDS]
     language, licence = ask.word("language"), ask.word("licence")
-    every = visible(ask)
-    found = search(every, words)
+    listings, insider = ask.listings, ask.viewer.insider
+    shared, made_of = ask.site.shared, (ask.known.listings, ask.sees("catalog"))
+    every = await shared.of(("data", insider), made_of, lambda: _every(listings, insider))
+    asked = ask.number("page", 1, least=1)
+    shown = await shared.of(
+        ("data", insider, *words, None, language, licence, asked),
+        (every,),
+        lambda: _found(every, words, language, licence, asked),
+    )
+    last = max(1, -(-shown.total // PER_PAGE))
+    at = ask.number("page", 1, least=1, most=last)
+    template = "data_rows.html" if ask.partial else "data.html"
+    return page(
+        ask, template, found=shown, q=" ".join(words), language=language, licence=licence, at=at, last=last
+    )
+
+
+def _every(listings: Iterable[Listing], insider: bool) -> Every:
+    rows = [of_card_shown(each.member, each.dataset, _part(each, insider)) for each in listings]
+    licences = Counter(row.licence for row in rows if row.licence)
+    by_count = sorted(licences.items(), key=lambda each: (-each[1], each[0]))
+    return Every(rows=rows, languages=coverage(rows), licences=by_count)
+
+
+def _found(every: Every, words: list[str], language: str, licence: str, at: int) -> Found:
+    found = search(every.rows, words)
     if language:
         found = [row for row in found if language in row.languages]
     if licence:
         found = [row for row in found if row.licence == licence]
-    last = max(1, -(-len(found) // PER_PAGE))
-    at = ask.number("page", 1, least=1, most=last)
-    licences: dict[str, int] = {}
-    for row in every:
-        if row.licence:
-            licences[row.licence] = licences.get(row.licence, 0) + 1
-    shown = Found(
-        rows=found[(at - 1) * PER_PAGE : at * PER_PAGE],
+    rows = found[(at - 1) * PER_PAGE : at * PER_PAGE]
+    return Found(
+        rows=rows,
         total=len(found),
-        every=len(every),
-        languages=coverage(every),
-        licences=sorted(licences.items(), key=lambda each: (-each[1], each[0])),
-    )
-    template = "data_rows.html" if ask.partial else "data.html"
-    return page(
-        ask, template, found=shown, q=" ".join(words), language=language, licence=licence, at=at, last=last
+        every=len(every.rows),
+        languages=every.languages,
+        licences=every.licences,
     )
 
 

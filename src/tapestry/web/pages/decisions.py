@@ -5,7 +5,6 @@ Nothing is signed here. Where a member could act, the page shows the command to 
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from starlette.requests import Request
@@ -17,6 +16,7 @@ from tapestry.governance.prose import sections
 from tapestry.governance.state import Item
 from tapestry.protocol.clock import seconds_between
 from tapestry.web import deciding
+from tapestry.web.book import Book
 from tapestry.web.cookies import core_time
 from tapestry.web.pages.ledger import book_of
 from tapestry.web.pages.route import Route
@@ -29,8 +29,7 @@ async def show(request: Request) -> Response:
     ask = Ask(request)
     ask.must_see("votes")
     book = await book_of(ask)
-    assembly = ask.known.assembly
-    found = await asyncio.to_thread(deciding.listed, assembly, book)
+    found = await _listed(ask, book)
     decided = [each for each in found if not each.open]
     pages = max(1, -(-len(decided) // EACH_PAGE))
     at = min(pages, ask.number("page", 1, least=1))
@@ -41,7 +40,7 @@ async def show(request: Request) -> Response:
         decided=decided[(at - 1) * EACH_PAGE : at * EACH_PAGE],
         at=at,
         pages=pages,
-        phases=deciding.phases(assembly, core_time(ask.known)) if ask.known.heard_at else [],
+        phases=await _phases(ask) if ask.known.heard_at else [],
         left_s=_left(ask),
         there=ask.known.charter is not None,
     )
@@ -52,7 +51,10 @@ async def one(request: Request) -> Response:
     ask.must_see("votes")
     book = await book_of(ask)
     item = _item(ask)
-    shown = await asyncio.to_thread(deciding.shown, ask.known.assembly, item, book)
+    assembly = ask.known.assembly
+    shown = await ask.site.shared.of(
+        ("proposal", item.proposal), (assembly, book), lambda: deciding.shown(assembly, item, book)
+    )
     return page(ask, "proposal.html", one=shown, left_s=_left(ask))
 
 
@@ -62,7 +64,7 @@ async def charter(request: Request) -> Response:
     held = ask.known.charter
     if held is None:
         raise NotFound("this consortium has no charter: its operator decides")
-    prose = await asyncio.to_thread(lambda: sections(held, check(held)))
+    prose = await ask.site.shared.of("charter", (held,), lambda: sections(held, check(held)))
     return page(ask, "charter.html", charter=held, prose=prose)
 
 
@@ -72,7 +74,7 @@ async def desk(request: Request) -> Response:
     member = _member(ask)
     book = await book_of(ask)
     assembly, at = ask.known.assembly, core_time(ask.known)
-    found = await asyncio.to_thread(deciding.listed, assembly, book)
+    found = await _listed(ask, book)
     waiting = [each for each in found if each.may_vote(member) and each.choice_of(member) is None]
     return page(
         ask,
@@ -91,9 +93,25 @@ async def audit(request: Request) -> Response:
     if not ask.viewer.has("auditor"):
         raise NotForYou("this page is for auditors, whom the charter names")
     book = await book_of(ask)
-    disputes = await asyncio.to_thread(deciding.disputes, ask.known.assembly, book, ask.site.index)
-    refused = await asyncio.to_thread(deciding.refused, book, ask.site.index)
+    index = ask.site.index
+    disputes, refused = await ask.site.shared.of(
+        "audit",
+        (book, ask.known.assembly, index.size),
+        lambda: (deciding.disputes(ask.known.assembly, book, index), deciding.refused(book, index)),
+    )
     return page(ask, "audit.html", disputes=disputes, refused=refused)
+
+
+async def _listed(ask: Ask, book: Book | None) -> list[deciding.Shown]:
+    assembly = ask.known.assembly
+    return await ask.site.shared.of("decisions", (assembly, book), lambda: deciding.listed(assembly, book))
+
+
+async def _phases(ask: Ask) -> list[deciding.PhaseShown]:
+    """As of this second, since what counts depends on when it is asked."""
+    assembly, at = ask.known.assembly, core_time(ask.known)
+    second = at.partition(".")[0]
+    return await ask.site.shared.of("phases", (assembly, second), lambda: deciding.phases(assembly, at))
 
 
 def _member(ask: Ask) -> str:

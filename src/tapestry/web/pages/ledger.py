@@ -15,12 +15,15 @@ from tapestry.identity.notes import Note
 from tapestry.ledger.checkpoint import Checkpoint
 from tapestry.ledger.entries import CONSORTIUM, Entry
 from tapestry.transport import server
+from tapestry.web import succession
 from tapestry.web.book import Book
 from tapestry.web.index import Index, Search
 from tapestry.web.pages.route import Route
 from tapestry.web.render import Ask, page
 
 EACH_PAGE: Final = 50
+LISTS: Final = ("kind", "member", "run")
+"""What can be chosen from."""
 MAX_SHOWN: Final = 200_000
 """Characters of an entry that are laid out a second time."""
 
@@ -37,6 +40,15 @@ class Row:
     round: int | None
 
 
+@dataclass(frozen=True)
+class Found:
+    """A page of what a search has found."""
+
+    rows: tuple[Row, ...] = ()
+    count: int = 0
+    pages: int = 1
+
+
 async def show(request: Request) -> Response:
     ask = Ask(request)
     ask.must_see("ledger")
@@ -49,32 +61,34 @@ async def show(request: Request) -> Response:
         run=ask.word("run") or None,
         round=ask.number("round", 0, most=1 << 40) or None,
     )
-    rows: list[Row] = []
-    count, pages = 0, 1
-    at = ask.number("page", 1, least=1)
+    found, at = Found(), ask.number("page", 1, least=1)
+    lists: dict[str, list[str]] = {name: [] for name in LISTS}
     if book is not None:
-        found = index.found(wanted)
-        count = len(found)
-        pages = max(1, -(-count // EACH_PAGE))
-        at = min(at, pages)
-        numbers = found[max(0, count - at * EACH_PAGE) : count - (at - 1) * EACH_PAGE]
-        rows = await asyncio.to_thread(
-            lambda: [row(index, entry_of(book, each)) for each in reversed(numbers)]
-        )
-    lists = {name: index.values(name) for name in ("kind", "member", "run")}
+        shared, made_of = ask.site.shared, (book.turn, index.size)
+        found = await shared.of(("ledger", wanted, at), made_of, lambda: _found(book, index, wanted, at))
+        lists = await shared.of("ledger", made_of, lambda: {name: index.values(name) for name in LISTS})
     checkpoint = Note.from_bytes(ask.known.checkpoint.encode()) if ask.known.checkpoint else None
     return page(
         ask,
         "ledger.html",
-        rows=rows,
-        count=count,
-        at=at,
-        pages=pages,
+        rows=found.rows,
+        count=found.count,
+        at=min(at, found.pages),
+        pages=found.pages,
         wanted=wanted,
         lists=lists,
         checkpoint=checkpoint and Checkpoint.parse(checkpoint.text),
         there=book is not None,
     )
+
+
+def _found(book: Book, index: Index, wanted: Search, at: int) -> Found:
+    found = index.found(wanted)
+    count = len(found)
+    pages = max(1, -(-count // EACH_PAGE))
+    at = min(at, pages)
+    numbers = found[max(0, count - at * EACH_PAGE) : count - (at - 1) * EACH_PAGE]
+    return Found(tuple(row(index, entry_of(book, each)) for each in reversed(numbers)), count, pages)
 
 
 async def one(request: Request) -> Response:
@@ -97,7 +111,7 @@ async def one(request: Request) -> Response:
         size=size,
         newest=book.size,
         steps=steps if there else None,
-        successor=_successor(ask.site.index, size),
+        successions=succession.numbers(ask.site.index, size),
         consortium=ask.known.hello.consortium if ask.known.hello else "",
     )
 
@@ -110,7 +124,7 @@ async def proof(request: Request) -> Response:
     size = _signed_size(ask)
     if sequence > size:
         raise NotFound("no checkpoint was signed yet that has this entry")
-    successor = _successor(ask.site.index, size)
+    changes = succession.numbers(ask.site.index, size)
     found = {
         "entry": _text(book, sequence),
         "sequence": sequence,
@@ -118,9 +132,25 @@ async def proof(request: Request) -> Response:
         "proof": [each.hex() for each in book.inclusion(sequence, size)],
         "checkpoint": ask.known.checkpoint,
         "first": _text(book, 1),
-        "successor": None if successor is None else _text(book, successor),
-        "key": _core_key(book, successor),
+        "successions": changes,
+        "key": str(entry_of(book, changes[-1] if changes else 1).body["core_key"]),
     }
+    return _json(ask, found)
+
+
+async def successions(request: Request) -> Response:
+    """How the core came to its key, as JSON: every change up to a size of the ledger, with who signed."""
+    ask = Ask(request)
+    ask.must_see("ledger")
+    book = await book_of(ask)
+    size = ask.number("size", 0, most=1 << 53)
+    if book is None or not 1 <= size <= book.size:
+        raise NotFound("the ledger has no such size")
+    changes = succession.numbers(ask.site.index, size)
+    assembly = ask.known.assembly
+    found = await ask.site.shared.of(
+        ("successions", size), (book.turn, *changes), lambda: succession.chain(book, assembly, changes, size)
+    )
     return _json(ask, found)
 
 
@@ -141,7 +171,7 @@ async def book_of(ask: Ask) -> Book | None:
     book = ask.site.book if ask.site.follower is not None else None
     if book is None or not book.size or not ask.known.size:
         return None
-    if ask.site.index.size != book.size:
+    if not ask.site.index.has_all(book):
         await asyncio.to_thread(ask.site.index.follow, book)
     return book
 
@@ -194,16 +224,6 @@ def _steps(book: Book, sequence: int, size: int) -> list[dict[str, Any]]:
     return [{**step, "hash": given.hex()} for step, given in zip(reversed(steps), hashes, strict=True)]
 
 
-def _successor(index: Index, size: int) -> int | None:
-    """The entry that names the core's key, where it is not the first."""
-    found = [each for each in index.found(Search(kind="core-succeeded")) if each <= size]
-    return found[-1] if found else None
-
-
-def _core_key(book: Book, successor: int | None) -> str:
-    return str(entry_of(book, successor or 1).body["core_key"])
-
-
 def _text(book: Book, sequence: int) -> str:
     return entry_of(book, sequence).to_bytes().decode()
 
@@ -218,6 +238,7 @@ def _json(ask: Ask, value: Any) -> Response:
 ROUTES = (
     Route("/ledger", show),
     Route("/ledger/consistency", consistency),
+    Route("/ledger/successions", successions),
     Route("/ledger/{entry}", one),
     Route("/ledger/{entry}/proof", proof),
 )

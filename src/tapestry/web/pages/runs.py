@@ -14,6 +14,8 @@ from tapestry.rounds.state import RunState
 from tapestry.rounds.view import view_of
 from tapestry.web import charts, picture
 from tapestry.web.charts import BY, METRICS, ROWS, Chart
+from tapestry.web.holders import holder_of
+from tapestry.web.live import CROWDED_S
 from tapestry.web.pages.route import Route
 from tapestry.web.picture import Picture
 from tapestry.web.render import Ask, fill, page
@@ -145,7 +147,11 @@ async def live(request: Request) -> Response:
         same = (now.sees("plans"), now.sees("contributions"), now.sees("scores")) == levels
         return same and now.viewer.insider == insider
 
-    return ask.site.live.stream(request, key, make, may)
+    def crowded() -> str:
+        return fill(ask, "crowded.html", seconds=CROWDED_S)
+
+    holder = holder_of(ask.site.settings, request, ask.viewer)
+    return ask.site.live.stream(request, key, make, may, holder=holder, crowded=crowded)
 
 
 async def part(request: Request) -> Response:

@@ -121,11 +121,9 @@ export function readNote(whole) {
   return { text, origin: lines[0], consortium: origin[1], size: Number(lines[1]), root, signatures };
 }
 
-/** Whether a key has signed a note under its origin's name; null where this browser knows no Ed25519. */
-export async function signedBy(note, key) {
-  const id = (await sha256(joined(utf8(`${note.origin}\n`), Uint8Array.of(PLAIN), key))).slice(0, 4);
-  const named = note.signatures.find((each) => each.name === note.origin && same(each.data.slice(0, 4), id));
-  if (!named || named.data.length !== 68) return false;
+/** Whether a key has signed bytes (Ed25519); null where this browser does not know how to look. */
+async function verified(key, signature, bytes) {
+  if (key.length !== 32 || signature.length !== 64) return false;
   let known;
   try {
     known = await crypto.subtle.importKey("raw", key, { name: "Ed25519" }, false, ["verify"]);
@@ -133,7 +131,142 @@ export async function signedBy(note, key) {
     if (error.name === "NotSupportedError" || error.name === "SyntaxError") return null;
     return false;
   }
-  return crypto.subtle.verify({ name: "Ed25519" }, known, named.data.slice(4), utf8(note.text));
+  return crypto.subtle.verify({ name: "Ed25519" }, known, signature, bytes);
+}
+
+/** Whether a key has signed a note under its origin's name; null as above. */
+export async function signedBy(note, key) {
+  const id = (await sha256(joined(utf8(`${note.origin}\n`), Uint8Array.of(PLAIN), key))).slice(0, 4);
+  const named = note.signatures.find((each) => each.name === note.origin && same(each.data.slice(0, 4), id));
+  return named ? verified(key, named.data.slice(4), utf8(note.text)) : false;
+}
+
+// -- the core's key ----------------------------------------------------------------------------------
+//
+// Entry 1 names the first. Another takes its place by a `core-succeeded`, for which more than half of the members
+// have signed (docs/formats/ledger.md): each with a witness key, which its member's root key has certified, which
+// its admission names. Each of these is an entry, and is shown to be in the tree before it is read.
+
+/** This browser knows no Ed25519. */
+class Unable extends Error {}
+
+function must(holds, why) {
+  if (!holds) throw new Error(why);
+}
+
+const preAuthentication = (kind, data) =>
+  joined(utf8(`DSSEv1 ${utf8(kind).length} ${kind} ${data.length} `), data);
+
+const payloadOf = (envelope) => JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(unbase64(envelope.payload)));
+
+/** What an envelope says that this key, and no other, has signed. */
+async function opened(envelope, kind, key) {
+  const [signature, ...more] = envelope.signatures;
+  must(!more.length && envelope.payloadType === `application/vnd.${kind}+json`, `this is no ${kind}`);
+  must(signature.keyid === hex(await sha256(key)), "signed by another key");
+  const bytes = preAuthentication(envelope.payloadType, unbase64(envelope.payload));
+  const holds = await verified(key, unbase64(signature.sig), bytes);
+  if (holds === null) throw new Unable();
+  must(holds, "a signature does not hold");
+  const said = payloadOf(envelope);
+  must(said.format === kind, `this is no ${kind}`);
+  return said;
+}
+
+/** Entries by number, of which each was shown to be in the tree, at its place. */
+async function proven(given, note) {
+  const found = new Map();
+  for (const [text, { entry, proof }] of Object.entries(given)) {
+    const sequence = Number(text);
+    const roots = await climb(await leafHash(utf8(entry)), sequence - 1, note.size, proof.map(unhex));
+    const value = JSON.parse(entry);
+    must(same(roots[roots.length - 1], note.root) && value.sequence === sequence, "an entry is not in the ledger");
+    found.set(sequence, value);
+  }
+  return (sequence, type, before) => {
+    const entry = found.get(sequence);
+    must(entry?.type === type && entry.scope === "consortium", `entry ${sequence} is no ${type}`);
+    must(sequence < before, `entry ${sequence} comes too late`);
+    return entry;
+  };
+}
+
+/** A member's root key: of its admission, or of the vote that put another in its place. */
+function rootKey(member, [first, decided], entry, before) {
+  if (decided === undefined) {
+    const { body } = entry(first, "member-admitted", before);
+    must(body.member === member, "that is another member");
+    return unhex(body.root_key);
+  }
+  const asked = entry(first, "proposal-opened", decided).body;
+  const { body } = entry(decided, "proposal-decided", before);
+  const { subject } = payloadOf(JSON.parse(asked.envelope));
+  must(body.in_force === true && body.proposal === asked.proposal, "that was not decided");
+  must(subject.kind === "replace-root-key" && subject.member === member, "that is another member");
+  return unhex(subject.root_key);
+}
+
+/** The member that has signed for a key to take the core's place, as `words` say. */
+async function endorsed(envelope, words, told, roots, entry) {
+  const { keyid } = envelope.signatures[0];
+  const { body } = entry(told.certificates[keyid], "key-certified", told.sequence);
+  must(Object.hasOwn(roots, body.member), "whoever has signed is no member");
+  const certificate = await opened(JSON.parse(body.envelope), "tapestry.key", roots[body.member]);
+  must(certificate.role === "witness" && certificate.member === body.member, "that key may not sign this");
+  const [at, from, until] = [words.at, certificate.not_before, certificate.expires].map(Date.parse);
+  must(from <= at && at < until, "that key did not hold then");
+  const said = await opened(envelope, "tapestry.succession", unhex(certificate.public_key));
+  const agreed = ["consortium", "core_key", "size", "root"].every((name) => said[name] === words[name]);
+  must(agreed && said.member === certificate.member, "a member has signed for something else");
+  must(certificate.node === null || said.node === certificate.node, "another node has signed");
+  return certificate.member;
+}
+
+/** One change of the core's key: the new one, and who has signed for it of how many. Throws where it does not hold. */
+async function succeeded(told, note, entry) {
+  const { body, at } = entry(told.sequence, "core-succeeded", Infinity);
+  const envelopes = body.envelopes.map((text) => JSON.parse(text));
+  const size = told.sequence - 1;
+  const { root } = payloadOf(envelopes[0]);
+  const proof = told.consistency.map(unhex);
+  must(await consistent(size, unhex(root), note.size, note.root, proof), "that was another ledger");
+  const roots = {};
+  for (const [member, numbers] of Object.entries(told.members)) {
+    roots[member] = rootKey(member, numbers, entry, told.sequence);
+  }
+  const words = { consortium: note.consortium, core_key: body.core_key, size, root, at };
+  const names = new Set();
+  for (const envelope of envelopes) names.add(await endorsed(envelope, words, told, roots, entry));
+  must(2 * names.size > Object.keys(roots).length, "too few members have signed");
+  return { key: body.core_key, value: `${names.size}/${Object.keys(roots).length}: ${[...names].join(", ")}` };
+}
+
+/** The key that signs for the ledger, from the first on; null where that could not be followed.
+ *  `chain`: what the server gives of the entries that changed it; null where it gives nothing. */
+async function keyInForce(first, numbers, chain, note, say) {
+  let key = first;
+  if (!numbers.length) return key;
+  const lost = (ok) => numbers.forEach((each) => say(`succession-${each}`, ok));
+  if (!chain) return lost(null), null;
+  let entry;
+  try {
+    entry = await proven(chain.entries, note);
+    must(chain.successions.map((each) => each.sequence).join() === numbers.join(), "others than were named");
+  } catch {
+    return lost(false), null;
+  }
+  for (const told of chain.successions) {
+    try {
+      const found = await succeeded(told, note, entry);
+      key = found.key;
+      say(`succession-${told.sequence}`, true, found.value);
+    } catch (error) {
+      say(`succession-${told.sequence}`, error instanceof Unable ? null : false, error.message);
+      if (!(error instanceof Unable)) return null;
+      key = entry(told.sequence, "core-succeeded", Infinity).body.core_key;
+    }
+  }
+  return key;
 }
 
 // -- all of it -----------------------------------------------------------------------------------------
@@ -141,7 +274,7 @@ export async function signedBy(note, key) {
 /** Check what the server gave for one entry, step by step.
  *
  *  `given`: entry and first (bytes of entries as text), sequence, proof (hexadecimal), checkpoint (a note),
- *  key (of the core, hexadecimal), successor (the entry as text that names a later key; or null).
+ *  key (of the core, hexadecimal), successions (numbers of entries that changed it) and chain (these, proven).
  *  `told(step, ok, value)` hears of every step: ok is true, false, or null where it could not be looked at. */
 export async function check(given, told) {
   const verdicts = [];
@@ -161,9 +294,10 @@ export async function check(given, told) {
   say("signature", signed, given.key);
   const consortium = hex(await sha256(utf8(given.first)));
   say("consortium", consortium === note.consortium, consortium);
-  const names = JSON.parse(given.successor ?? given.first);
-  const kind = given.successor ? "core-succeeded" : "founded";
-  say("key", names.type === kind && names.body?.core_key === given.key, given.key);
+  const founded = JSON.parse(given.first);
+  const founding = founded.type === "founded" ? founded.body?.core_key : undefined;
+  const key = await keyInForce(founding, given.successions, given.chain, note, say);
+  say("key", key === null ? null : key === given.key, given.key);
   return { verdict: overall(verdicts), note };
 }
 
@@ -235,7 +369,8 @@ async function run(place) {
     if (!answer) return say("lacking");
     const told = shown(place);
     // What is proven must be what the page shows, not something else that is in the ledger.
-    const given = { ...answer, sequence: Number(place.dataset.sequence) };
+    const given = { ...answer, sequence: Number(place.dataset.sequence), chain: null };
+    if (given.successions.length) given.chain = await fetched(`${place.dataset.successions}?size=${given.size}`);
     const visible = document.querySelector("[data-entry]")?.textContent === given.entry;
     told("shown", visible, "");
     const { verdict, note } = await check(given, told);

@@ -1,0 +1,175 @@
+"""What many see is worked out once; what has changed, anew; and no more of it is held than so much."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tapestry.governance import proposal as subjects
+from tapestry.web import deciding, released
+from tapestry.web.app import make_app
+from tapestry.web.index import Index
+from tapestry.web.pages import data, decisions, ledger
+from tapestry.web.shared import Shared
+from tests.web.served import run_apart
+from tests.web.world import Dashboard, World
+
+VIEWERS = 50
+PAGES = {
+    "/en/decisions": (deciding, "listed"),
+    "/en/decisions/charter": (decisions, "check"),
+    "/en/decisions/{hostile}": (deciding, "shown"),
+    "/en/data": (data, "coverage"),
+    "/en/data?q=letters&language=en": (data, "search"),
+    "/en/ledger?member=ada": (ledger, "_found"),
+    "/en/ledger?kind=ballot-cast&page=2": (Index, "values"),
+    "/en/releases": (released, "tree"),
+}
+"""Of each page what takes its time."""
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    folder = tmp_path_factory.mktemp("shared")
+    with (world := World(folder / "core")).core:
+        yield Dashboard(world.live(), folder)
+
+
+class Counted:
+    """How often a function is called; it takes a while, so that all who ask are there meanwhile."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        self.calls = 0
+        real: Callable[..., Any] = getattr(owner, name)
+        lock = threading.Lock()
+
+        def slow(*args: Any, **named: Any) -> Any:
+            with lock:
+                self.calls += 1
+            time.sleep(0.02)
+            return real(*args, **named)
+
+        patch.setattr(owner, name, slow)
+
+
+def views(board: Dashboard, path: str, count: int = VIEWERS) -> set[str]:
+    """What so many viewers at once are shown."""
+
+    async def look() -> set[str]:
+        transport = httpx.ASGITransport(make_app(board.site))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            answers = await asyncio.gather(*(client.get(path) for _ in range(count)))
+        assert {answer.status_code for answer in answers} == {200}
+        return {answer.text for answer in answers}
+
+    return run_apart(look())
+
+
+@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_page_is_worked_out_once_for_fifty(
+    board: Dashboard, monkeypatch: pytest.MonkeyPatch, path: str, shared: bool
+) -> None:
+    """The control: with nothing held it is worked out for each."""
+    count = Counted(monkeypatch, *PAGES[path])
+    monkeypatch.setattr(board.site, "shared", Shared() if shared else Unshared())
+    few = VIEWERS if shared else 4
+    views(board, path.format(**board.world.names), few)
+    views(board, path.format(**board.world.names), few)
+    each = count.calls / (1 if shared else 2 * few)
+    assert each in (1, 3), "the lists to choose from are three"
+
+
+def test_phases_are_reckoned_once_a_second(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = Counted(monkeypatch, deciding, "phases")
+    views(board, "/en/decisions")
+    assert 1 <= count.calls < VIEWERS / 5
+
+
+class Unshared(Shared):
+    async def of(self, name: Any, made_of: Any, make: Callable[[], Any]) -> Any:
+        return await asyncio.to_thread(make)
+
+
+def test_what_has_changed_is_worked_out_anew(board: Dashboard) -> None:
+    board.site.shared = Shared()
+    (before,) = views(board, "/en/decisions", 1)
+    size = board.known.size
+    proposal = board.world.propose("bob", subjects.Expel(member="dan"))
+    assert proposal not in before + "".join(views(board, "/en/decisions", 1)), "nothing was heard of it yet"
+    board.again()
+    assert board.known.size > size
+    (after,) = views(board, "/en/decisions", 1)
+    assert proposal in after
+    (found,) = views(board, "/en/ledger?kind=proposal-opened", 1)
+    assert f"/ledger/{board.known.size}" in found
+
+
+def test_a_catalog_that_stays_the_same_stays_good(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: one that has changed is worked out anew."""
+    count = Counted(monkeypatch, data, "coverage")
+    board.site.shared = Shared()
+    board.follower._catalog_at = -1e9
+    board.again()
+    views(board, "/en/data", 1)
+    board.follower._catalog_at = -1e9
+    board.again()
+    views(board, "/en/data", 1)
+    assert count.calls == 1
+    board.world.now += 1000  # by which it is published
+    board.follower._catalog_at = -1e9
+    board.again()
+    views(board, "/en/data", 1)
+    assert count.calls == 2
+
+
+def test_a_repository_is_read_when_it_has_a_newer_list(tmp_path: Path) -> None:
+    folder = tmp_path / "metadata"
+    folder.mkdir()
+    assert released.newest_list(tmp_path) is None
+    seen = []
+    for name in ("2.targets.json", "1.targets.json", "10.targets.json"):
+        (folder / name).write_text("{}")
+        seen.append(released.newest_list(tmp_path))
+    assert seen[0] == seen[1] != seen[2]
+    (folder / "10.targets.json").write_text("{ }")
+    assert released.newest_list(tmp_path) != seen[2]
+
+
+def test_only_so_much_is_held() -> None:
+    async def many() -> Shared:
+        shared = Shared(most=8)
+        for number in range(100):
+            assert await shared.of(number, (), lambda number=number: number) == number
+        return shared
+
+    assert len(run_apart(many())) == 8
+
+
+def test_what_failed_is_tried_again_and_whoever_leaves_takes_nothing_along() -> None:
+    async def tried() -> None:
+        shared, calls = Shared(), []
+
+        def fails() -> str:
+            calls.append(1)
+            if len(calls) == 1:
+                raise ValueError("not this time")
+            time.sleep(0.05)
+            return "made"
+
+        with pytest.raises(ValueError):
+            await shared.of("it", (), fails)
+        leaves = asyncio.ensure_future(shared.of("it", (), fails))
+        stays = asyncio.ensure_future(shared.of("it", (), fails))
+        await asyncio.sleep(0.01)
+        leaves.cancel()
+        assert await stays == "made" and len(calls) == 2
+
+    run_apart(tried())
