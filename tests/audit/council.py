@@ -43,8 +43,8 @@ class Council(Scene):
         """Of the members there are, or of these."""
         tables = {"usual": USUAL, **tables}
         seats = tables.pop("members", None) or {name: {"seats": 1} for name in names or self.nodes}
-        holders = {"release": {"signatures": 2, "holders": tuple(seats)[:3]}}
-        return Charter.model_validate(value((1,) * len(seats), members=seats, **holders, **tables))
+        release = {"signatures": 2, "holders": tuple(seats)[:3], **tables.pop("release", {})}
+        return Charter.model_validate(value((1,) * len(seats), members=seats, release=release, **tables))
 
     def signature(self, name: str, charter: Charter, **fields: Any) -> Envelope:
         key = fields.pop("key", self.nodes[name].vote)

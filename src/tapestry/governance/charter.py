@@ -124,11 +124,23 @@ class Public(Part):
     releases: Level = "public"
 
 
+class Gates(Part):
+    """[release.gates]: what members' scores in the ledger must show before a release is signed."""
+
+    scored_by: Annotated[int, Field(ge=0, le=MAX_MEMBERS)] = 0
+    """Different members whose nodes have published a score of the very base, before the vote ends."""
+    worse_by_at_most: ShareText | None = None
+    """By so much of its own figure at the release before no node's bits per byte may be higher, on held-out
+    text of the same size."""
+
+
 class Release(Part):
     """[release]: k of n members sign a release."""
 
     signatures: Annotated[int, Field(ge=1, le=MAX_MEMBERS)]
     holders: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_MEMBERS), Names]
+    gates: Annotated[Gates | None, Field(exclude_if=lambda value: value is None)] = None
+    """May be left out, and is not stated then."""
 
 
 class Deadlines(Part):

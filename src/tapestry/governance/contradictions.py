@@ -242,6 +242,13 @@ def _release(charter: Charter) -> Iterator[Fault]:
                 rule=f"{name} is to hold a release key, but is no member of this charter",
                 way_out="name members of [members]",
             )
+    voters = len(charter.members)
+    if release.gates is not None and release.gates.scored_by > voters:
+        yield Fault(
+            where="release.gates.scored_by",
+            rule=f"{release.gates.scored_by} members must have published a score, and there are {voters}",
+            way_out=f"write scored_by = {voters} or less",
+        )
     if release.signatures > len(release.holders):
         yield Fault(
             where="release.signatures",

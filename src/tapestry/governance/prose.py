@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tapestry.governance.capture import Capture, Power, overrides
-from tapestry.governance.charter import Charter, Rule
+from tapestry.governance.charter import Charter, Gates, Rule
 from tapestry.governance.electorate import founding, shares
 from tapestry.governance.takeover import Takeover, takeover
 from tapestry.governance.words import ABOUT_ONE, KINDS, Kind, Role, bound, share, text_of
@@ -313,8 +313,18 @@ def _release(charter: Charter) -> str:
     release = charter.release
     return (
         f"{release.signatures} of {len(release.holders)} must sign a release: {listed(release.holders)}. "
-        "A release needs both, the vote and the signatures."
+        "A release needs both, the vote and the signatures." + _gates(release.gates)
     )
+
+
+def _gates(gates: Gates | None) -> str:
+    said = []
+    if gates is not None and gates.scored_by:
+        said.append(f"{gates.scored_by} members have published a score of it")
+    if gates is not None and gates.worse_by_at_most is not None:
+        most = gates.worse_by_at_most
+        said.append(f"no node's own figure is worse than at the release before by more than {most}")
+    return f" None is signed unless {listed(said)}." if said else ""
 
 
 def _public(charter: Charter) -> Iterator[str]:

@@ -13,7 +13,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from tapestry.errors import Conflict, ReleaseError
 from tapestry.host import files
 from tapestry.protocol import canonical
-from tapestry.release import card, contents, leakage, messages, roles
+from tapestry.release import card, contents, gates, leakage, messages, roles
 from tapestry.release.contents import Progress
 from tapestry.release.derived import (
     CATALOG,
@@ -76,6 +76,7 @@ def check(
     Raises:
         ReleaseError: a file is not what follows from the ledger.
         Refused: no decision in force is for the release.
+        GateNotMet: the charter's gates keep it back.
         Conflict: the holders are others by now.
     """
     said = messages.Draft.from_bytes(read(folder / SAYS))
@@ -88,6 +89,7 @@ def check(
     fresh: dict[str, tuple[str, int]] = {}
     if said.release is not None:
         facts = view.accepted(said.release)
+        gates.require(view, facts)
         if f"{said.release}/{contents.RELEASE}" in files_before:
             raise Conflict(f"release {said.release} is published already")
         fresh = _check_model(folder, facts, view, progress)

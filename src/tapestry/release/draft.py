@@ -27,7 +27,7 @@ from tapestry.host import files
 from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact, Model, State
 from tapestry.protocol.layout import Layout
-from tapestry.release import card, contents, messages, roles
+from tapestry.release import card, contents, gates, messages, roles
 from tapestry.release.checking import Checked, check
 from tapestry.release.contents import Chain
 from tapestry.release.derived import (
@@ -82,9 +82,12 @@ def make(
 
     Raises:
         Refused: no decision in force is for the release.
+        GateNotMet: the charter's gates keep it back.
         Conflict: it is published already, or the folder is there.
     """
     facts = None if name is None else view.accepted(name)
+    if facts is not None:
+        gates.require(view, facts)
     if folder.exists():
         raise Conflict(f"{folder} exists already", hint="name a folder that does not exist yet")
     current = published.files if published is not None else {}
