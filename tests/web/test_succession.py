@@ -265,6 +265,13 @@ def test_the_page_shows_each_change_of_the_key(chromium: Any, succeeded: Dashboa
     with served(make_app(succeeded.site)) as url:
         page = chromium.new_context().new_page()
         page.goto(f"{url}/en/ledger/4")
+        page.route("**/successions*", lambda route: route.fulfill(status=404))
+        page.click("[data-verify]")
+        page.wait_for_selector("[data-verdict][data-ok=partly]")
+        said = page.inner_text('[data-step^="succession-"] >> nth=0')
+        assert "does not give what it takes" in said and "Ed25519" not in said
+        assert page.evaluate("Object.keys(localStorage).length") == 0, "it is not what is held against others"
+        page.unroute("**/successions*")
         page.click("[data-verify]")
         page.wait_for_selector("[data-verdict][data-ok=holds]")
         assert page.locator('[data-step^="succession-"][data-ok="true"]').count() == 2

@@ -241,19 +241,20 @@ async function succeeded(told, note, entry) {
   return { key: body.core_key, value: `${names.size}/${Object.keys(roots).length}: ${[...names].join(", ")}` };
 }
 
-/** The key that signs for the ledger, from the first on; null where that could not be followed.
+/** The key that signs for the ledger, from the first on; undefined where a change of it does not hold, null where
+ *  none could be looked at.
  *  `chain`: what the server gives of the entries that changed it; null where it gives nothing. */
 async function keyInForce(first, numbers, chain, note, say) {
   let key = first;
   if (!numbers.length) return key;
-  const lost = (ok) => numbers.forEach((each) => say(`succession-${each}`, ok));
-  if (!chain) return lost(null), null;
+  const lost = (ok, why) => numbers.forEach((each) => say(`succession-${each}`, ok, "", why));
+  if (!chain) return lost(null, "ungiven"), null;
   let entry;
   try {
     entry = await proven(chain.entries, note);
     must(chain.successions.map((each) => each.sequence).join() === numbers.join(), "others than were named");
   } catch {
-    return lost(false), null;
+    return lost(false), undefined;
   }
   for (const told of chain.successions) {
     try {
@@ -262,7 +263,7 @@ async function keyInForce(first, numbers, chain, note, say) {
       say(`succession-${told.sequence}`, true, found.value);
     } catch (error) {
       say(`succession-${told.sequence}`, error instanceof Unable ? null : false, error.message);
-      if (!(error instanceof Unable)) return null;
+      if (!(error instanceof Unable)) return undefined;
       key = entry(told.sequence, "core-succeeded", Infinity).body.core_key;
     }
   }
@@ -275,12 +276,13 @@ async function keyInForce(first, numbers, chain, note, say) {
  *
  *  `given`: entry and first (bytes of entries as text), sequence, proof (hexadecimal), checkpoint (a note),
  *  key (of the core, hexadecimal), successions (numbers of entries that changed it) and chain (these, proven).
- *  `told(step, ok, value)` hears of every step: ok is true, false, or null where it could not be looked at. */
+ *  `told(step, ok, value, why)` hears of every step: ok is true, false, or null where it could not be looked at,
+ *  since this browser knows no Ed25519 (why: "unknown") or was not given what it takes ("ungiven"). */
 export async function check(given, told) {
   const verdicts = [];
-  const say = (step, ok, value = "") => {
+  const say = (step, ok, value = "", why = "unknown") => {
     verdicts.push(ok);
-    told(step, ok, value);
+    told(step, ok, value, why);
   };
   const note = readNote(given.checkpoint);
   const entry = utf8(given.entry);
@@ -297,7 +299,7 @@ export async function check(given, told) {
   const founded = JSON.parse(given.first);
   const founding = founded.type === "founded" ? founded.body?.core_key : undefined;
   const key = await keyInForce(founding, given.successions, given.chain, note, say);
-  say("key", key === null ? null : key === given.key, given.key);
+  say("key", key === null ? null : key === given.key, given.key, "ungiven");
   return { verdict: overall(verdicts), note };
 }
 
@@ -345,13 +347,13 @@ async function fetched(address) {
 
 function shown(place) {
   const word = (name) => place.dataset[name] ?? "";
-  return (step, ok, value) => {
+  return (step, ok, value, why) => {
     const row = place.querySelector(`[data-step="${step}"]`);
     if (!row) return;
     const mark = row.querySelector("[data-mark]");
     const said = row.querySelector("[data-value]");
     row.dataset.ok = ok === null ? "unknown" : String(ok);
-    if (mark) mark.textContent = ok === null ? word("unknown") : ok ? word("good") : word("bad");
+    if (mark) mark.textContent = ok === null ? word(why) : ok ? word("good") : word("bad");
     if (said && value) said.textContent = value;
   };
 }
@@ -376,6 +378,8 @@ async function run(place) {
     const { verdict, note } = await check(given, told);
     // What fails is not remembered: what holds later would contradict it.
     if (!visible || verdict === "fails") return say("fails");
+    // Nor what anybody's key may have signed.
+    if (given.successions.length && !given.chain) return say("partly");
     const ask = async (old, size) => {
       const way = await fetched(`${place.dataset.consistency}?old=${old}&new=${size}`);
       return way && way.proof;
