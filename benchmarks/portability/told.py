@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -52,7 +53,8 @@ def report(
         "Gain recovered",
         "(new base − ported) / (new base − rebuilt), summed over languages, by seed; 95 % over seeds. "
         "*port* is what `tapestry build port` does; *with a factor* is new + f (derivative − old), f by a "
-        "line search on private text not trained on; *healed* was trained a few steps, so is no port alone.",
+        "line search on private text not trained on; *healed* was trained a few steps, so is no port alone. "
+        "Only languages that every seed has are in this table.",
     )
     made.table(
         ("the base reads of the member's language", "languages", "method", "releases on", "port", "goal",
@@ -91,6 +93,9 @@ def _summary(
     ports: Sequence[Record], apart: Sequence[str], traces: Sequence[str]
 ) -> list[tuple[object, ...]]:
     found: list[tuple[object, ...]] = []
+    seeds = {r["seed"] for r in ports}
+    done = Counter((r["members"][0], r["knobs"]["method"]) for r in ports)
+    ports = [r for r in ports if done[r["members"][0], r["knobs"]["method"]] == len(seeds)]
     for kind in ("as much as of others", "traces", "nothing"):
         chosen = [r for r in ports if _reads(r["members"][0], apart, traces) == kind]
         names = ", ".join(sorted({r["members"][0] for r in chosen}))
