@@ -19,7 +19,7 @@ T_95: Final = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t for a two-sided interval of 95 %, by number of seeds."""
 NOT_SHOWN: Final = (
     "Models of other sizes: these are small, and the same program runs larger ones.",
-    "A useful gain from nothing: a language never read is scored above 8 bits a byte, so much gain is easy.",
+    "A hard case among languages never read: a base scores them above 8 bits a byte, worse than guessing.",
     "Bases that do not continue training from one another: all releases are of one run.",
     "Tasks other than bits per byte, and derivatives tuned by SFT or DPO.",
     "A base trained by rounds: here one machine trains it on all languages' shared text.",
