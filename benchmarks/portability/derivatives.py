@@ -18,12 +18,12 @@ from tapestry.sovereign import directory, models
 from tapestry.sovereign.home import BuildHome
 from tapestry.sovereign.lineage import Lineage
 from tapestry.sovereign.port.carry import Source, port
+from tapestry.sovereign.port.fitted import FACTORS
 from tapestry.sovereign.port.gain import Gain
 from tapestry.training.batches import Order
 
 WAYS: Final = ("ported", "scaled", "healed")
 """The plain sum; with one factor by a line search; after a short healing, which is training."""
-FACTORS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 PIECE: Final = 64
 """Windows of private text, not trained on, that choose the factor."""
 
@@ -95,7 +95,7 @@ class Derivatives:
 
         rows = self._rows(self._trained + self.size.heal * self.size.private_sequences, PIECE)
         with torch.no_grad():
-            best = min(FACTORS, key=lambda factor: float(loss(put(factor), rows)))
+            best = min((0.0, *FACTORS), key=lambda factor: float(loss(put(factor), rows)))
         return best, self.texts.score(put(best), self.member)
 
     def _healed(self, new: Path, home: BuildHome) -> float:

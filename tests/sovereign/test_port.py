@@ -52,6 +52,14 @@ def test_the_sum(scene: tuple[Path, Path, Path]) -> None:
             assert not torch.equal(p.read(name), n.read(name))
 
 
+def test_how_far_the_base_has_moved(tmp_path: Path, scene: tuple[Path, Path, Path]) -> None:
+    old, _, folder = scene
+    twice = made.changed(old, tmp_path / "twice", lambda _, values: 1.5 * values)
+    assert carried(folder, twice, old).base_moved == pytest.approx(0.5)
+    alone = made.with_adapter(old, tmp_path / "alone")
+    assert port(Source.open(alone.root), twice, tmp_path / "x", old=None, now_ms=NOW).base_moved is None
+
+
 def test_owner_and_lineage_go_along(scene: tuple[Path, Path, Path]) -> None:
     old, new, folder = scene
     before = Lineage.load(folder / "lineage.json")

@@ -94,6 +94,8 @@ def port(
     note(
         f"{made.lineage.name} of {made.lineage.owner} now stands on {short(made.lineage.base.weights)}{added}"
     )
+    if made.base_moved is not None:
+        note(f"the base has moved by {made.base_moved:.0%} of its own length since")
     if fits:
         note(f"what it changed was added {factor:g} times")
     if gains:

@@ -149,6 +149,7 @@ def told(ported: Ported, gains: Sequence[Gain], healed_steps: int, factor: float
         "method": ported.method,
         "tokens_added": ported.tokens_added,
         "factor": factor,
+        "base_moved": ported.base_moved,
         "healed_steps": healed_steps,
         "old_base": ported.old_base.weights,
         "new_base": lineage.base.weights,

@@ -5,6 +5,7 @@ Shape legend: V rows of a table of tokens, D values in a row, R rank of an adapt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,18 @@ def carry(new: Tensors, change: Change, to: Path) -> None:
         return values
 
     write_weights(to, {name: (new.kind(name), new.shape(name)) for name in new.names}, make)
+
+
+def moved(old: Tensors, new: Tensors, tables: Tables) -> float:
+    """How far a base has gone, ‖new − old‖ / ‖old‖, over the tensors and rows that both have."""
+    way = length = 0.0
+    for name in sorted(set(old.names) & set(new.names)):
+        before, after = old.read(name).float(), new.read(name).float()
+        if name in tables.names:
+            before, after = before[tables.rows.of], after[tables.rows.to]
+        way += float((after - before).square().sum())
+        length += float(before.square().sum())
+    return math.sqrt(way / length) if length else 0.0
 
 
 def difference(old: Tensors, derivative: Tensors, new: Tensors, tables: Tables, scale: float = 1.0) -> Change:

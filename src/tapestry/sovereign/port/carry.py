@@ -54,6 +54,8 @@ class Ported:
     """`lora` where the adapter was put on the new base, `full` where weights were summed."""
     tokens_added: int
     """That the new base has and the derivative did not have."""
+    base_moved: float | None
+    """How far the base has gone meanwhile, of its own length; None where the old one is not at hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,7 @@ def port(
             out.parent.mkdir(parents=True, exist_ok=True)
             made = BuildHome(temporary)
             made.model.mkdir(parents=True)
-            _sum(source, old, to, made, rows, factor)
+            far = _sum(source, old, to, made, rows, factor)
             _beside(source, to, made.model, rows)
             lineage = _lineage(source, base, made, (began, time_text(now_ms)), factor)
             _record(source, lineage, made, to)
@@ -160,6 +162,7 @@ def port(
         old_base=source.lineage.base,
         method=method,
         tokens_added=rows.added,
+        base_moved=far,
     )
 
 
@@ -189,7 +192,10 @@ def _compatible(source: Source, old: Path | None, to: Path) -> Rows:
     return matched(like, to, old)
 
 
-def _sum(source: Source, old: Path | None, to: Path, made: BuildHome, rows: Rows, factor: float) -> None:
+def _sum(
+    source: Source, old: Path | None, to: Path, made: BuildHome, rows: Rows, factor: float
+) -> float | None:
+    """Write what is made; returns how far the base has gone."""
     with ExitStack() as stack:
         new = stack.enter_context(Tensors(to))
         tables = Tables(_tables(to, new), rows)
@@ -216,6 +222,7 @@ def _sum(source: Source, old: Path | None, to: Path, made: BuildHome, rows: Rows
             arithmetic.rewritten(pieces, make, shapes, made.adapter / ADAPTER)
             (made.adapter / lora.CONFIG).write_bytes(opened.config_for(""))
         arithmetic.carry(new, change, made.model / WEIGHTS)
+        return None if old is None else arithmetic.moved(stack.enter_context(Tensors(old)), new, tables)
 
 
 def _tables(folder: Path, tensors: Tensors) -> frozenset[str]:
