@@ -123,3 +123,7 @@ test-web: $(STAMP)  ## the dashboard's pages and flows in a real Chromium, long 
 
 bench-dashboard: $(STAMP)  ## 50 viewers on a run of 50 members with 1,000 rounds behind it; for an idle machine
 	$(BIN)/python -m benchmarks.dashboard $(BENCH_ARGS)
+
+.PHONY: guides
+guides: $(STAMP)  ## what the guides have people type, typed with real processes (some ten minutes)
+	$(BIN)/python -m pytest -m "long or not long" tests/guides $(TEST_ARGS)

@@ -108,6 +108,20 @@ def test_blobs_that_were_erased_are_said(merged: Path, call: Call, tmp_path: Pat
     assert call("run", "recompute", "--core", merged)[0] == 5
 
 
+def test_one_round_whose_beginning_is_not_kept(merged: Path, call: Call, tmp_path: Path) -> None:
+    """As at a node, which keeps few states: it is repeated from an earlier one."""
+    merged = shutil.copytree(merged, tmp_path / "copy")
+    first, second = records(merged)
+    with Core.open(merged) as opened:
+        opened.store.delete(second.before)
+    code, out, err = call("run", "recompute", "--core", merged, "--round", 2, "--json")
+    assert code == 0, err
+    assert [(r["round"], r["verdict"]) for r in json.loads(out)["rounds"]] == [(2, "same")]
+    with Core.open(merged) as opened:
+        opened.store.delete(first.merged[0].delta)  # then there is no way to it
+    assert call("run", "recompute", "--core", merged, "--round", 2)[0] == 5
+
+
 def test_status_of_a_run_that_was_merged(merged: Path, call: Call) -> None:
     code, out, _ = call("run", "status", "--core", merged)
     assert code == 0

@@ -123,7 +123,8 @@ def recompute(
     """Repeat each of `records`, the earliest first, or `only` that of one round; `told` hears of each as it
     is done.
 
-    In that order no state is in the scratch folder before the merge that leads to it was repeated.
+    In that order no state is in the scratch folder before the merge that leads to it was repeated. A node
+    keeps few states: where that before the one round is gone, the merges that lead to it are repeated too.
     """
     from tapestry.replay.repeat import Repeater
 
@@ -131,8 +132,25 @@ def recompute(
     every = list(records)
     known = {record.round: record for record in every}
     with Repeater(store, parent=scratch_parent, threads=threads) as repeater:
-        for record in sorted(every, key=lambda record: record.round):
-            if only in (None, record.round):
-                found.append(_repeat(store, repeater, record, known))
-                told(found[-1])
+        ordered = sorted(every, key=lambda record: record.round)
+        for record in ordered:
+            if only not in (None, record.round):
+                continue
+            one = _repeat(store, repeater, record, known)
+            if only is not None and one.verdict == "gone":
+                _lead_up(store, repeater, [each for each in ordered if each.round < only], known)
+                one = _repeat(store, repeater, record, known)
+            found.append(one)
+            told(one)
     return found
+
+
+def _lead_up(
+    store: BlobStore, repeater: Repeater, earlier: list[RoundRecord], known: Mapping[int, RoundRecord]
+) -> None:
+    """Have the state after these: from the newest of them that can be repeated, each that follows."""
+    for at in reversed(range(len(earlier))):
+        if _repeat(store, repeater, earlier[at], known).verdict != "gone":
+            for record in earlier[at + 1 :]:
+                _repeat(store, repeater, record, known)
+            return
