@@ -10,17 +10,18 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Final
 
-from benchmarks.gain.study import EVERY, SHAPES, SIZES, Study
+from benchmarks.gain.sizes import CUT, SIZES
+from benchmarks.gain.study import MIXES, Study
 from benchmarks.parity import text
 from benchmarks.parity.trials import Record
 from benchmarks.report import RESULTS, Report
 from tapestry.errors import TapestryError
 from tapestry.host import files
 
-RATES: Final = (2e-3, 4e-3)
-"""Peaks that training alone chooses from, each member for itself."""
-BASE_RATE: Final = 4e-3
-PRIVATE_RATES: Final = (1e-3, 2e-3)
+TEXT: Final = {
+    "sovereign": "Private training on text that never went to the run",
+    "whole": "Private training on all of the member's text, that which it contributed again",
+}
 T_95: Final = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t for a two-sided interval of 95 %, by number of seeds."""
 
@@ -34,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--poor", default="", help="members who have a tenth of their text, with commas between"
     )
+    made.add_argument("--sharing", type=int, default=1, help="members of each language: fr-1, fr-2, …")
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--minutes", type=float, help="begin no trial after so long")
@@ -43,59 +45,22 @@ def parser() -> argparse.ArgumentParser:
 
 def conduct(study: Study, seeds: int) -> bool:
     """All trials that are not done; False where the time did not suffice. Everything is tuned on seed 0."""
-    members = sorted(study.corpora)
     for seed in range(seeds):
-        if study.base(seed, BASE_RATE) is None:
+        if study.base(seed) is None:
             return False
-        for member in members:
-            rates = PRIVATE_RATES if seed == 0 else (_private(study, member),)
-            if any(study.sovereign(member, seed, BASE_RATE, rate) is None for rate in rates):
-                return False
-            knobs = [(rate, "same") for rate in RATES] if seed == 0 else [_alone(study, member)]
-            if any(study.alone(member, seed, *each) is None for each in knobs):
-                return False
-            if seed == 0:
-                rate = _alone(study, member)[0]
-                if any(study.alone(member, seed, rate, shape) is None for shape in SHAPES):
+        for member in sorted(study.corpora):
+            for method in study.size.axes:
+                knobs = study.tuned(method, member)
+                if knobs is None or study.trial(method, member, seed, knobs) is None:
                     return False
     return True
 
 
-def _found(study: Study, method: str, member: str, seed: int | None = None) -> list[Record]:
-    return [
-        each
-        for each in study.book.records
-        if each["setup"] == study.setup
-        and each["method"] == method
-        and each["members"] == [member]
-        and (seed is None or each["seed"] == seed)
-        and not each["diverged"]
-    ]
-
-
-def _best(study: Study, method: str, member: str) -> Record:
-    """By the part of the held-out text that is for choosing, on seed 0."""
-    return min(_found(study, method, member, 0), key=lambda each: each["selection"][member])
-
-
-def _private(study: Study, member: str) -> float:
-    return float(_best(study, "sovereign", member)["knobs"]["rate"])
-
-
-def _alone(study: Study, member: str) -> tuple[float, str]:
-    knobs = _best(study, "alone", member)["knobs"]
-    return float(knobs["rate"]), str(knobs["shape"])
-
-
-def _chosen(study: Study, method: str, member: str, seeds: int) -> list[float]:
-    """Bits per byte of the chosen knobs, a seed each."""
-    knobs = _best(study, method, member)["knobs"]
-    found = {
-        each["seed"]: each["bits_per_byte"][member]
-        for each in _found(study, method, member)
-        if each["knobs"] == knobs and each["seed"] < seeds
-    }
-    return [found[seed] for seed in sorted(found)]
+def _chosen(study: Study, method: str, member: str, seeds: int) -> list[Record]:
+    """With the tuned knobs, a seed each. All of it is done: this only reads the book."""
+    knobs = study.tuned(method, member) or {}
+    found = [study.trial(method, member, seed, knobs) for seed in range(seeds)]
+    return [each for each in found if each is not None]
 
 
 def interval(values: Sequence[float], digits: int = 3, times: float = 1.0) -> str:
@@ -107,54 +72,69 @@ def interval(values: Sequence[float], digits: int = 3, times: float = 1.0) -> st
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
-def report(study: Study, seeds: int) -> Report:
+def _told(record: Record) -> str:
+    """What was chosen for a training."""
+    knobs = record["knobs"]
+    said = [f"rate {knobs['rate']:g}"]
+    if "shape" in knobs:
+        said.append(f"width {knobs['shape']}")
+    if record["mix"] < 1:
+        said.append(f"{record['mix']:g} of the way")
+    return ", ".join([*said, f"step {record['stopped']}"])
+
+
+def _setting(study: Study, bases: Sequence[Record]) -> str:
     size = study.size
-    made = Report(
-        what="gain",
-        title="What a member gains by the shared base, against training alone",
-        not_shown=(
-            "Larger models or more steps: what is measured is small and short.",
-            "Members who share a language.",
-            "Rates of the shared base were not tuned; those of training alone and of private training were.",
-        ),
+    axes = {method: {name: list(each) for name, each in axes.items()} for method, axes in size.axes.items()}
+    shared = "one language each" if study.sharing == 1 else f"{study.sharing} of each language"
+    few = f"; {', '.join(study.poor)} have {size.text_bytes / CUT / 1000:g} kB" if study.poor else ""
+    return (
+        f"{len(study.corpora)} members, {shared}, with {size.text_bytes / 1000:g} kB of text{few}. "
+        f"{bases[0]['parameters']:,} parameters. Everybody takes {size.steps} steps of {size.sequences} × "
+        f"{size.sequence_length} bytes: in the federation {size.shared_steps} in rounds of "
+        f"{size.round_steps} on one document of {size.every}, members with a tenth of the text "
+        f"{size.poor_pace:g} of them, then {size.private_steps} private ones on the other documents; alone "
+        f"all of them on all text. Merge: {size.merge}, all deltas of the same weight, inner optimizer Muon "
+        f"at {size.base_rate:g}. Tuned on seed 0, one after the other, for each member: of the sovereign "
+        f"model {axes['sovereign']}, and how much of the way from the base is kept, among {(1.0, *MIXES)}; "
+        f"of training alone {axes['alone']}; length is that of the schedule, as a part of the steps. All "
+        "stop where one half of the held-out text is best, the shared base where the members' mean is; the "
+        f"table is of the other half. Mean and interval of 95 % over seeds ({len(bases)}), gains in per "
+        "cent of training alone."
     )
-    bases = [
-        each
-        for each in study.book.records
-        if each["setup"] == study.setup and each["method"] == "base" and each["seed"] < seeds
-    ]
+
+
+def _table(study: Study, made: Report, method: str, bases: Sequence[Record]) -> None:
     rows, gains, poor = [], [], []
     for member in sorted(study.corpora):
-        own, alone = (_chosen(study, method, member, seeds) for method in ("sovereign", "alone"))
-        gain = [1 - a / b for a, b in zip(own, alone, strict=True)]
+        own, alone = (_chosen(study, each, member, len(bases)) for each in (method, "alone"))
+        bits = [[each["bits_per_byte"][member] for each in side] for side in (own, alone)]
+        gain = [1 - a / b for a, b in zip(*bits, strict=True)]
         gains.append(gain)
         if member in study.poor:
             poor.append(gain)
-        knobs = _best(study, "alone", member)
         rows.append(
             (
                 member + (" (a tenth)" if member in study.poor else ""),
                 interval([each["bits_per_byte"][member] for each in bases]),
-                interval(own),
-                interval(alone),
+                *map(interval, bits),
                 interval(gain, 1, 100) + " %",
-                f"{knobs['knobs']['rate']:g}, {knobs['knobs']['shape']}, stopped at {knobs['stopped']}",
+                ", ".join(f"{each * 100:.1f}" for each in gain),
+                *map(_told, (own[0], alone[0])),
             )
         )
-    of_seed = [fmean(each) for each in zip(*gains, strict=True)]
-    made.section(
-        "Bits per byte on each member's own held-out text",
-        f"{len(study.corpora)} members, one language each, with {size.text_bytes // 1000} kB of text. "
-        f"Everybody takes {size.steps} steps of {size.sequences} × {size.sequence_length} bytes: in the "
-        f"federation {size.shared_steps} in rounds of {size.round_steps} (MuLoCo) on one document of "
-        f"{EVERY}, then {size.private_steps} private ones on the others; alone all of them on all text. "
-        f"{bases[0]['parameters']:,} parameters; training alone chooses its rate among {RATES} and its width "
-        f"among {tuple(SHAPES)}. All stop where one half of the held-out text is best, the shared base where "
-        f"the members' mean is; the table is of the other half. Mean and 95 % over seeds ({len(bases)}), "
-        "gains in per cent of training alone.",
+    columns = (
+        "member",
+        "shared base",
+        "sovereign",
+        "alone",
+        "gain",
+        "by seed",
+        "sovereign chose",
+        "alone chose",
     )
-    columns = ("member", "shared base", "sovereign", "alone", "gain", "alone chose")
     made.table(columns, rows)
+    of_seed = [fmean(each) for each in zip(*gains, strict=True)]
     told = [f"Mean gain of all members: {interval(of_seed, 1, 100)} %."]
     if poor:
         of_poor = [fmean(each) for each in zip(*poor, strict=True)]
@@ -162,6 +142,25 @@ def report(study: Study, seeds: int) -> Report:
     better = sum(fmean(gain) > 0 for gain in gains)
     told.append(f"Better than alone: {better} of {len(gains)}.")
     made.paragraph(" ".join(told))
+
+
+def report(study: Study, seeds: int) -> Report:
+    made = Report(
+        what="gain",
+        title="What a member gains by the shared base, against training alone",
+        not_shown=(
+            "Larger models or more steps: what is measured is small and short.",
+            "Members who share a language, unless the text says so."
+            if study.sharing == 1
+            else "One language each: here members share one.",
+            "Rates of the shared base were not tuned; those of training alone and of private training were.",
+        ),
+    )
+    bases = [each for seed in range(seeds) if (each := study.base(seed)) is not None]
+    made.section("Bits per byte on each member's own held-out text", _setting(study, bases))
+    for method, text_of in TEXT.items():
+        made.section(text_of)
+        _table(study, made, method, bases)
     return made
 
 
@@ -179,6 +178,7 @@ def main(argv: list[str]) -> int:
                 name=given.setting,
                 texts=text.choose(given.corpora, given.languages, 8),
                 poor=tuple(filter(None, given.poor.split(","))),
+                sharing=given.sharing,
                 out=given.out,
                 until=until,
                 say=lambda line: print(line, file=sys.stderr, flush=True),

@@ -1,9 +1,10 @@
 """Trials of one study: shared bases, what members make of them on text they kept back, and training alone.
 
 Everybody takes T steps on its own machine. In the federation S of them go into the shared base, on the
-contributed part of the member's text (every second document), and T − S into private continued pre-training
-on the rest, which never went to the run. Alone, all T go over all of it. All end where their score on one
-part of the held-out text is best (early stopping); what is reported is the score on the other part.
+contributed part of the member's text, and T − S into private continued pre-training on the rest, which
+never went to the run; or, as a scenario of its own, on all of the member's text. Alone, all T go over all
+of it. All end where their score on one part of the held-out
+text is best (early stopping); what is reported is the score on the other part.
 """
 
 from __future__ import annotations
@@ -17,19 +18,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.parity.methods import Setting, llama
+from benchmarks.gain.sizes import CUT, Size, cut, shaped
+from benchmarks.parity.methods import Setting
 from benchmarks.parity.simulate import RUN, Trial, World
 from benchmarks.parity.trials import Book, Record, digest
 from benchmarks.report import Hardware
 from tapestry.errors import Diverged
-from tapestry.protocol.algorithms import ALGORITHMS
 from tapestry.protocol.artifact import State
 from tapestry.protocol.encoding import Codec
 from tapestry.protocol.plan import Evaluation, Inner, Merge, Plan, Rounds
@@ -44,90 +44,9 @@ from tapestry.training.tokenizer import Tokenizer
 
 PATIENCE: Final = 4
 """Points in a row without a better score, after which a training ends."""
-EVERY: Final = 2
-"""One document of so many is contributed."""
-EVALUATE: Final = 1 << 15
-"""Tokens of each part of the held-out text."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """How large a study is."""
-
-    model: dict[str, Any]
-    sequence_length: int
-    sequences: int
-    """Of one step of one member."""
-    shared_steps: int
-    private_steps: int
-    round_steps: int
-    points: int
-    """At which a model is scored, for early stopping."""
-    text_bytes: int
-    """That a member has to train on; those cut to a tenth have a tenth of it."""
-
-    @property
-    def steps(self) -> int:
-        """That everybody takes on its own machine."""
-        return self.shared_steps + self.private_steps
-
-
-SIZES: Final = {
-    "tiny": Size(
-        model=llama(32, 1, 2, 32),
-        sequence_length=32,
-        sequences=4,
-        shared_steps=20,
-        private_steps=10,
-        round_steps=10,
-        points=3,
-        text_bytes=20_000,
-    ),
-    "small": Size(
-        model=llama(128, 3, 4, 128),
-        sequence_length=128,
-        sequences=4,
-        shared_steps=600,
-        private_steps=600,
-        round_steps=20,
-        points=12,
-        text_bytes=260_000,
-    ),
-}
-SHAPES: Final = {"half": 0.5, "same": 1.0, "twice": 2.0}
-"""Widths that training alone may choose from, as parts of the shared base's."""
-
-
-def shaped(model: Mapping[str, Any], shape: str) -> dict[str, Any]:
-    """The model's configuration at another width; heads stay as wide as they are."""
-    heads = max(1, round(model["num_attention_heads"] * SHAPES[shape]))
-    wide = model["hidden_size"] // model["num_attention_heads"] * heads
-    return llama(wide, model["num_hidden_layers"], heads, model["max_position_embeddings"])
-
-
-def cut(source: Path, out: Path, most_bytes: int) -> dict[str, Path]:
-    """Folders of one member's text by what it is for: documents take turns, so none is in two parts.
-
-    Args:
-        source: with `train.jsonl` and `valid.jsonl`.
-        out: folder to make.
-        most_bytes: of the documents to train on that the member has at all.
-    """
-    train = (source / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    valid = (source / "valid.jsonl").read_text(encoding="utf-8").splitlines()
-    sizes = accumulate(len(line.encode()) for line in train)
-    train = train[: max(2 * EVERY, sum(size <= most_bytes for size in sizes))]
-    parts = {
-        "contributed": (train[::EVERY], valid[::2]),
-        "private": ([line for n, line in enumerate(train) if n % EVERY], valid[::2]),
-        "all": (train, valid[::2]),
-        "test": (train[:2], valid[1::2]),
-    }
-    for name, (first, second) in parts.items():
-        (out / name).mkdir(parents=True, exist_ok=True)
-        (out / name / "train.jsonl").write_text("\n".join(first) + "\n", encoding="utf-8")
-        (out / name / "valid.jsonl").write_text("\n".join(second) + "\n", encoding="utf-8")
-    return {name: out / name for name in parts}
+MIXES: Final = (0.75, 0.5)
+"""Of a derivative's way from its base that it may keep, beside all of it."""
+MUON: Final = {"inner": {"optimizer": "muon"}}
 
 
 class _Kept(Trial):
@@ -146,7 +65,7 @@ class _Kept(Trial):
 class Study:
     """Args:
     size: how large.
-    texts: folder of each member's text.
+    texts: folder of each language's text.
     poor: members who have a tenth of it.
     out: folder of the book, of shared bases and of what was read.
     """
@@ -156,6 +75,8 @@ class Study:
     texts: Mapping[str, Path]
     poor: tuple[str, ...]
     out: Path
+    sharing: int = 1
+    """Members of each language, named fr-1, fr-2 and so on."""
     until: float = float("inf")
     say: Callable[[str], None] = print
 
@@ -163,9 +84,17 @@ class Study:
         self.book = Book(self.out)
         self.corpora: dict[str, dict[str, Corpus]] = {}
         words = Tokenizer.byte_level()
-        for member, source in sorted(self.texts.items()):
-            most = self.size.text_bytes // (10 if member in self.poor else 1)
-            folders = cut(source, self.out / "text" / f"{member}-{most}", most)
+        names = [str(number + 1) for number in range(self.sharing)] if self.sharing > 1 else [""]
+        sources = {
+            f"{language}-{name}" if name else language: (source, number)
+            for language, source in sorted(self.texts.items())
+            for number, name in enumerate(names)
+        }
+        for member, (source, number) in sources.items():
+            most = self.size.text_bytes // (CUT if member in self.poor else 1)
+            name = f"{member}-{most}-{self.size.every}"
+            folder = self.out / "text" / f"{name}-{self.sharing}"
+            folders = cut(source, folder, most, self.size.every, number=number, of=self.sharing)
             self.corpora[member] = {
                 part: open_corpus(folder, words, self.out / "cache") for part, folder in folders.items()
             }
@@ -174,36 +103,41 @@ class Study:
     def setup(self) -> str:
         """Stands for text and size."""
         read = {m: {part: c.digest for part, c in found.items()} for m, found in self.corpora.items()}
-        return digest({"size": asdict(self.size), "corpora": read, "evaluate": EVALUATE, "every": EVERY})
+        size = {k: v for k, v in asdict(self.size).items() if k != "axes"}
+        return digest({"size": size, "corpora": read})
 
     # -- trials ---------------------------------------------------------------------------------
 
-    def base(self, seed: int, rate: float) -> Record | None:
+    def base(self, seed: int) -> Record | None:
         """A shared base of all members, kept as a file."""
-        return self._once("base", "", {"rate": rate}, seed, lambda: self._base(seed, rate))
+        knobs = {"rate": self.size.base_rate}
+        return self._once("base", "", knobs, seed, lambda: self._base(seed))
 
-    def sovereign(self, member: str, seed: int, base_rate: float, rate: float) -> Record | None:
-        """A member's derivative of that base."""
-        knobs = {"base_rate": base_rate, "rate": rate}
-        start = load_file(self._file(seed, base_rate))
-        return self._once(
-            "sovereign",
-            member,
-            knobs,
-            seed,
-            lambda: self._train(member, "private", self.size.private_steps, rate, seed, "same", start),
-        )
+    def trial(self, method: str, member: str, seed: int, knobs: dict[str, Any]) -> Record | None:
+        """`sovereign`: a member's derivative of that base, by text that it kept back; `whole`: by that and
+        what it contributed; `alone`: the member without the others, by all of it."""
+        most = self.size.steps if method == "alone" else self.size.private_steps
+        part = "private" if method == "sovereign" else "all"
 
-    def alone(self, member: str, seed: int, rate: float, shape: str) -> Record | None:
-        """A member without the others."""
-        knobs = {"rate": rate, "shape": shape}
-        return self._once(
-            "alone",
-            member,
-            knobs,
-            seed,
-            lambda: self._train(member, "all", self.size.steps, rate, seed, shape, None),
-        )
+        def run() -> Record:
+            start = load_file(self._file(seed)) if method != "alone" else None
+            steps, shape = max(1, round(most * knobs["length"])), knobs.get("shape", "same")
+            return self._train(member, part, steps, knobs["rate"], seed, shape, start)
+
+        return self._once(method, member, knobs, seed, run)
+
+    def tuned(self, method: str, member: str) -> dict[str, Any] | None:
+        """The knobs with the best score on the text that chooses, seed 0: one axis after the other."""
+        axes = self.size.axes[method]
+        knobs = {name: options[0] for name, options in axes.items()}
+        for name, options in axes.items():
+            scores = {}
+            for option in options:
+                if (found := self.trial(method, member, 0, {**knobs, name: option})) is None:
+                    return None
+                scores[option] = float("inf") if found["diverged"] else found["selection"][member]
+            knobs[name] = min(scores, key=lambda option: scores[option])
+        return knobs
 
     def _once(
         self, method: str, member: str, knobs: dict[str, Any], seed: int, run: Callable[[], Record]
@@ -238,22 +172,25 @@ class Study:
         self.say(f"{method} {member} seed {seed} {json.dumps(knobs)}: {told}, {record['seconds']} s")
         return record
 
-    def _file(self, seed: int, rate: float) -> Path:
-        return self.out / f"base-{self.setup}-{seed}-{rate:g}.safetensors"
+    def _file(self, seed: int) -> Path:
+        return self.out / f"base-{self.setup}-{seed}.safetensors"
 
-    def _base(self, seed: int, rate: float) -> Record:
+    def _base(self, seed: int) -> Record:
+        size = self.size
         scratch = Path(tempfile.mkdtemp(dir=self.out, prefix="scratch-"))
         try:
             store = BlobStore.open(scratch / "blobs")
             members = {name: found["contributed"] for name, found in self.corpora.items()}
             world = World(setting=self._setting(), corpora=members, scratch=scratch)
-            tables = ALGORITHMS["muloco"].tables()
-            plan = self._plan(store, seed, rate, self.size.model, self.size.shared_steps, tables)
+            paces = dict.fromkeys(sorted(set(self.poor) & set(members)), size.poor_pace)
+            inner = {**MUON["inner"], "rows": size.rows, "paces": paces}
+            tables = {"inner": inner, "merge": size.merge}
+            plan = self._plan(store, seed, size.base_rate, size.model, size.shared_steps, tables)
             trial = _Kept(world, store, plan)
             trial.rounds()
             module = trial.loaded
             module.module.load_state_dict(trial.best)
-            save_file({n: p.detach().clone() for n, p in module.parameters.items()}, self._file(seed, rate))
+            save_file({n: p.detach().clone() for n, p in module.parameters.items()}, self._file(seed))
             scores = {name: self._score(module, name, "test") for name in members}
             selection = {name: self._score(module, name, "all") for name in members}
             return {
@@ -279,8 +216,7 @@ class Study:
         try:
             store = BlobStore.open(scratch)
             model = shaped(self.size.model, shape)
-            tables = {"inner": {"optimizer": "muon"}}
-            plan = self._plan(store, seed, rate, model, steps, tables, rounds=1)
+            plan = self._plan(store, seed, rate, model, steps, MUON, rounds=1)
             loaded = Loaded.read(store, plan.model)
             loaded.load_base(store, State.from_bytes(store.read(plan.initial_state)).base)
         finally:
@@ -308,11 +244,17 @@ class Study:
                     best = (score, step + 1, copy.deepcopy(loaded.module.state_dict()))
                 elif [mark for mark, _ in curve].index(best[1]) + PATIENCE < len(curve):
                     break
-        loaded.module.load_state_dict(best[2])
+        mixes = {1.0: best[0]}
+        for mix in MIXES if start is not None else ():
+            _mix(loaded, best[2], start, mix)
+            mixes[mix] = self._score(loaded, member, part)
+        mix = min(mixes, key=lambda each: mixes[each])
+        _mix(loaded, best[2], start, mix)
         return {
             "bits_per_byte": {member: self._score(loaded, member, "test")},
-            "selection": {member: best[0]},
+            "selection": {member: mixes[mix]},
             "stopped": best[1],
+            "mix": mix,
             "curve": curve,
             "parameters": plan.parameters,
         }
@@ -322,7 +264,7 @@ class Study:
             loaded.module,
             self.corpora[member][part].valid,
             sequence_length=self.size.sequence_length,
-            max_tokens=EVALUATE,
+            max_tokens=self.size.test if part == "test" else self.size.selection,
         )
         if not found.finite:
             raise Diverged(f"no finite score on the text of {member}")
@@ -378,3 +320,14 @@ class Study:
             merge=Merge(**tables.get("merge", {})),
             evaluation=Evaluation(max_tokens=1 << 12),
         )
+
+
+def _mix(
+    loaded: Loaded, end: Mapping[str, torch.Tensor], start: Mapping[str, torch.Tensor] | None, part: float
+) -> None:
+    """Fill a model with what lies a part of the way from `start` to `end`."""
+    loaded.module.load_state_dict(end)
+    if start is not None and part < 1:
+        with torch.no_grad():
+            for name, parameter in loaded.parameters.items():
+                parameter.lerp_(start[name], 1 - part)

@@ -38,6 +38,7 @@ from tapestry.training.island import CPU, Island
 from tapestry.training.loaded import Loaded
 from tapestry.training.model import initial_state
 from tapestry.training.optim import InnerOptimizer, learning_rate
+from tapestry.training.own_rows import OwnRows
 from tapestry.training.task import CausalLM
 
 RUN: Final = "parity"
@@ -191,6 +192,7 @@ class Trial:
         self.island = Island(device=world.device)
         self.loaded = Loaded.read(store, plan.model, self.island)
         self.tasks = {name: CausalLM(plan, corpus, name) for name, corpus in world.corpora.items()}
+        self._own = {name: OwnRows.of(plan, corpus) for name, corpus in world.corpora.items()}
         self.state = State.from_bytes(store.read(plan.initial_state))
         self.residuals: dict[str, dict[int, Tensor]] = {name: {} for name in self.tasks}
         base = self.loaded.load_base(store, self.state.base)
@@ -254,7 +256,8 @@ class Trial:
                 if name in own:
                     self.loaded.rows.restore(own[name])
                     start = self._join(optimizers[name], task, start, base)
-                end = plan.inner.steps_before(self.state.merges) + self._length()
+                steps = plan.inner.steps_at(self.state.merges, name)
+                end = plan.inner.steps_before(self.state.merges) + steps
                 self._train(optimizers[name], [task], start, end)
                 deltas[name] = self._send(name, base)
                 if plan.streaming.goes_on:
@@ -307,7 +310,8 @@ class Trial:
         codec, kept = ShardCodec(settings), self.residuals[member]
         blobs = []
         fragment = self.loaded.layout.fragment_at(self.state.merges)
-        for shard, data in self.loaded.deltas(self.store, base, fragment.shards):
+        own = self._own[member]
+        for shard, data in self.loaded.deltas(self.store, base, fragment.shards, own=own):
             sent: bytes | bytearray = data
             if not settings.plain:
                 values = shards.values(shard, data)
@@ -323,9 +327,12 @@ class Trial:
 
     def _merge(self, engine: Engine, deltas: Mapping[str, Artifact]) -> None:
         """The next state; the blobs of the round go."""
-        plan, length = self.plan, self._length()
-        tokens = plan.inner.tokens_in(length)
-        shares = [Share(member=name, node=name, tokens=tokens, steps=length) for name in deltas]
+        plan = self.plan
+        taken = {name: plan.inner.steps_at(self.state.merges, name) for name in deltas}
+        shares = [
+            Share(member=name, node=name, tokens=plan.inner.tokens_in(steps), steps=steps)
+            for name, steps in taken.items()
+        ]
         weights = merge_weights(
             shares, weighting=plan.merge.weighting, influence_cap=plan.merge.influence_cap
         )

@@ -75,6 +75,8 @@ class Inner(Part):
     """Forward passes of one optimizer step."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: for matrices that are no embeddings; AdamW for the rest."""
+    rows: Literal["all", "own"] = Field(default="all", exclude_if=lambda value: value == "all")
+    """`own`: of embeddings, a node sends the rows of tokens that its text has, and zeros for the others."""
     learning_rate: Positive = 2e-3
     """Peak, reached after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0, le=1 << 30)] = 50

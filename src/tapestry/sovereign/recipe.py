@@ -68,6 +68,9 @@ class StageTable(Part):
     """Of the optimizer; or give epochs."""
     epochs: Positive | None = None
     """Passes through the data; or give steps."""
+    optimizer: Literal["adamw", "muon"] = Field(default="adamw", exclude_if=lambda value: value == "adamw")
+    """Muon moves the hidden matrices and leaves the rest to AdamW, as in a run with it. A recipe that does
+    not name one has the digest that it had before there were two."""
     learning_rate: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False, strict=False)] = 1e-4
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 0
@@ -95,6 +98,8 @@ class StageTable(Part):
             raise ValueError("beta is of kind dpo only")
         if self.method == "full" and self.lora != Lora():
             raise ValueError('lora is of method "lora" only')
+        if self.method == "lora" and self.optimizer == "muon":
+            raise ValueError('optimizer = "muon" is of method "full" only')
         if self.steps is not None and self.warmup_steps >= self.steps > 1:
             raise ValueError(f"warmup_steps {self.warmup_steps} leaves nothing of {self.steps} steps")
         return self

@@ -2,7 +2,7 @@
 
     checkpoints/00000120/state.json            header, with every file's SHA-256
     checkpoints/00000120/trainer_state.json    as transformers keeps it
-    checkpoints/00000120/shard-*.safetensors   trained parameters, and of the optimizer both moments
+    checkpoints/00000120/shard-*.safetensors   trained parameters, and moments of the optimizer
 
 A folder gets its name when all of it is on the disk, so one that is there is whole; of two, the older is kept
 until the newer is. There is no state of random numbers in it: each step draws its own from seed and number
@@ -26,6 +26,7 @@ from tapestry.errors import ArtifactError, FormatError, TapestryError
 from tapestry.host import failpoints, files
 from tapestry.protocol.canonical import Sha256, sha256
 from tapestry.protocol.message import Message
+from tapestry.sovereign import muon
 from tapestry.sovereign.lineage import Count, Finite
 from tapestry.training import checkpoint
 from tapestry.training.checkpoint import InnerFile
@@ -34,7 +35,9 @@ from tapestry.training.island import Island
 STATE: Final = "state.json"
 KEPT: Final = 2
 STEPS: Final = "steps"
-"""Tensor with the number of updates of each parameter, in name order."""
+"""Tensor with the number of AdamW's updates of each parameter, in name order."""
+MOMENTS: Final = {"first": "exp_avg", "second": "exp_avg_sq", "momentum": "momentum_buffer"}
+"""As a checkpoint and as the optimizers call them; AdamW has the first two, Muon the last."""
 
 
 class StageState(Message):
@@ -161,33 +164,35 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def tensors_of(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
     """Parameters and moments as a checkpoint has them; what the ranks share is a DTensor."""
     found: dict[str, Tensor] = {}
-    steps = []
+    steps, by_muon = [], muon.of_muon(optimizer)
     for name, parameter in trained(model):
-        state = optimizer.state.get(parameter) or _unmoved(parameter)
+        state = optimizer.state.get(parameter) or _unmoved(parameter, by_muon)
         found[f"parameter.{name}"] = parameter.detach()
-        found[f"first.{name}"] = state["exp_avg"]
-        found[f"second.{name}"] = state["exp_avg_sq"]
-        steps.append(float(state["step"]))
+        found |= {f"{kind}.{name}": state[moment] for kind, moment in MOMENTS.items() if moment in state}
+        steps.append(float(state.get("step", 0)))
     found[STEPS] = torch.tensor(steps, dtype=torch.float64)
     return found
 
 
 def restore(checkpoints: Checkpoints, folder: Path, model: nn.Module, optimizer: Any) -> None:
     """Give a model and its optimizer what they had."""
-    found = trained(model)
+    found, by_muon = trained(model), muon.of_muon(optimizer)
     for _, parameter in found:
-        optimizer.state[parameter] = _unmoved(parameter)
+        optimizer.state[parameter] = _unmoved(parameter, by_muon)
     into = tensors_of(model, optimizer)
     checkpoints.load(folder, into)
     for (_, parameter), steps in zip(found, _list(into[STEPS]), strict=True):
-        optimizer.state[parameter]["step"] = torch.tensor(steps, dtype=torch.float32)
+        if "step" in optimizer.state[parameter]:
+            optimizer.state[parameter]["step"] = torch.tensor(steps, dtype=torch.float32)
 
 
 def _list(values: Tensor) -> Iterator[float]:
     return iter(values.tolist())
 
 
-def _unmoved(parameter: nn.Parameter) -> dict[str, Tensor]:
-    """What AdamW keeps of a parameter that it has not changed yet."""
+def _unmoved(parameter: nn.Parameter, by_muon: set[int]) -> dict[str, Tensor]:
+    """What its optimizer keeps of a parameter that it has not changed yet."""
+    if id(parameter) in by_muon:
+        return muon.unmoved(parameter)
     zeros = torch.zeros_like(parameter, memory_format=torch.preserve_format).detach()
     return {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}

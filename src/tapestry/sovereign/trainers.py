@@ -23,6 +23,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from tapestry.errors import Diverged, SettingsError
 from tapestry.host import failpoints
 from tapestry.sovereign.models import quiet
+from tapestry.sovereign.muon import MuonAndAdamW
 from tapestry.sovereign.prepared import Data
 from tapestry.sovereign.recipe import Machine, StageTable
 from tapestry.sovereign.saving import Checkpoints, StageState, draw, restore, tensors_of
@@ -148,6 +149,17 @@ class _Ours:
         state.distributed_type = DistributedType.FSDP
         state.fsdp_plugin = FullyShardedDataParallelPlugin(**this.args.fsdp_plugin_args)
         this.is_fsdp_enabled = True
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Muon is none of those that transformers knows by name."""
+        this: Any = self
+        stage = self.task.stage
+        if stage.optimizer != "muon" or this.optimizer is not None:
+            return super().create_optimizer(model)  # type: ignore[misc]
+        moved = dict((this.model if model is None else model).named_parameters())
+        rate, decay = stage.learning_rate, stage.weight_decay
+        this.optimizer = MuonAndAdamW(moved, rate, decay, self.task.machine.processes)
+        return this.optimizer
 
     def _prepare_dataset(self, dataset: Any, *other: Any, **more: Any) -> Any:
         return dataset

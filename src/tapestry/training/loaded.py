@@ -17,6 +17,7 @@ from tapestry.tensors import flat, shards
 from tapestry.training.blobs import BlobSource
 from tapestry.training.island import ISLAND_OF_ONE, Island
 from tapestry.training.model import CONFIG, TOKENIZER, empty, model_files, trained
+from tapestry.training.own_rows import OwnRows
 from tapestry.training.rows import Rows
 from tapestry.training.settings import Training
 from tapestry.training.tokenizer import Tokenizer
@@ -109,10 +110,21 @@ class Loaded:
         return base
 
     def deltas(
-        self, source: BlobSource, base: Artifact, over: Sequence[Shard] | None = None
+        self,
+        source: BlobSource,
+        base: Artifact,
+        over: Sequence[Shard] | None = None,
+        *,
+        own: OwnRows | None = None,
     ) -> Iterator[tuple[Shard, bytearray]]:
-        """Shards of base − parameters that this rank writes, of `over` or of all, one at a time; the base is
-        read and verified again.
+        """Shards of base − parameters that this rank writes, one at a time; the base is read and verified
+        again.
+
+        Args:
+            source: blobs.
+            base: its manifest.
+            over: these shards; all if None.
+            own: which rows of embeddings are told of; all if None.
 
         Raises:
             ArtifactError: a value is not finite.
@@ -124,6 +136,8 @@ class Loaded:
             flat.delta(old, values, out=old)
             if not flat.is_finite(old):
                 raise ArtifactError(f"the delta of {_not_finite(shard, data)} is not finite")
+            if own is not None:
+                own.keep(shard, old)
             yield shard, data
 
 

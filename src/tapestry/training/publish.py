@@ -21,6 +21,7 @@ from tapestry.training.home import DELTA, INNER, MANIFESTS, RESULT, TrainerHome
 from tapestry.training.inner import Round, named_parameters
 from tapestry.training.island import Island
 from tapestry.training.loaded import Loaded
+from tapestry.training.own_rows import OwnRows
 from tapestry.training.residual import BEFORE, MANIFEST, RESIDUAL, Encoder
 from tapestry.training.spool import TrainResult
 
@@ -80,11 +81,12 @@ def _write_delta(
     folder = home.unfinished(job.run, job.round)
     fragment = loaded.layout.fragment_at(job.merges)
     encoder = Encoder(home, source, job, loaded.layout, folder, island)
+    own = OwnRows.of(current.plan, current.task.corpus)
     sent: dict[int, Blob] = {}
     left: dict[int, Blob] = {}
     undone: dict[int, Blob] = {}
     try:
-        for shard, data in loaded.deltas(source, current.base, fragment.shards):
+        for shard, data in loaded.deltas(source, current.base, fragment.shards, own=own):
             blob, rest, before = encoder.encode(shard, data)
             sent[shard.index] = _written(folder, blob)
             if rest is not None:

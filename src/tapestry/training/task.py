@@ -23,6 +23,11 @@ class Task(Protocol):
     """Loss, batches and evaluation of one kind of training. Holds the node's text, not the model."""
 
     @property
+    def corpus(self) -> Corpus:
+        """The node's text."""
+        ...
+
+    @property
     def batch_tokens(self) -> int:
         """Tokens of one batch, as they are counted in a contribution."""
         ...

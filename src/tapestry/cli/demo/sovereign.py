@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 SHARE_OF_STEPS: Final = 0.5
 """Of the steps that a node trained in the run."""
-LEARNING_RATE: Final = 1e-3
+LEARNING_RATES: Final = {"adamw": 1e-3, "muon": 4e-3}
+"""The build goes on with the optimizer of the run. Measured: docs/lab-log.md."""
 JOB: Final = "alone-all-text"
 RECIPE: Final = """\
 # What the demo made its sovereign model from; run again with: tapestry build run
@@ -47,6 +48,7 @@ kind = "cpt"
 data = "../private/kept"
 method = "full"
 steps = {steps}
+optimizer = {optimizer}
 learning_rate = {rate}
 warmup_steps = {warmup}
 batch = {batch}
@@ -119,7 +121,8 @@ def _write_recipe(member: MemberText, places: Places, plan: Plan, steps: int, se
         node=json.dumps(f"../{places.node(member.name).relative_to(places.out)}"),
         seed=seed % (1 << 32),
         steps=steps,
-        rate=LEARNING_RATE,
+        optimizer=json.dumps(plan.inner.optimizer),
+        rate=LEARNING_RATES[plan.inner.optimizer],
         warmup=min(20, steps // 4),
         batch=plan.inner.batch_sequences,
         length=plan.inner.sequence_length,
