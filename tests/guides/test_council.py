@@ -113,7 +113,6 @@ def test_deciding_releasing_checking_and_leaving_as_the_guides_tell_it(tmp_path:
         "/var/lib/tapestry-web": f"{tmp_path}/desk/state",
         "fork-0123456789ab": "fork",
         "/shared/tapestry": f"{tmp_path}/cluster",
-        "--name acme-1": "--name delta-1",
     }
     with served(tmp_path) as url, scene(tmp_path, TYPES, exchanged=exchanged) as hand:
         hand.exchanged["https://models.example.org"] = f"{url}/hq"
@@ -343,6 +342,7 @@ def on_a_cluster(hand: Typist) -> None:
     hand.names["TOKEN"] = hand.words("tapestry core invite ./core delta", at="hq").split()[0]
     hand.words("tapestry member init ./member --name delta", at="cluster")
     hand.exchanged |= {f"python3 -m venv {cluster}/venv\n": "", f"{cluster}/venv/bin/pip install ": ": "}
+    hand.exchanged["--name acme-1"] = "--name delta-1"
     hand.section(page, "Set it up", at="cluster")
     hand.words(f"tapestry catalog add ./text --home ./node --name letters {CARD}", at="cluster")
     toml = re.findall(r"^```toml\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)[0]

@@ -36,7 +36,7 @@ def test_the_first_day(tmp_path: Path) -> None:
         "--split --seeds 100": "--split --seeds 2",
     }
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    with scene(tmp_path, TYPES, exchanged=exchanged) as hand:
+    with scene(tmp_path, TYPES, exchanged=exchanged, cold=True) as hand:
         for place in ("clone", "rehearsal"):
             (hand.root / place).mkdir()
             (hand.root / place / ".venv").symlink_to(sys.prefix)

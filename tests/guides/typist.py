@@ -33,7 +33,6 @@ class Typist(Hand):
         root: the folder in which the places are.
         table: by page which headings are typed.
         exchanged: parts of what is typed, and what stands for them here: addresses, mostly.
-        smaller: whole lines, and what stands for them.
     """
 
     def __init__(
@@ -42,10 +41,9 @@ class Typist(Hand):
         table: Table,
         *,
         exchanged: Mapping[str, str] | None = None,
-        smaller: Mapping[str, str] | None = None,
         forked: bool = True,
     ) -> None:
-        super().__init__(root, smaller or {}, forked=forked)
+        super().__init__(root, {}, forked=forked)
         self.exchanged = dict(exchanged or {})
         self.pages = {page: (ROOT / page).read_text(encoding="utf-8") for page in table}
         self.left = [block for page, text in self.pages.items() for block in pages.chosen(page, text, table)]
@@ -145,12 +143,10 @@ def scene(
     table: Table,
     *,
     exchanged: Mapping[str, str] | None = None,
-    smaller: Mapping[str, str] | None = None,
+    cold: bool = "TAPESTRY_TEST_COLD" in os.environ,
 ) -> Iterator[Typist]:
-    """Fails unless everything was typed by its end."""
-    one = Typist(
-        root, table, exchanged=exchanged, smaller=smaller, forked="TAPESTRY_TEST_COLD" not in os.environ
-    )
+    """Fails unless everything was typed by its end. Commands are forked warm, if not `cold`."""
+    one = Typist(root, table, exchanged=exchanged, forked=not cold)
     try:
         yield one
         left = [f"{block.page}, {block.heading}:\n{block.text}" for block in one.left]
