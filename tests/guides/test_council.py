@@ -40,7 +40,7 @@ VOTES, PHASES = "docs/guides/votes.md", "docs/guides/phases.md"
 RELEASES, RIGHTS = "docs/guides/releases.md", "docs/guides/entitlements.md"
 NODES = {"acme": "node", "birch": "birch-node", "cedar": "node"}
 """Each member's folder has its name; where its node is."""
-VOTING_S = 14 * 24 * 3600
+VOTING_S = 24 * 3600  # an invitation that is made beside the core is good for a week
 SENTENCES = {  # equal updates would be taken for copies
     "acme": "Le métier, la trame et la chaîne.",
     "birch": "Sous le pont coulait la rivière.",
@@ -360,7 +360,6 @@ def on_a_cluster(hand: Typist) -> None:
     )
     settings.write_text(re.sub(r"^\[training\]\n(?:[^\[].*\n|\n)*", ours + "\n", text, flags=re.MULTILINE))
     look, run = [each for each in hand.left if (each.page, each.heading) == (page, "Slurm")]
-    hand.exchanged["tapestry doctor"] = "tapestry  doctor"
     hand.block(look, at="cluster")
     hand.section("docs/guides/islands.md", "On a cluster", at="cluster")
     hand.block(run, at="cluster")

@@ -36,7 +36,8 @@ def test_the_first_day(tmp_path: Path) -> None:
         "--split --seeds 100": "--split --seeds 2",
     }
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    with scene(tmp_path, TYPES, exchanged=exchanged, cold=True) as hand:
+    with scene(tmp_path, TYPES, exchanged=exchanged) as hand:
+        hand.wait_s = 900.0
         for place in ("clone", "rehearsal"):
             (hand.root / place).mkdir()
             (hand.root / place / ".venv").symlink_to(sys.prefix)
