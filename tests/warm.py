@@ -74,6 +74,14 @@ class Warm:
             self._connection.close()
         return self.returncode
 
+    def communicate(self) -> tuple[bytes, None]:
+        """What it prints until its end."""
+        if self.stdin is not None:
+            self.stdin.close()
+        said = self.stdout.read() if self.stdout is not None else b""
+        self.wait()
+        return said, None
+
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
             with suppress(ProcessLookupError):

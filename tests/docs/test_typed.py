@@ -105,7 +105,7 @@ def invoked(names: Iterable[str]) -> dict[str, str]:
         for block in blocks(page, told[page]):
             note(found, wanted, in_shell(block.text), f"{module} ({page})")
     for path in sorted((ROOT / "tests").rglob("*.py")):
-        if "docs" not in path.parts:
+        if "docs" not in path.relative_to(ROOT).parts:
             source = path.read_text(encoding="utf-8")
             note(found, wanted, spoken(source), str(path.relative_to(ROOT)))
     return found

@@ -50,6 +50,9 @@ class Hand:
         forked: `tapestry` is forked from a warm process instead of started.
     """
 
+    wait_s = WAIT_S
+    """How long a command may take, and what it brings about."""
+
     def __init__(self, root: Path, smaller: Mapping[str, str], *, forked: bool = False) -> None:
         self.root = root
         self.smaller = smaller
@@ -130,7 +133,7 @@ class Hand:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text],
             cwd=folder, env=self.environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=WAIT_S, check=False,
+            capture_output=True, text=True, timeout=self.wait_s, check=False,
         )  # fmt: skip
         said = f"{done.stdout}\n{done.stderr}\n{self.tails()}"
         assert (done.returncode != 0) == refused, f"in {folder.name}:\n{text}\n{said}"
@@ -155,7 +158,7 @@ class Hand:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition; nothing that was started may end meanwhile."""
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + self.wait_s
         while not condition():
             for one in self.running:
                 assert one.process.poll() is None, f"{one.command}: {self.tails()}"

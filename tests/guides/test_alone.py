@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from tests.curation import made
@@ -23,6 +24,7 @@ def test_what_is_typed_without_a_consortium(tmp_path: Path) -> None:
     (tmp_path / "clone" / "examples").symlink_to(ROOT / "examples")
     with scene(tmp_path, TYPES) as hand:
         said = hand.section("docs/guides/charter.md", "Writing a charter", at="clone")
+        assert re.fullmatch("[0-9a-f]{64}", said.split()[0]), "the digest is what boards compare"
         assert "Of the 5 members who vote, 4 must say yes if all vote, 2 if only 3 do" in " ".join(
             said.split()
         )

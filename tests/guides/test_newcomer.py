@@ -37,6 +37,7 @@ def test_the_first_day(tmp_path: Path) -> None:
     }
     (tmp_path / ".venv").symlink_to(sys.prefix)
     with scene(tmp_path, TYPES, exchanged=exchanged) as hand:
+        hand.wait_s = 900.0
         for place in ("clone", "rehearsal"):
             (hand.root / place).mkdir()
             (hand.root / place / ".venv").symlink_to(sys.prefix)
