@@ -87,9 +87,10 @@ def _setting(study: Study, bases: Sequence[Record]) -> str:
     size = study.size
     axes = {method: {name: list(each) for name, each in axes.items()} for method, axes in size.axes.items()}
     shared = "one language each" if study.sharing == 1 else f"{study.sharing} of each language"
-    few = f"; {', '.join(study.poor)} have {size.text_bytes / CUT / 1000:g} kB" if study.poor else ""
+    few = f"; {', '.join(study.poor)} have at most {size.text_bytes / CUT / 1000:g} kB" if study.poor else ""
     return (
-        f"{len(study.corpora)} members, {shared}, with {size.text_bytes / 1000:g} kB of text{few}. "
+        f"Setting {study.name}. {len(study.corpora)} members, {shared}, with {size.text_bytes / 1000:g} kB "
+        f"of text{few}. "
         f"{bases[0]['parameters']:,} parameters. Everybody takes {size.steps} steps of {size.sequences} × "
         f"{size.sequence_length} bytes: in the federation {size.shared_steps} in rounds of "
         f"{size.round_steps} on one document of {size.every}, members with a tenth of the text "
@@ -146,14 +147,15 @@ def _table(study: Study, made: Report, method: str, bases: Sequence[Record]) -> 
 
 def report(study: Study, seeds: int) -> Report:
     made = Report(
-        what="gain",
+        what="gain" if study.sharing == 1 else "gain-sharing",
         title="What a member gains by the shared base, against training alone",
         not_shown=(
-            "Larger models or more steps: what is measured is small and short.",
+            "Larger models, more text or more steps: what is measured is small and short.",
             "Members who share a language, unless the text says so."
             if study.sharing == 1
             else "One language each: here members share one.",
-            "Rates of the shared base were not tuned; those of training alone and of private training were.",
+            "How the shared base was trained was chosen by a few short trials of seed 0 (lab log); the "
+            "rates, schedules and widths of what it is compared with were tuned for each member.",
         ),
     )
     bases = [each for seed in range(seeds) if (each := study.base(seed)) is not None]

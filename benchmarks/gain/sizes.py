@@ -63,12 +63,16 @@ MERGE: Final = {
 }
 """How members with eight scripts came to learn together at all; see the lab log."""
 AXES: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
-    "sovereign": {"length": (1.0, SHORT), "rate": (2e-3, 4e-3)},
-    "whole": {"length": (1.0, SHORT), "rate": (2e-3, 4e-3)},
+    "sovereign": {"length": (1.0, SHORT), "rate": (2e-3, 4e-3, 8e-3)},
+    "whole": {"length": (1.0, SHORT), "rate": (2e-3, 4e-3, 8e-3)},
     "alone": {"length": (1.0, SHORT), "rate": (4e-3, 8e-3), "shape": ("same", "half", "wider")},
 }
 """Tuned one after the other, each with the best of the others so far; the first of each to begin with.
 `length`: of the schedule, as a part of the steps that may be taken."""
+MORE_AXES: Final = {
+    method: {**axes, "rate": (4e-3, 2e-3, 8e-3) if method == "alone" else (2e-3, 5e-4, 4e-3, 8e-3)}
+    for method, axes in AXES.items()
+}
 SHAPES: Final = {"half": 0.5, "same": 1.0, "wider": 1.5}
 """Widths, as parts of the shared base's."""
 SIZES: Final = {
@@ -103,6 +107,7 @@ SIZES: Final = {
         points=10,
         text_bytes=60_000,
         base_rate=8e-3,
+        axes=MORE_AXES,
     ),
 }
 
