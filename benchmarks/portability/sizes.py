@@ -89,5 +89,9 @@ SIZES: Final = {
         falls_to=0.4,
         evaluate=1 << 13,
     ),
+    "long": Size(
+        hidden=96, layers=2, sequences=12, first=2500, look=100, most=16_000, private=100, averaged=0.999,
+        falls_after=600, falls_for=600, falls_to=0.4, evaluate=1 << 13,
+    ),
     "medium": Size(hidden=192, layers=3, first=1500, look=100, most=30_000, private=300, sequence_length=128),
 }
