@@ -85,6 +85,11 @@ def test_the_readme(tmp_path: Path) -> None:
         support.write_lines(home / "text", support.texts(60))
         evaluated.corpus(home / "held-out")
         shutil.copy(ROOT / "examples" / "constitution.toml", home)
+        hand.words(
+            "tapestry catalog add ./text --name text --license CC0-1.0 --language hsb --residency DE "
+            "--category private --stage private-cpt",
+            at="clone",
+        )
         hand.section("README.md", "A model of your own", at="clone")
 
 
