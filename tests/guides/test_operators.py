@@ -43,6 +43,7 @@ def test_a_core_and_its_nodes_as_the_guides_tell_it(tmp_path: Path, postgres: po
         "2027-12-31": "2099-12-31",  # a consent that ends one day
         "capture.pcap": "capture",
         "/mnt/core-disk": "../hq/core",
+        "--plan without-letters.toml": "--plan without-letters.toml --run first",  # of the two here
         "/backup/core": f"{tmp_path}/backup",
         "--rounds 1,10,20 --windows 2000": f"--rounds 1,{ROUNDS} --windows 400",
         "node leakage ./node": f"node leakage ./node {FEW}",
