@@ -30,7 +30,7 @@ TYPES = {
 CORE, NODE = "docs/guides/run-a-core.md", "docs/guides/run-a-node.md"
 OWNER, FIRST = "docs/guides/data-owner.md", "docs/guides/first-consortium.md"
 ROUNDS = 4
-FEW = "--window-bytes 32 --windows 150 --candidates 16 --threads 1"
+FEW = "--window-bytes 32 --windows 400 --candidates 16 --threads 1"
 """Of so little text a leak is measured."""
 COPIES = "node-a node-b node-c"
 
@@ -43,8 +43,9 @@ def test_a_core_and_its_nodes_as_the_guides_tell_it(tmp_path: Path, postgres: po
         "2027-12-31": "2099-12-31",  # a consent that ends one day
         "capture.pcap": "capture",
         "/mnt/core-disk": "../hq/core",
+        "--plan without-letters.toml": "--plan without-letters.toml --run first",  # of the two here
         "/backup/core": f"{tmp_path}/backup",
-        "--rounds 1,10,20 --windows 2000": f"--rounds 1,{ROUNDS} --windows 200",
+        "--rounds 1,10,20 --windows 2000": f"--rounds 1,{ROUNDS} --windows 400",
         "node leakage ./node": f"node leakage ./node {FEW}",
         "tensorboard --logdir": f"{sys.executable} -m tensorboard.main --inspect --logdir",
     }
