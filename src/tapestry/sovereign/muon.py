@@ -55,7 +55,8 @@ class MuonAndAdamW(Optimizer):
             adjust_lr_fn="match_rms_adamw",
         )
         adamw = AdamW([group for group in groups if group["params"]], lr=rate)
-        self._muon, self._adamw = muon, adamw
+        self._muon: Optimizer = muon
+        self._adamw: Optimizer = adamw
         self.param_groups = [*muon.param_groups, *adamw.param_groups]
 
     @torch.no_grad()
