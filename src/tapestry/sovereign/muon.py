@@ -65,7 +65,7 @@ class MuonAndAdamW(Optimizer):
         for each, by_muon in ((self._muon, True), (self._adamw, False)):
             each.param_groups = [group for group in self.param_groups if (MARK in group) is by_muon]
             each.state = self.state
-            each.step()  # type: ignore[no-untyped-call]
+            each.step()
 
 
 def of_muon(optimizer: Any) -> set[int]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from tapestry.cli.rehearsal.fault import Stage
     from tapestry.cli.rehearsal.scene import Scene
 
-STOP_S = 90.0
+STOP_S = 180.0
+"""A trainer between two rounds looks whether text was withdrawn when it begins again, at most 90 s later."""
 REASON = "the consent was taken back (rehearsal)"
 UNDER_WAY_S = 2
 
