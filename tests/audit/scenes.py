@@ -421,7 +421,8 @@ def governed(root: Path) -> Ledger:
             "revision": 2,
             "members": dict.fromkeys(("ada", "bob", "cyd", "eve"), named["members"]["ada"]),
         }
-        named["release"] |= {"holders": ["ada", "bob", "cyd"]}
+        gates = {"scored_by": 1, "worse_by_at_most": "1/50"}
+        named["release"] |= {"holders": ["ada", "bob", "cyd"], "gates": gates}
         changed = Charter.from_bytes(canonical.encode(named))
         scene.passed(subjects.ChangeCharter(charter=changed), "dan")
         scene.decided(

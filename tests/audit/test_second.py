@@ -498,6 +498,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "data": charter.Data,
     "public": charter.Public,
     "release": charter.Release,
+    "gates": charter.Gates,
     "deadlines": charter.Deadlines,
     "envelope": Envelope,
     "signature": EnvelopeSignature,
