@@ -165,11 +165,12 @@ def dashboard(core: str, folder: Path, root: Path) -> Iterator[str]:
         child.wait(20)
 
 
-def measured(federation: Federation, rounds: int) -> tuple[float, float]:
-    """Core's processor seconds, and seconds by the clock, of each round."""
+def measured(federation: Federation, rounds: int, pause_s: float) -> tuple[float, float]:
+    """Core's processor seconds, and seconds by the clock, of each round and the pause after it."""
     before, began = federation.cpu_s(), time.perf_counter()
     for _ in range(rounds):
         federation.play()
+        time.sleep(pause_s)
     return (federation.cpu_s() - before) / rounds, (time.perf_counter() - began) / rounds
 
 
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--history", type=int, default=1000, help="rounds before anything is measured")
     parser.add_argument("--rounds", type=int, default=20, help="of each of the turns")
     parser.add_argument("--turns", type=int, default=3, help="without and with viewers, so often")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds of each round that nobody sends in")
     parser.add_argument("--visits", type=int, default=7, help="of a browser to each page, for first paint")
     parser.add_argument("--note", default="", help="a remark for the report")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the report")
@@ -221,7 +223,8 @@ def bench(federation: Federation, root: Path, given: argparse.Namespace) -> Repo
     federation.have(given.history)
     sys.stderr.write(f"{given.history} rounds of history\n")
     federation.play()
-    report = Report(what="dashboard", title="Dashboard: what looking costs", not_shown=NOT_SHOWN)
+    what = f"dashboard-{given.pause:g}s-apart" if given.pause else "dashboard"
+    report = Report(what=what, title="Dashboard: what looking costs", not_shown=NOT_SHOWN)
     key = federation.core.root / "viewer.pem"
     key.write_bytes(federation.members[0].key.to_pem())
     alone, seen = [], []
@@ -231,18 +234,22 @@ def bench(federation: Federation, root: Path, given: argparse.Namespace) -> Repo
         up_to_date(url, federation.merges)
         reading_s = time.perf_counter() - began
         drawn = paints(url, given.visits)
+
+    def turn() -> tuple[float, float]:
+        return measured(federation, given.rounds, given.pause)
+
     for _ in range(given.turns):
-        alone.append(measured(federation, given.rounds))
+        alone.append(turn())
         with dashboard(federation.core.url, root / "web", federation.core.root) as url:
             up_to_date(url, federation.merges)
-            found, looking = watched(url, given.viewers, lambda: measured(federation, given.rounds))
+            found, looking = watched(url, given.viewers, turn)
             seen.append(found)
             viewers += looking
     entries = federation.members[0].ask("GET", "/v1/events?limit=1").json()["head"]
     report.paragraph(
         f"{given.members} members, {given.history} rounds before ({entries:,} entries). {given.viewers} "
         f"viewers, each with a live stream, and a page every {PAUSE_S * 0.5:.1f} to {PAUSE_S * 1.4:.1f} s. "
-        f"{given.turns} turns of {given.rounds} rounds, without and with them."
+        f"{given.turns} turns of {given.rounds} rounds, {given.pause:g} s apart, without and with them."
     )
     told(report, alone, seen, viewers)
     report.paragraph(f"From the start of a dashboard to pages of the whole ledger: {reading_s:.0f} s.")
