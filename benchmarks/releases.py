@@ -5,18 +5,14 @@ No goal was set for the times. No process is to hold a copy of the weights in me
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
+from tests.file_server import served
 from tests.release.support import HOLDERS, World, now
 
 from benchmarks.report import Report, Settings, seconds, spread
@@ -54,25 +50,6 @@ class Large(World):
 class Small(World):
     shard_bytes: ClassVar[int] = 1 << 20
     tensors: ClassVar[tuple[Tensor, ...]] = (Tensor(name="w", shape=(QUICK_ROWS, COLUMNS)),)
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def fetched(source: str, root: Path, out: Path) -> dict[str, float]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import shutil
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +18,7 @@ from tapestry.transport.client import CoreClient
 from tests.cli.conftest import Call
 from tests.cli.test_proposal import CHARTER, NAMES, VOTING_S, _on_a_clock_of_its_own
 from tests.core.support import CoreUnderTest
+from tests.file_server import served
 
 PLAN = """\
 format = "tapestry.plan-file"
@@ -45,25 +41,6 @@ total = 1
 [inner]
 steps = 1
 """
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def unreachable(*_: object) -> None:

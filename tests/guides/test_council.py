@@ -18,8 +18,9 @@ import pytest
 from tapestry.node.agent import KEEP_S, LOOK_S
 from tests.audit.test_fork import PROOF
 from tests.federation.support import free_port
+from tests.file_server import served
 from tests.guides.pages import ROOT
-from tests.guides.support import CARD, PLAN, served, words
+from tests.guides.support import CARD, PLAN, words
 from tests.guides.typist import Typist, scene
 from tests.training.clusters import fake_slurm
 

@@ -14,7 +14,8 @@ import pytest
 from tests import postgresql
 from tests.curation import made
 from tests.federation.support import free_port
-from tests.guides.support import CARD, PLAN, served, words
+from tests.file_server import served
+from tests.guides.support import CARD, PLAN, words
 from tests.guides.typist import Typist, scene
 from tests.sovereign import support
 

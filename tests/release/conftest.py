@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import functools
-import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.file_server import served
 from tests.release.support import HOLDERS, OPEN, Forge, World
 
 
@@ -29,24 +26,11 @@ def repo(world: World, tmp_path: Path) -> Forge:
     return Forge(world.repository, held, world.online).copy(tmp_path / "repo")
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def source(request: pytest.FixtureRequest, repo: Forge) -> Iterator[str]:
     """The copy, as a client names it: a folder, or (`BOTH`) a web server that only gives out files."""
     if getattr(request, "param", "folder") == "folder":
         yield str(repo.folder)
         return
-    handler = functools.partial(Quiet, directory=str(repo.folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served(repo.folder) as url:
+        yield url

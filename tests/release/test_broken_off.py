@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.server
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from tapestry.errors import ReleaseError, Unreachable
 from tapestry.host.files import wait_for
 from tapestry.release import client, sources
+from tests.file_server import serving
 from tests.release.support import BASE, Forge
 
 WEIGHTS = "model.safetensors"
@@ -70,14 +70,8 @@ def url(repo: Forge) -> Iterator[str]:
     Breaking.endless, Breaking.sent = "", 0
     Breaking.asked.clear()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Breaking)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(server) as url:
+        yield url
 
 
 def test_it_goes_on_where_it_was(url: str, repo: Forge, tmp_path: Path) -> None:

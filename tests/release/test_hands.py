@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import socketserver
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from tapestry.protocol.artifact import Blob, ModelFile
 from tapestry.release import card, checking, client, contents, derived, holder, published, sources
 from tapestry.release.checking import Checked
 from tapestry.release.leakage import Leakages
+from tests.file_server import serving
 from tests.release.support import BASE, HOLDERS, OPEN, Forge, World, now
 
 NO_LEAKAGE = Leakages(release=BASE, reports=())
@@ -279,14 +279,8 @@ BODY = b"Content-Length: 2\r\n\r\nok"
 @pytest.fixture
 def wordy() -> Iterator[str]:
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Wordy)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(server) as url:
+        yield url
 
 
 @pytest.mark.parametrize(

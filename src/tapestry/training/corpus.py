@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -32,6 +33,8 @@ Split = Literal["train", "valid"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "valid")
 COUNTS: Final = "counts.json"
 """In a folder of tokens: how many each file has."""
+AT_ONCE: Final = 1 << 24
+"""Tokens that are looked at together."""
 _HINT: Final = "a corpus folder holds train.txt or train.jsonl, and valid.txt or valid.jsonl"
 
 Tokens = npt.NDArray[np.uint16 | np.uint32]
@@ -91,6 +94,13 @@ class Corpus:
     @property
     def digest(self) -> str:
         return canonical.sha256(self.manifest)
+
+    @cached_property
+    def present(self) -> npt.NDArray[np.int64]:
+        """Ids of the tokens that the train text has, ascending; worked out once for all rounds."""
+        tokens = self.train.tokens
+        parts = [np.unique(tokens[at : at + AT_ONCE]) for at in range(0, len(tokens), AT_ONCE)]
+        return np.unique(np.concatenate(parts)).astype(np.int64)
 
     def require(self, sequence_length: int) -> None:
         """Raise `CorpusError` unless training text fills one window and there is valid text to score."""

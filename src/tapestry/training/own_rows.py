@@ -10,18 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tapestry.protocol.layout import Shard
 from tapestry.protocol.plan import Plan
 from tapestry.training.corpus import Corpus
-
-AT_ONCE: Final = 1 << 24
-"""Tokens that are counted at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +34,7 @@ class OwnRows:
         """As the plan says, of the text that a node trains on; None where all rows are told of."""
         if plan.inner.rows == "all":
             return None
-        tokens = corpus.train.tokens
-        parts = [np.unique(tokens[at : at + AT_ONCE]) for at in range(0, len(tokens), AT_ONCE)]
-        found = np.unique(np.concatenate(parts)).astype(np.int64)
-        return cls(torch.from_numpy(found), plan.codec.is_embedding)
+        return cls(torch.from_numpy(corpus.present), plan.codec.is_embedding)
 
     def keep(self, shard: Shard, values: Tensor) -> None:
         """Set what a shard's delta has of other rows to zero, in place."""
