@@ -79,7 +79,7 @@ def test_the_readme(tmp_path: Path) -> None:
         home = hand.root / "clone"
         corpora(home / "corpora")
         hand.section("README.md", "To look at", at="clone")
-        compared = json.loads((home / "tapestry-demo/result.json").read_bytes())
+        compared = json.loads((home / "compared/result.json").read_bytes())
         assert all(each["bits_per_byte_alone"] for each in compared["members"])
         support.make_base(home / "base")
         support.write_lines(home / "text", support.texts(60))
