@@ -119,10 +119,21 @@ class Proxy:
         self._serving = serving
         self._ready.set()
         async with asyncio.TaskGroup() as group:
-            while True:
-                near, _ = await self._loop.sock_accept(self._listener)
-                self._connections += 1
-                group.create_task(self._connect(near, self._connections))
+
+            def take() -> None:
+                """Not `sock_accept`: when that is cancelled, it drops what it has accepted."""
+                with suppress(BlockingIOError, ConnectionError):
+                    near, _ = self._listener.accept()
+                    near.setblocking(False)
+                    self._connections += 1
+                    task = group.create_task(self._connect(near, self._connections))
+                    task.add_done_callback(lambda _: near.close())  # one cancelled before its first step too
+
+            self._loop.add_reader(self._listener, take)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._loop.remove_reader(self._listener)
 
     async def _connect(self, near: socket.socket, number: int) -> None:
         far = _socket(socket.AF_INET6 if ":" in self._target[0] else socket.AF_INET)

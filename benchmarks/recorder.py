@@ -29,13 +29,17 @@ class Recorder:
         self._closed = False
 
     def __enter__(self) -> Recorder:
-        threading.Thread(target=self._serve, name="recorder", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="recorder", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()  # what it has accepted is among the open ones then
         for sock in (self._listener, *self._open):
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import subprocess
@@ -329,6 +330,18 @@ def test_the_command_refuses(arguments: str, said: str, capsys: pytest.CaptureFi
         links.main(arguments.split())
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always::ResourceWarning")
+def test_who_connects_while_it_closes_is_let_go(recwarn: pytest.WarningsRecorder) -> None:
+    with listening() as target:
+        for _ in range(20):
+            with links.Proxy("127.0.0.1", target.getsockname()[1], up=PLAIN, down=PLAIN) as proxy:
+                nears = [socket.create_connection(("127.0.0.1", proxy.port), TIMEOUT_S) for _ in range(3)]
+            for near in nears:
+                near.close()
+    gc.collect()
+    assert [str(each.message) for each in recwarn if each.category is ResourceWarning] == []
 
 
 def test_the_command_until_it_is_stopped() -> None:
