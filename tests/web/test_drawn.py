@@ -20,6 +20,7 @@ from tapestry.web.columns import Columns
 from tapestry.web.live import Live
 from tapestry.web.numbers import Numbers
 from tapestry.web.picture import draw
+from tapestry.web.shared import Shared
 from tapestry.web.story import Story
 from tapestry.web.texts import Texts
 
@@ -141,7 +142,7 @@ def test_streams_are_few_and_say_what_changed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("tapestry.web.live.GAP_S", 0.01)
     monkeypatch.setattr("tapestry.web.live.BEAT_S", 0.05)
     bell, made = Bell(), []
-    live = Live(bell, most=2)
+    live = Live(bell, Shared(), most=2)
 
     def make() -> str:
         made.append(bell.count)

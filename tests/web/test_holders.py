@@ -11,6 +11,7 @@ from tapestry.web.bell import Bell
 from tapestry.web.holders import MACHINE, holder_of
 from tapestry.web.live import Live
 from tapestry.web.settings import WebSettings
+from tapestry.web.shared import Shared
 from tapestry.web.viewers import ANYBODY, INSIDER, Viewer
 from tests.web.served import run_apart
 
@@ -80,7 +81,7 @@ def test_one_viewer_leaves_room_for_others(each: int | None) -> None:
     """The control: where a holder may have all, there is none left."""
 
     async def look() -> tuple[int, int]:
-        live = Live(Bell(), 20, each)
+        live = Live(Bell(), Shared(), 20, each)
         greedy = await opened(live, "192.0.2.7", 30)
         held = live.open
         others = await opened(live, "member ada", 2) + await opened(live, "198.51.100.1", 2)
@@ -94,7 +95,7 @@ def test_one_viewer_leaves_room_for_others(each: int | None) -> None:
 
 def test_this_machine_has_more_but_not_all() -> None:
     async def look() -> None:
-        live = Live(Bell(), 20, 4)
+        live = Live(Bell(), Shared(), 20, 4)
         own = await opened(live, MACHINE, 30)
         assert live.open == 15
         others = await opened(live, "member ada", 1)
@@ -106,7 +107,7 @@ def test_this_machine_has_more_but_not_all() -> None:
 
 def test_whoever_must_wait_sees_what_there_is_and_is_told_to_come_again() -> None:
     async def look() -> None:
-        live = Live(Bell(), 20, 1)
+        live = Live(Bell(), Shared(), 20, 1)
         first = await opened(live, "192.0.2.7", 1)
         answer: Any = live.stream(
             Stays(), ("run",), lambda: "now", holder="192.0.2.7", crowded=lambda: "later "  # type: ignore[arg-type]

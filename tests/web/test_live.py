@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -111,6 +112,24 @@ def test_axe_finds_nothing_serious_while_a_run_goes_on(
                 assert not serious(page)
                 assert page.evaluate("() => document.documentElement.scrollWidth") <= width, path
             context.close()
+
+
+@pytest.mark.parametrize("late", ["hx-sse", "htmx.min", "app."])
+def test_a_slow_line_does_not_leave_the_picture_still(
+    chromium: Any, scene: tuple[Still, Site], late: str
+) -> None:
+    _, site = scene
+    with served(make_app(site)) as url:
+        page = chromium.new_context().new_page()
+
+        def held(route: Any) -> None:
+            time.sleep(0.5)
+            route.continue_()
+
+        page.route(re.compile(rf"/{re.escape(late)}[^/]*js$"), held)
+        page.goto(f"{url}/en/runs/run")
+        _until(lambda: site.live.open == 1)
+        page.context.close()
 
 
 def test_whoever_finds_no_room_is_told_so_and_sees_what_there_is(chromium: Any) -> None:

@@ -7,18 +7,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from tapestry.governance import proposal as subjects
-from tapestry.web import deciding, released
+from tapestry.web import charts, deciding, released
 from tapestry.web.app import make_app
 from tapestry.web.index import Index
-from tapestry.web.pages import data, decisions, ledger
+from tapestry.web.pages import data, decisions, ledger, runs
+from tapestry.web.settings import WebSettings
 from tapestry.web.shared import Shared
+from tapestry.web.site import Site
 from tests.web.served import run_apart
+from tests.web.test_live import Still
 from tests.web.world import Dashboard, World
 
 VIEWERS = 50
@@ -94,7 +98,7 @@ def test_phases_are_reckoned_once_a_second(board: Dashboard, monkeypatch: pytest
 
 
 class Unshared(Shared):
-    async def of(self, name: Any, made_of: Any, make: Callable[[], Any]) -> Any:
+    async def of(self, name: Any, made_of: Any, make: Callable[[], Any], *, fresh_s: float = 0.0) -> Any:
         return await asyncio.to_thread(make)
 
 
@@ -110,6 +114,22 @@ def test_what_has_changed_is_worked_out_anew(board: Dashboard) -> None:
     assert proposal in after
     (found,) = views(board, "/en/ledger?kind=proposal-opened", 1)
     assert f"/ledger/{board.known.size}" in found
+
+
+def test_a_run_that_goes_on_is_drawn_for_all_and_not_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While entries come, a chart is some moments old; when that is over, it is drawn anew."""
+    still: Any = Still()
+    board: Any = SimpleNamespace(site=Site(settings=WebSettings(opened="member"), follower=still))
+    drawn, filled = Counted(monkeypatch, charts, "loss"), Counted(monkeypatch, runs, "shown")
+    (before,) = views(board, "/en/runs/run")
+    assert drawn.calls == 1 and filled.calls == VIEWERS + 1, "each asks whether there is such a run"
+    story = still.known.stories["run"]
+    said = {"member": "a", "merges": 20, "bits_per_byte": 0.125, "bytes": 10}
+    story.take(SimpleNamespace(type="score-published", body=said), None, 0)
+    assert views(board, "/en/runs/run") == {before} and drawn.calls == 1
+    monkeypatch.setattr(runs, "GAP_S", 0.0)
+    (after,) = views(board, "/en/runs/run")
+    assert drawn.calls == 2 and "0.125" in after and "0.125" not in before
 
 
 def test_a_catalog_that_stays_the_same_stays_good(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,8 +80,9 @@ def loss(story: Story, by: str, languages: Mapping[str, Sequence[str]]) -> Chart
     lines = []
     for name in sorted(groups):
         values: list[float | None] = []
+        of_group = [scores[member] for member in groups[name]]
         for merges in x:
-            given = [scores[member][merges] for member in groups[name] if merges in scores[member]]
+            given = [each[merges] for each in of_group if merges in each]
             size = sum(each[1] for each in given)
             values.append(sum(each[0] for each in given) / size if size else None)
         lines.append((name, tuple(values)))

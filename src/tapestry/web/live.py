@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from typing import Final
 
 from starlette.requests import Request
@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from tapestry.web.bell import Bell
 from tapestry.web.holders import MACHINE
+from tapestry.web.shared import Shared
 
 BEAT_S: Final = 15.0
 """A comment at least so often: proxies and browsers learn that the line is alive."""
@@ -34,24 +35,25 @@ class Live:
 
     Args:
         bell: rung when something is known anew.
+        shared: what is sent, worked out once for all who are sent it.
         most: streams at once.
         each: of one holder, which this machine itself is not; all, where it is None.
     """
 
-    def __init__(self, bell: Bell, most: int, each: int | None = None) -> None:
+    def __init__(self, bell: Bell, shared: Shared, most: int, each: int | None = None) -> None:
         self._bell = bell
+        self._shared = shared
         self._most = most
         self._each = each
         self._held: Counter[str] = Counter()
         self.open = 0
         self.closed = False
         """Every stream ends soon: the server stops."""
-        self._made: dict[tuple[str, ...], tuple[int, float, str]] = {}
 
     def stream(
         self,
         request: Request,
-        key: tuple[str, ...],
+        key: tuple[Hashable, ...],
         make: Callable[[], str],
         may: Callable[[], bool] = lambda: True,
         *,
@@ -79,14 +81,14 @@ class Live:
     async def _bounded(
         self,
         request: Request,
-        key: tuple[str, ...],
+        key: tuple[Hashable, ...],
         make: Callable[[], str],
         may: Callable[[], bool],
         holder: str,
         crowded: Callable[[], str],
     ) -> AsyncIterator[str]:
         if not self._room(holder):
-            yield message(crowded() + self._text(key, make), retry_s=CROWDED_S)
+            yield message(crowded() + await self.text(key, make), retry_s=CROWDED_S)
             return
         self.open += 1
         self._held[holder] += 1
@@ -99,15 +101,14 @@ class Live:
             self._held += Counter()  # those that have none are forgotten
 
     async def _events(
-        self, request: Request, key: tuple[str, ...], make: Callable[[], str], may: Callable[[], bool]
+        self, request: Request, key: tuple[Hashable, ...], make: Callable[[], str], may: Callable[[], bool]
     ) -> AsyncIterator[str]:
         ends = time.monotonic() + LIFE_S
         sent = ""
         while time.monotonic() < ends and not self.closed and not await request.is_disconnected():
             if not may():
                 break
-            seen = self._bell.count
-            text = self._text(key, make)
+            seen, text = await self._made(key, make)
             if text != sent:
                 sent = text
                 yield message(text, retry_s=RETRY_S)
@@ -115,18 +116,15 @@ class Live:
             if not await self._bell.heard(seen, BEAT_S - GAP_S):
                 yield ": still here\n\n"
 
-    def _text(self, key: tuple[str, ...], make: Callable[[], str]) -> str:
-        now = time.monotonic()
-        made = self._made.get(key)
-        if (
-            made is None
-            or (made[0] != self._bell.count and now - made[1] > GAP_S / 2)
-            or now - made[1] > BEAT_S
-        ):
-            if len(self._made) > 500:
-                self._made.clear()
-            made = self._made[key] = self._bell.count, now, make()
-        return made[2]
+    async def text(self, key: tuple[Hashable, ...], make: Callable[[], str]) -> str:
+        """What a stream of this key is sent now."""
+        return (await self._made(key, make))[1]
+
+    async def _made(self, key: tuple[Hashable, ...], make: Callable[[], str]) -> tuple[int, str]:
+        """With how often the bell had been rung before it was made."""
+        count = self._bell.count
+        made_of = count, int(time.monotonic() // BEAT_S)
+        return await self._shared.of(("live", *key), made_of, lambda: (count, make()), fresh_s=GAP_S / 2)
 
 
 def message(text: str, *, retry_s: int) -> str:

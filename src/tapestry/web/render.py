@@ -149,6 +149,11 @@ def fill(ask: Ask, template: str, /, **values: Any) -> str:
 
 def page(ask: Ask, template: str, /, *, status: int = 200, **values: Any) -> Response:
     """A page. What somebody who signed in sees is kept nowhere."""
+    return sent(ask, fill(ask, template, **values), status)
+
+
+def sent(ask: Ask, text: str, status: int = 200) -> Response:
+    """The same of a text that is there already."""
     kept = "no-store" if ask.viewer.member is not None else "no-cache"
     headers = {"Cache-Control": kept, "Vary": "Cookie, HX-Request"}
-    return Response(fill(ask, template, **values), status, headers, "text/html; charset=utf-8")
+    return Response(text, status, headers, "text/html; charset=utf-8")

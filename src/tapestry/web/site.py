@@ -59,7 +59,7 @@ class Site:
     assets: Assets = field(default_factory=Assets.load)
 
     def __post_init__(self) -> None:
-        self.live = Live(self.bell, self.settings.streams, self.settings.streams_each)
+        self.live = Live(self.bell, self.shared, self.settings.streams, self.settings.streams_each)
 
     @property
     def sections(self) -> tuple[tuple[str, str], ...]:

@@ -80,6 +80,8 @@ class Story:
         self.totals = Totals()
         self.recent: deque[tuple[int, int]] = deque(maxlen=RECENT)
         """Opened and committed, milliseconds, of the newest rounds."""
+        self.turn = 0
+        """Entries taken: while it is the same, the story is."""
         self.started_ms = 0
         self.ended_ms = 0
         self._open: dict[tuple[int, int], _Open] = {}
@@ -89,6 +91,7 @@ class Story:
         act = _ACTS.get(entry.type)
         if act is not None:
             act(self, entry.body, said, at_ms)
+            self.turn += 1
 
     def round_s(self) -> float | None:
         """How long a round takes, by the newest ones."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from tapestry.errors import NotFound
 from tapestry.protocol.clock import add_seconds
@@ -15,11 +19,13 @@ from tapestry.rounds.view import view_of
 from tapestry.web import charts, picture
 from tapestry.web.charts import BY, METRICS, ROWS, Chart
 from tapestry.web.holders import holder_of
-from tapestry.web.live import CROWDED_S
+from tapestry.web.live import CROWDED_S, GAP_S
 from tapestry.web.pages.route import Route
 from tapestry.web.picture import Picture
-from tapestry.web.render import Ask, fill, page
+from tapestry.web.render import Ask, fill, page, sent
 from tapestry.web.story import Story
+
+STEMS = ("loss", "rounds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +34,7 @@ class Shown:
 
     Args:
         state, story: None where the ledger may not be read.
+        heard_at: the core's time when it was heard of.
         left_s: until its last merge, by how long rounds take.
     """
 
@@ -35,7 +42,7 @@ class Shown:
     view: RunView
     state: RunState | None
     story: Story | None
-    picture: Picture
+    heard_at: str
     left_s: float | None
     ends: str | None
 
@@ -57,6 +64,11 @@ class Shown:
             return at.phase
         return "witnessing" if not self.view.head.witnessed else "gathering"
 
+    @cached_property
+    def picture(self) -> Picture:
+        members = dict(self.state.enrolled) if self.state is not None else {}
+        return picture.draw(self.view, members, self.heard_at)
+
     @property
     def loss(self) -> float | None:
         """The newest, over members."""
@@ -76,7 +88,6 @@ def shown(ask: Ask, name: str) -> Shown:
         view = view_of(state, 0)
     if view is None:
         raise NotFound(f"there is no run {name[:40]!r} here")
-    members = dict(state.enrolled) if state is not None else {}
     left_s = None
     if state is not None and story is not None and state.status == "running":
         each_s = story.round_s()
@@ -86,7 +97,7 @@ def shown(ask: Ask, name: str) -> Shown:
         view=view,
         state=state,
         story=story,
-        picture=picture.draw(view, members, known.heard_at),
+        heard_at=known.heard_at,
         left_s=left_s,
         ends=add_seconds(known.heard_at, left_s) if left_s is not None and known.heard_at else None,
     )
@@ -126,42 +137,38 @@ async def every(request: Request) -> Response:
 async def one(request: Request) -> Response:
     ask = Ask(request)
     run = _named(ask)
-    drawn = _charts(ask, run)
-    return page(ask, "run.html", run=run, loss=drawn["loss"], rounds=drawn["rounds"])
+    # a page of a run that has ended gets no stream: it must not show what was before
+    key = (*_live_key(ask, run.name), run.view.status)
+    now = await ask.site.live.text(key, _live(ask, run.name))
+    drawn = [await _drawn(ask, run, stem) for stem in STEMS]
+    return page(ask, "run.html", run=run, now=now, charts=[each for each in drawn if each is not None])
 
 
 async def live(request: Request) -> Response:
     """The part that changes, again and again."""
     ask = Ask(request)
     name = _named(ask).name
-    insider, levels = ask.viewer.insider, (ask.sees("plans"), ask.sees("contributions"), ask.sees("scores"))
-    key = ("run", ask.lang, name, str(insider), str(levels))
-
-    def make() -> str:
-        ask.known = ask.site.known()
-        return fill(ask, "run_live.html", run=shown(ask, name))
+    seen = _seen(ask)
 
     def may() -> bool:
         """Whether it is still so: sessions end, members are expelled, charters change."""
-        now = Ask(request)
-        same = (now.sees("plans"), now.sees("contributions"), now.sees("scores")) == levels
-        return same and now.viewer.insider == insider
+        return _seen(Ask(request)) == seen
 
     def crowded() -> str:
         return fill(ask, "crowded.html", seconds=CROWDED_S)
 
     holder = holder_of(ask.site.settings, request, ask.viewer)
-    return ask.site.live.stream(request, key, make, may, holder=holder, crowded=crowded)
+    streams, key = ask.site.live, _live_key(ask, name)
+    return streams.stream(request, key, _live(ask, name), may, holder=holder, crowded=crowded)
 
 
 async def part(request: Request) -> Response:
     """A chart with its table alone, for whoever chooses other lines."""
     ask = Ask(request)
-    run = _named(ask)
-    drawn = _charts(ask, run)[ask.one_of("chart", ("loss", "rounds"))]
+    drawn = await _drawn(ask, _named(ask), ask.one_of("chart", STEMS))
     if drawn is None:
         raise NotFound("there is nothing to draw yet")
-    return page(ask, "chart.html", drawn=drawn)
+    return sent(ask, drawn)
 
 
 async def data(request: Request) -> Response:
@@ -170,17 +177,20 @@ async def data(request: Request) -> Response:
     run = _named(ask)
     which = str(request.path_params["chart"])
     stem, _, form = which.partition(".")
-    if stem not in ("loss", "rounds") or form not in ("json", "csv"):
+    if stem not in STEMS or form not in ("json", "csv"):
         raise NotFound("there is no such chart")
-    drawn = _charts(ask, run)[stem]
-    if drawn is None:
+    chart = await _chart(ask, run, stem)
+    if chart is None:
         ask.must_see("scores" if stem == "loss" else "contributions")
         raise NotFound("there is nothing to draw yet")
     if form == "json":
-        return JSONResponse(drawn.chart.drawn(), headers={"Vary": "Cookie"})
+        key = ("json", *_chart_key(ask, run, stem))
+        text = await ask.site.shared.of(key, (chart,), lambda: json.dumps(chart.drawn()))
+        return Response(text, headers={"Vary": "Cookie"}, media_type="application/json")
     name = f"{run.name}-{stem}.csv"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Cookie"}
-    return Response(drawn.chart.csv("merges"), headers=headers, media_type="text/csv; charset=utf-8")
+    table = await asyncio.to_thread(chart.csv, "merges")
+    return Response(table, headers=headers, media_type="text/csv; charset=utf-8")
 
 
 def _named(ask: Ask) -> Shown:
@@ -239,30 +249,64 @@ class Drawn:
         return numbers.fixed(value, 1) if self.chosen == "seconds" else numbers.whole(value)
 
 
-def _charts(ask: Ask, run: Shown) -> dict[str, Drawn | None]:
-    """Both charts as the query asks for them; None where there is nothing that this viewer sees."""
+# -- what all who see the same are shown -------------------------------------------------------------
+
+
+def _seen(ask: Ask) -> tuple[bool, ...]:
+    """All of who looks that a run's pages depend on. A ledger that is closed is another sight at once."""
+    levels = (ask.sees("plans"), ask.sees("contributions"), ask.sees("scores"), ask.sees("catalog"))
+    return (ask.viewer.insider, *levels, ask.known.closed)
+
+
+def _live_key(ask: Ask, name: str) -> tuple[Hashable, ...]:
+    return ("run", ask.lang, name, _seen(ask))
+
+
+def _live(ask: Ask, name: str) -> Callable[[], str]:
+    """Makes the part that changes."""
+
+    def make() -> str:
+        ask.known = ask.site.known()
+        return fill(ask, "run_live.html", run=shown(ask, name))
+
+    return make
+
+
+def _chart_key(ask: Ask, run: Shown, stem: str) -> tuple[Hashable, ...]:
+    chosen = (ask.one_of("by", BY),) if stem == "loss" else (ask.one_of("metric", METRICS), ask.lang)
+    return (run.name, stem, *chosen, _seen(ask))
+
+
+async def _chart(ask: Ask, run: Shown, stem: str) -> Chart | None:
+    """As the query asks for it; None where there is nothing that this viewer sees."""
+    story, make = run.story, None
+    if story is None:
+        return None
+    if stem == "loss" and story.scores and ask.sees("scores"):
+        languages = charts.languages_of(ask.listings, insider=ask.viewer.insider)
+        make = partial(charts.loss, story, ask.one_of("by", BY), languages)
+    elif stem == "rounds" and len(story.rounds):
+        metric = ask.one_of("metric", METRICS)
+        make = partial(charts.rounds, story, metric, ask.text.get(f"run.metric.{metric}"))
+    if make is None:
+        return None
+    made_of = (story, story.turn, ask.listings)
+    return await ask.site.shared.of(("chart", *_chart_key(ask, run, stem)), made_of, make, fresh_s=GAP_S)
+
+
+async def _drawn(ask: Ask, run: Shown, stem: str) -> str | None:
+    """A chart with its table, as the query asks for it."""
+    chart = await _chart(ask, run, stem)
+    if chart is None:
+        return None
     by, metric = ask.one_of("by", BY), ask.one_of("metric", METRICS)
-    story, state = run.story, {"by": by, "metric": metric}
-    found: dict[str, Drawn | None] = {"loss": None, "rounds": None}
-    if story is not None and story.scores and ask.sees("scores"):
-        lines = charts.loss(story, by, charts.languages_of(ask.listings, insider=ask.viewer.insider))
-        found["loss"] = Drawn(
-            ask=ask,
-            run=run.name,
-            name="loss",
-            chart=lines,
-            parameter="by",
-            chosen=by,
-            choices=BY,
-            state=state,
-        )
-    if story is not None and len(story.rounds):
-        lines = charts.rounds(story, metric, ask.text.get(f"run.metric.{metric}"))
-        found["rounds"] = Drawn(
-            ask=ask, run=run.name, name="rounds", chart=lines,
-            parameter="metric", chosen=metric, choices=METRICS, state=state,
-        )  # fmt: skip
-    return found
+    parameter, chosen, choices = ("by", by, BY) if stem == "loss" else ("metric", metric, METRICS)
+    drawn = Drawn(
+        ask=ask, run=run.name, name=stem, chart=chart, parameter=parameter, chosen=chosen, choices=choices,
+        state={"by": by, "metric": metric},
+    )  # fmt: skip
+    key = ("drawn", ask.lang, run.name, stem, by, metric, _seen(ask))
+    return await ask.site.shared.of(key, (chart,), lambda: fill(ask, "chart.html", drawn=drawn))
 
 
 ROUTES = (
