@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tapestry.governance import proposal as subjects
-from tapestry.web import charts, deciding, released
+from tapestry.web import charts, deciding, live, released
 from tapestry.web.app import make_app
 from tapestry.web.index import Index
 from tapestry.web.pages import data, decisions, ledger, runs
@@ -120,6 +120,8 @@ def test_a_run_that_goes_on_is_drawn_for_all_and_not_for_each(monkeypatch: pytes
     """While entries come, a chart is some moments old; when that is over, it is drawn anew."""
     still: Any = Still()
     board: Any = SimpleNamespace(site=Site(settings=WebSettings(opened="member"), follower=still))
+    for each in (runs, live):
+        monkeypatch.setattr(each, "GAP_S", 1e6)
     drawn, filled = Counted(monkeypatch, charts, "loss"), Counted(monkeypatch, runs, "shown")
     (before,) = views(board, "/en/runs/run")
     assert drawn.calls == 1 and filled.calls == VIEWERS + 1, "each asks whether there is such a run"
@@ -127,7 +129,8 @@ def test_a_run_that_goes_on_is_drawn_for_all_and_not_for_each(monkeypatch: pytes
     said = {"member": "a", "merges": 20, "bits_per_byte": 0.125, "bytes": 10}
     story.take(SimpleNamespace(type="score-published", body=said), None, 0)
     assert views(board, "/en/runs/run") == {before} and drawn.calls == 1
-    monkeypatch.setattr(runs, "GAP_S", 0.0)
+    for each in (runs, live):
+        monkeypatch.setattr(each, "GAP_S", 0.0)
     (after,) = views(board, "/en/runs/run")
     assert drawn.calls == 2 and "0.125" in after and "0.125" not in before
 

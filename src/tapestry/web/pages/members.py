@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -13,6 +14,7 @@ from tapestry.governance.accounting import Account, Sums
 from tapestry.rounds.weights import UNIT
 from tapestry.web import charts
 from tapestry.web.known import Known
+from tapestry.web.live import GAP_S
 from tapestry.web.pages.route import Route
 from tapestry.web.render import Ask, page
 
@@ -130,17 +132,24 @@ def _gained(ask: Ask, member: str) -> tuple[Gained, ...]:
 # -- pages -----------------------------------------------------------------------------------------
 
 
+async def _shared_rows(ask: Ask) -> list[MemberRow]:
+    """Once for all who see the same. Not to be changed."""
+    seen = (ask.sees("contributions"), ask.sees("charter"), ask.sees("votes"), ask.sees("scores"))
+    key = ("members", ask.viewer.insider, *seen, ask.sees("catalog"), ask.known.closed)
+    return await ask.site.shared.of(key, (ask.known,), lambda: rows(ask), fresh_s=GAP_S)
+
+
 async def every(request: Request) -> Response:
     ask = Ask(request)
     ask.must_see("members")
     sort = ask.one_of("sort", SORTS)
-    found = rows(ask)
+    found = await _shared_rows(ask)
     if sort == "weight":
-        found.sort(key=lambda row: -(row.share or 0))
+        found = sorted(found, key=lambda row: -(row.share or 0))
     elif sort == "tokens":
-        found.sort(key=lambda row: -(row.sums.tokens if row.sums is not None else 0))
+        found = sorted(found, key=lambda row: -(row.sums.tokens if row.sums is not None else 0))
     elif sort == "gain":
-        found.sort(key=lambda row: -(row.gain or 0))
+        found = sorted(found, key=lambda row: -(row.gain or 0))
     last = max(1, -(-len(found) // PER_PAGE))
     at = ask.number("page", 1, least=1, most=last)
     top = max((row.share or 0.0 for row in found), default=0.0)
@@ -160,10 +169,10 @@ async def one(request: Request) -> Response:
     ask = Ask(request)
     ask.must_see("members")
     name = str(request.path_params["member"])
-    row = next((each for each in rows(ask) if each.name == name), None)
+    row = next((each for each in await _shared_rows(ask) if each.name == name), None)
     if row is None:
         raise NotFound(f"there is no member {name[:40]!r} here")
-    account = _account(ask)
+    account = await asyncio.to_thread(_account, ask)
     runs = [
         (run.run, run.members[name], float(run.share(name)), run.rounds)
         for run in (account.runs.values() if account is not None else ())
