@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from tapestry.errors import InputError
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.node import keys, settings, setup
+from tapestry.node.certified import said
 from tapestry.node.home import Home
 from tapestry.node.leaks import Leaks
 from tapestry.node.outbox import Outbox
-from tapestry.node.people import holders, said_by_member
 from tapestry.node.touched import Touched
 from tapestry.protocol.derivative import DerivativeRecord, ShownBase, ShownDerivative
 
@@ -83,12 +83,8 @@ def listed(home: Home, *, core_url: str | None = None) -> Listed:
     """
     consortium = setup.load_consortium(home).consortium
     with setup.connect(home, core_url=core_url) as client:
-        envelopes = client.derivatives()
-        known = holders(client.members())
-        records = tuple(
-            said_by_member(Envelope.from_json(value), DerivativeRecord, known, consortium)
-            for value in envelopes
-        )
+        envelopes = [Envelope.from_json(value) for value in client.derivatives()]
+        records = tuple(said(home, client, envelopes, DerivativeRecord, consortium))
         bases = [r.shown.base for r in records if r.shown is not None and r.shown.base is not None]
         there = {str(each["run"]) for each in client.runs()["runs"]} & {base.run for base in bases}
         rounds = {run: client.run(run).head.round for run in sorted(there)}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapestry.audit import file
+from tapestry.audit.verify import Verifier
 from tapestry.errors import InputError
 from tapestry.host import files
 from tapestry.node.home import Home
-from tapestry.node.replica import Verified
+from tapestry.node.replica import Verified, restored
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Kept:
     path: Path
     size: int
     checkpoint: str
+    found: Verified = field(repr=False)
 
     @classmethod
     def of(cls, home: Home) -> Kept:
@@ -30,9 +32,13 @@ class Kept:
             found = Verified.from_bytes(files.read_limited(path, Verified.MAX_BYTES))
         except FileNotFoundError as e:
             raise InputError(f"the node in {home.root} holds no ledger yet", hint="name other nodes") from e
-        return cls(home.ledger / "ledger.jsonl", found.bytes, found.checkpoint)
+        return cls(home.ledger / "ledger.jsonl", found.bytes, found.checkpoint, found)
 
     def lines(self) -> Iterator[file.Line]:
         """All of it, its checkpoint last."""
         yield from file.read(self.path, self.size)
         yield "checkpoint", self.checkpoint
+
+    def verifier(self) -> Verifier:
+        """To go on from here, in memory."""
+        return restored(self.path.parent, self.found)

@@ -11,10 +11,10 @@ from tapestry.catalog.card import Card
 from tapestry.catalog.listing import CatalogEntry, shown
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.node import keys, settings, setup
+from tapestry.node.certified import said
 from tapestry.node.home import Home
 from tapestry.node.leaks import Leaks
 from tapestry.node.outbox import Outbox
-from tapestry.node.people import holders, said_by_member
 
 
 def publish(
@@ -58,6 +58,5 @@ def listed(home: Home, *, core_url: str | None = None) -> list[CatalogEntry]:
     """
     consortium = setup.load_consortium(home).consortium
     with setup.connect(home, core_url=core_url) as client:
-        envelopes = client.listings()
-        known = holders(client.members())
-    return [said_by_member(Envelope.from_json(value), CatalogEntry, known, consortium) for value in envelopes]
+        envelopes = [Envelope.from_json(value) for value in client.listings()]
+        return said(home, client, envelopes, CatalogEntry, consortium)

@@ -368,12 +368,10 @@ class Replica:
         self._verifier = self._load()
 
     def _load(self) -> Verifier:
-        verifier = Verifier()
         path = self._folder / "verified.json"
         try:
             found = Verified.from_bytes(files.read_limited(path, Verified.MAX_BYTES))
-            roots = _read(self._folder / "roots", found.entries * HASH_BYTES)
-            verifier.restore(found.verifier, roots)
+            verifier = restored(self._folder, found)
             if (self._folder / "ledger.jsonl").stat().st_size < found.bytes:
                 raise FormatError("ledger.jsonl is shorter than it was")
         except FileNotFoundError:
@@ -382,7 +380,7 @@ class Replica:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._kept = self._offset = 0
             self._checkpoint = ""
-            return verifier
+            return Verifier()
         except (OSError, TapestryError) as e:
             raise SettingsError(f"the ledger in {self._folder} cannot be read: {e}", hint=_HINT) from e
         self._kept, self._offset, self._checkpoint = found.entries, found.bytes, found.checkpoint
@@ -390,6 +388,13 @@ class Replica:
 
 
 _HINT: Final = "move the folder away: the node then verifies it anew, and has forgotten what it saw before"
+
+
+def restored(folder: Path, found: Verified) -> Verifier:
+    """Where the verification of the ledger in a folder stands. Raises `OSError`, `FormatError`."""
+    verifier = Verifier()
+    verifier.restore(found.verifier, _read(folder / "roots", found.entries * HASH_BYTES))
+    return verifier
 
 
 def _read(path: Path, size: int) -> bytes:
