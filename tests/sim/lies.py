@@ -202,15 +202,7 @@ class Liar:
         fake = sign(said, key_of("nobody"))
         named = fake.signatures[0].model_copy(update={"keyid": key_of(f"{node} witness").key_id})
         envelope = fake.model_copy(update={"signatures": (named,)})
-        given = machine.Attest(
-            node=node,
-            member=member_of(node),
-            round=run.head_round,
-            merges=run.merges,
-            state=run.head,
-            attestation=envelope.digest,
-        )
-        return given, envelope.to_bytes()
+        return machine.Attest.of(said, envelope.digest), envelope.to_bytes()
 
     # -- what forgers need ------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ from tapestry.protocol.messages import Attestation, Contribution, Enrolment, Mer
 from tapestry.protocol.plan import Plan
 from tapestry.rounds import events as ev
 from tapestry.rounds import machine
-from tapestry.rounds.inputs import Attest, Contribute, Input
+from tapestry.rounds.inputs import Attest, Contribute, Enrol, Input, Publish
 from tapestry.rounds.state import RunState
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -327,28 +327,13 @@ class Verifier:
         """What was put to the run; the rest of the event must then follow from it."""
         match event:
             case ev.NodeEnrolled():
-                enrolment = self._said(entry, event.enrolment, Enrolment)
-                return machine.Enrol(
-                    node=enrolment.node,
-                    member=enrolment.member,
-                    plan=enrolment.plan,
-                    enrolment=event.enrolment,
-                )
+                return Enrol.of(self._said(entry, event.enrolment, Enrolment), event.enrolment)
             case ev.ContributionReceived() | ev.ContributionCommitted() | ev.ContributionLate():
                 return self._contribution(entry, event)
             case ev.BaseAttested():
                 return self._attestation(entry, event)
             case ev.ScorePublished():
-                score = self._said(entry, event.score, Score)
-                return machine.Publish(
-                    node=score.node,
-                    member=score.member,
-                    merges=score.merges,
-                    state=score.state,
-                    bits_per_byte=score.bits_per_byte,
-                    bytes=score.bytes,
-                    score=event.score,
-                )
+                return Publish.of(self._said(entry, event.score, Score), event.score)
             case _:
                 return unsigned(event)
 
@@ -372,14 +357,7 @@ class Verifier:
         if (said.size, said.root) != (committed, self.root(committed).hex()):
             raise IntegrityError(f"node {said.node} has attested another ledger than this one")
         self.found.attestations += 1
-        return Attest(
-            node=said.node,
-            member=said.member,
-            round=said.round,
-            merges=said.merges,
-            state=said.state,
-            attestation=event.attestation,
-        )
+        return Attest.of(said, event.attestation)
 
     def _said(self, entry: Entry, digest: str, kind: type[M], *, roles: Collection[Role] = NODE_ONLY) -> M:
         """What a signed envelope says, whose key must be valid here, about this run."""

@@ -138,18 +138,14 @@ class Runs:
     # -- nodes' -------------------------------------------------------------------------------
 
     def enrol(self, run: str, envelope: Envelope, by: Signer) -> Standing[RunState]:
-        enrolment = self._opened(envelope, Enrolment, run, by)
-        given = machine.Enrol(
-            node=enrolment.node, member=enrolment.member, plan=enrolment.plan, enrolment=self._kept(envelope)
-        )
+        given = machine.Enrol.of(self._opened(envelope, Enrolment, run, by), self._kept(envelope))
         return self.apply(run, given, Signed(envelope=envelope, kind=Enrolment))
 
     def score(self, run: str, envelope: Envelope, by: Signer) -> Standing[RunState]:
         """Record a score; the same again has no effect. Raises `Conflict` for another of the same base."""
         score = self._opened(envelope, Score, run, by)
-        fields = {name: getattr(score, name) for name in ScorePublished.model_fields if hasattr(score, name)}
-        given = machine.Publish(**fields | {"score": self._kept(envelope)})
-        told = {name: fields[name] for name in ("node", "state", "bits_per_byte", "bytes")}
+        given = machine.Publish.of(score, self._kept(envelope))
+        told = {name: getattr(score, name) for name in ("node", "state", "bits_per_byte", "bytes")}
 
         def decide(moment: Moment, standing: Standing[RunState] | None) -> Decision[RunState]:
             if standing is None:
@@ -185,14 +181,7 @@ class Runs:
         committed = self.journal.of_round(run, said.round, "round-committed")
         if not committed or (said.size, said.root) != self._tree(committed[-1].sequence):
             raise Conflict(f"the attestation of {said.node} is for another ledger than this core's")
-        given = machine.Attest(
-            node=said.node,
-            member=said.member,
-            round=said.round,
-            merges=said.merges,
-            state=said.state,
-            attestation=self._kept(envelope),
-        )
+        given = machine.Attest.of(said, self._kept(envelope))
         return self.apply(run, given, Signed(envelope=envelope, kind=Attestation, roles=WITNESS_ONLY))
 
     def contribute(self, run: str, envelope: Envelope, by: Signer) -> Envelope | Lacking | Committed:

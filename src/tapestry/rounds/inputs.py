@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tapestry.protocol.messages import Contribution
+from tapestry.protocol.messages import Attestation, Contribution, Enrolment, Score
 from tapestry.protocol.plan import Plan
 
 
@@ -28,6 +28,11 @@ class Enrol:
     member: str
     plan: str
     enrolment: str
+
+    @classmethod
+    def of(cls, said: Enrolment, digest: str) -> Enrol:
+        """What an envelope of that digest says."""
+        return cls(node=said.node, member=said.member, plan=said.plan, enrolment=digest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +126,18 @@ class Attest:
     state: str
     attestation: str
 
+    @classmethod
+    def of(cls, said: Attestation, digest: str) -> Attest:
+        """What an envelope of that digest says."""
+        return cls(
+            node=said.node,
+            member=said.member,
+            round=said.round,
+            merges=said.merges,
+            state=said.state,
+            attestation=digest,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publish:
@@ -133,6 +150,19 @@ class Publish:
     bits_per_byte: float
     bytes: int
     score: str
+
+    @classmethod
+    def of(cls, said: Score, digest: str) -> Publish:
+        """What an envelope of that digest says."""
+        return cls(
+            node=said.node,
+            member=said.member,
+            merges=said.merges,
+            state=said.state,
+            bits_per_byte=said.bits_per_byte,
+            bytes=said.bytes,
+            score=digest,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -106,10 +106,7 @@ def _finished_unkept(world: World) -> Places:
 
 def _heads_not_compared(world: World) -> Places:
     def lenient(self: Verifier, entry: Any, event: Any) -> Contribute:
-        said = self._said(entry, event.contribution, Contribution)
-        fields = ("round", "fragment", "node", "member", "plan", "state", "delta", "tokens", "steps")
-        given = {name: getattr(said, name) for name in fields}
-        return Contribute(**given, contribution=event.contribution)
+        return Contribute.of(self._said(entry, event.contribution, Contribution), event.contribution)
 
     return {(Verifier, "_contribution"): lenient}
 
