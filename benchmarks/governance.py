@@ -128,8 +128,7 @@ class Made:
     """A ledger written as the rules make it, without a core."""
 
     def __init__(self, out: BinaryIO, members: int) -> None:
-        self._out, self._now, self.size = out, START_MS, 0
-        self._nodes: dict[tuple[int, int], bytes] = {}
+        self._out, self._now, self._tree = out, START_MS, tree.Tree()
         self._assembly = Assembly()
         self._core = KeyPair.generate()
         self.consortium = ""
@@ -140,6 +139,10 @@ class Made:
         self.consortium = self._put(CONSORTIUM, founded).digest
         for name in self._node:
             self._join(name)
+
+    @property
+    def size(self) -> int:
+        return self._tree.size
 
     def play(self, rounds: int) -> None:
         """Adopt a charter, train for so many rounds, release what came of it."""
@@ -290,15 +293,10 @@ class Made:
             entry = make_entry(self.size + 1, time_text(self._now), scope, event)
             data = entry.to_bytes()
             self._out.write(file.of_bytes("entry", data))
-            for level, index, found in tree.new_nodes(
-                self.size, tree.leaf_hash(data), lambda *at: self._nodes[at]
-            ):
-                self._nodes[level, index] = found
-            self.size += 1
+            self._tree.add(tree.leaf_hash(data))
         return entry
 
     def _end(self) -> None:
         origin = origin_of(self.consortium)
-        root = tree.root(self.size, lambda *at: self._nodes[at])
-        note = Note(Checkpoint(origin, self.size, root).text).signed(origin, self._core)
+        note = Note(Checkpoint(origin, self.size, self._tree.root()).text).signed(origin, self._core)
         self._out.write(file.encode(("checkpoint", note.to_bytes().decode())))

@@ -17,7 +17,6 @@ from tapestry.governance import proposal as subjects
 from tapestry.governance.entitlement import Asked, Entitlement, Paper, Proven
 from tapestry.identity.keys import KeyPair
 from tapestry.identity.notes import Note
-from tapestry.ledger import tree
 from tapestry.ledger.checkpoint import Checkpoint, origin_of
 from tests.attacks.catalog import attack, attacks, case
 from tests.attacks.switches import Switches
@@ -66,8 +65,7 @@ class Stage:
     def shown(self, type_: str, number: int = 0) -> Proven:
         """The n-th entry of a type, with its proof."""
         entry = self.ledger.lines[self.ledger.of(type_, number)][1]
-        size = self.made.found.entries
-        proof = tree.inclusion_proof(entry.sequence - 1, size, self.made._tree.node)
+        proof = self.made._tree.inclusion(entry.sequence - 1)
         return Proven(entry=entry.to_bytes().decode(), proof=tuple(each.hex() for each in proof))
 
 

@@ -145,19 +145,8 @@ def test_plan_changed(lies: Ledger, switches: Switches) -> None:
 # -- what others were shown ---------------------------------------------------------------------
 
 
-def _tree(entries: list[Entry]) -> dict[tuple[int, int], bytes]:
-    nodes: dict[tuple[int, int], bytes] = {}
-    for size, entry in enumerate(entries):
-        for level, index, found in tree.new_nodes(
-            size, tree.leaf_hash(entry.to_bytes()), lambda *at: nodes[at]
-        ):
-            nodes[level, index] = found
-    return nodes
-
-
-def _root(entries: list[Entry], size: int) -> bytes:
-    nodes = _tree(entries)
-    return tree.root(size, lambda *at: nodes[at])
+def _tree(entries: list[Entry]) -> tree.Tree:
+    return tree.Tree(tree.leaf_hash(entry.to_bytes()) for entry in entries)
 
 
 @attack(
@@ -166,16 +155,13 @@ def _root(entries: list[Entry], size: int) -> bytes:
     stopped_by="no proof leads from one head to the other",
 )
 def test_forked(lies: Ledger, switches: Switches) -> None:
-    true = lies.entries
-    old, new = len(true) // 2, len(true)
-    forked = [*true[: old - 1], true[old], *true[old:]]
-    nodes = _tree(forked)
-    good = tree.consistency_proof(old, new, lambda *at: _tree(true)[at])
-    tree.check_consistency(old, _root(true, old), new, _root(true, new), good)
-    proof = tree.consistency_proof(old, new, lambda *at: nodes[at])
+    entries = lies.entries
+    old, new = len(entries) // 2, len(entries)
+    true, forked = _tree(entries), _tree([*entries[: old - 1], entries[old], *entries[old:]])
+    tree.check_consistency(old, true.root(old), new, true.root(), true.consistency(old))
 
     def tried() -> None:
-        tree.check_consistency(old, _root(true, old), new, _root(forked, new), proof)
+        tree.check_consistency(old, true.root(old), new, forked.root(), forked.consistency(old))
 
     with pytest.raises(IntegrityError, match="does not begin with"):
         tried()
@@ -191,15 +177,15 @@ def test_forked(lies: Ledger, switches: Switches) -> None:
     stopped_by="a ledger never gets smaller",
 )
 def test_smaller(lies: Ledger, switches: Switches) -> None:
-    true = lies.entries
-    size = len(true)
+    true = _tree(lies.entries)
+    size = true.size
 
     def tried() -> None:
-        tree.check_consistency(size, _root(true, size), size - 1, _root(true, size - 1), ())
+        tree.check_consistency(size, true.root(), size - 1, true.root(size - 1), ())
 
     with pytest.raises(IntegrityError, match="is smaller"):
         tried()
-    tree.check_consistency(size, _root(true, size), size, _root(true, size), ())
+    tree.check_consistency(size, true.root(), size, true.root(), ())
     with switches.all_off(
         ("tapestry.ledger.tree.check_consistency", "if old > new"),
         ("tapestry.ledger.tree.check_consistency", "if not path"),
@@ -216,9 +202,8 @@ def test_smaller(lies: Ledger, switches: Switches) -> None:
 )
 def test_not_in_the_tree(lies: Ledger, switches: Switches) -> None:
     true = lies.entries
-    nodes, size = _tree(true), len(true)
-    proof = tree.inclusion_proof(3, size, lambda *at: nodes[at])
-    root = _root(true, size)
+    grown, size = _tree(true), len(true)
+    proof, root = grown.inclusion(3), grown.root()
     tree.check_inclusion(tree.leaf_hash(true[3].to_bytes()), 3, size, proof, root)
     other = tree.leaf_hash(true[3].model_copy(update={"at": "2020-01-01T00:00:00.000Z"}).to_bytes())
     with pytest.raises(IntegrityError, match="another root"):

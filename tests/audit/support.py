@@ -57,20 +57,17 @@ class Ledger:
 
     def signed_anew(self) -> Ledger:
         """Numbered without a gap, and signed by the core itself: it lies."""
-        lines, nodes, size = [], {}, 0
+        lines, grown = [], tree.Tree()
         for kind, value in self.lines:
             if kind == "checkpoint":
                 continue
             if kind == "entry":
-                value = value.model_copy(update={"sequence": size + 1})
-                leaf = tree.leaf_hash(value.to_bytes())
-                for level, index, found in tree.new_nodes(size, leaf, lambda *at: nodes[at]):
-                    nodes[level, index] = found
-                size += 1
+                value = value.model_copy(update={"sequence": grown.size + 1})
+                grown.add(tree.leaf_hash(value.to_bytes()))
             lines.append((kind, value))
         genesis = next(value for kind, value in lines if kind == "entry")
         origin = origin_of(genesis.digest)
-        note = Note(Checkpoint(origin, size, tree.root(size, lambda *at: nodes[at])).text)
+        note = Note(Checkpoint(origin, grown.size, grown.root()).text)
         return Ledger([*lines, ("checkpoint", note.signed(origin, self.key).to_bytes().decode())], self.key)
 
     def to_bytes(self) -> bytes:

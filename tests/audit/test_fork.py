@@ -40,14 +40,8 @@ def history(size: int, *, common: int | None = None, name: str = "a") -> list[En
 
 def head(entries: list[Entry], key: KeyPair = CORE, *, consortium: str = FOUNDED.digest) -> str:
     """As the core signs it."""
-    nodes: dict[tuple[int, int], bytes] = {}
-    for size, entry in enumerate(entries):
-        for level, at, found in tree.new_nodes(
-            size, tree.leaf_hash(entry.to_bytes()), lambda *key: nodes[key]
-        ):
-            nodes[level, at] = found
     origin = origin_of(consortium)
-    root = tree.root(len(entries), lambda *at: nodes[at])
+    root = tree.Tree(tree.leaf_hash(entry.to_bytes()) for entry in entries).root()
     return Note(Checkpoint(origin, len(entries), root).text).signed(origin, key).to_bytes().decode()
 
 

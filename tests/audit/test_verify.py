@@ -10,6 +10,7 @@ import pytest
 from tapestry.audit import file as ledger
 from tapestry.audit.verify import Verifier
 from tapestry.errors import FormatError, InputError, IntegrityError
+from tapestry.ledger import tree
 from tests.audit.support import Ledger, changes, rearranged, refused, verify
 
 UNSEEN = {
@@ -106,6 +107,18 @@ def test_nothing_can_be_left_out_or_come_twice_or_elsewhere(real: Ledger) -> Non
                 loose.add((how, entry.type))
     assert free <= FREE, free - FREE
     assert loose == LOOSE, loose ^ LOOSE
+
+
+def test_where_it_stands_has_the_peaks_of_the_tree(real: Ledger) -> None:
+    """In the form in which nodes keep them; without one of them there is no going on."""
+    first, grown = Verifier(), tree.Tree(tree.leaf_hash(entry.to_bytes()) for entry in real.entries)
+    first.take(real.lines)
+    kept, roots = first.to_json(), bytes(first.roots)
+    peaks = tree.peaks(0, grown.size)
+    assert kept["nodes"] == [[level, index, grown.node(level, index).hex()] for level, index in peaks]
+    Verifier().restore(kept, roots)
+    with pytest.raises(FormatError, match="not where a verification stood"):
+        Verifier().restore({**kept, "nodes": kept["nodes"][1:]}, roots)
 
 
 def test_times_are_part_of_the_rules(real: Ledger) -> None:

@@ -67,11 +67,7 @@ def test_asking_between_documents_changes_nothing() -> None:
 
 def test_a_document_can_be_shown_to_be_in_it() -> None:
     texts = [f"document {n}" for n in range(21)]
-    nodes: dict[tuple[int, int], bytes] = {}
-    for n, text in enumerate(texts):
-        for level, index, found in tree.new_nodes(n, tree.leaf_hash(text.encode()), lambda *at: nodes[at]):
-            nodes[level, index] = found
-    proof = tree.inclusion_proof(13, 21, lambda *at: nodes[at])
+    proof = tree.Tree(tree.leaf_hash(text.encode()) for text in texts).inclusion(13)
     root = bytes.fromhex(tally(texts).content().root)
     tree.check_inclusion(tree.leaf_hash(b"document 13"), 13, 21, proof, root)
 

@@ -190,19 +190,16 @@ class Tree:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self._nodes: dict[tuple[int, int], bytes] = {}
+        self._tree = tree.Tree()
 
     def add(self, entry: Entry) -> None:
-        leaf = tree.leaf_hash(entry.to_bytes())
-        for level, index, value in tree.new_nodes(len(self.entries), leaf, lambda *at: self._nodes[at]):
-            self._nodes[level, index] = value
+        self._tree.add(tree.leaf_hash(entry.to_bytes()))
         self.entries.append(entry)
 
     def head(self, size: int | None = None) -> Checkpoint:
         """After so many entries; after all of them if None, or if there are fewer."""
         size = len(self.entries) if size is None else min(size, len(self.entries))
-        root = tree.root(size, lambda *at: self._nodes[at])
-        return Checkpoint(origin_of(self.entries[0].digest), size, root)
+        return Checkpoint(origin_of(self.entries[0].digest), size, self._tree.root(size))
 
     def signed(self, size: int | None = None, keypair: KeyPair = CORE) -> str:
         """That head as the core signs it."""

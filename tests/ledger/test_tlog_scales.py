@@ -28,13 +28,12 @@ from tapestry.identity.keys import KeyPair
 from tapestry.identity.notes import COSIGNATURE, PLAIN, Note
 from tapestry.ledger import tree
 from tapestry.ledger.checkpoint import Checkpoint, origin_of
-from tests.ledger.test_tree import Tree
 
 ORIGIN = origin_of("a" * 64)
 ENTRIES = [hashlib.sha512(number.to_bytes(4)).digest()[: number % 61] for number in range(700)]
 """More than two full tiles of 256."""
-OURS = Tree(ENTRIES)
-ROOTS = [tree.root(size, OURS.nodes) for size in range(len(ENTRIES) + 1)]
+OURS = tree.Tree(map(tree.leaf_hash, ENTRIES))
+ROOTS = [OURS.root(size) for size in range(len(ENTRIES) + 1)]
 SIZES = (1, 2, 3, 7, 8, 255, 256, 257, 511, 512, 513, 699, 700)
 
 
@@ -63,7 +62,7 @@ def test_inclusion_proofs(theirs: TilesReader) -> None:
     draw = random.Random(1)
     for size in SIZES:
         for index in {0, size - 1, size // 2, *(draw.randrange(size) for _ in range(8))}:
-            proof = tree.inclusion_proof(index, size, OURS.nodes)
+            proof = OURS.inclusion(index, size)
             their = theirs.get_inclusion_proof(index, size)
             assert list(proof) == their.node_hashes
             leaf = tree.leaf_hash(ENTRIES[index])
@@ -77,7 +76,7 @@ def test_consistency_proofs(theirs: TilesReader) -> None:
     draw = random.Random(2)
     for new in SIZES:
         for old in {1, new, new - 1, new // 2, *(draw.randint(0, new) for _ in range(8))}:
-            proof = list(tree.consistency_proof(old, new, OURS.nodes))
+            proof = list(OURS.consistency(old, new))
             if 0 < old < new:  # of nothing, and of itself, there is nothing to prove
                 assert proof == theirs.get_consistency_proof(old, new).node_hashes
             ConsistencyProof(old, new, proof).check(ROOTS[old], ROOTS[new])

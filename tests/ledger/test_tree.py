@@ -4,6 +4,7 @@ against a root and proofs written down from the RFC's recursive definitions."""
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -38,24 +39,12 @@ ROOTS = [
 SIZES = st.integers(1, 70)
 
 
-class Tree:
-    """Kept as a core keeps it."""
-
-    def __init__(self, entries: list[bytes]) -> None:
-        self.kept: dict[tuple[int, int], bytes] = {}
-        self.size = 0
-        for entry in entries:
-            for level, index, found in tree.new_nodes(self.size, tree.leaf_hash(entry), self.nodes):
-                assert (level, index) not in self.kept, "no node is ever written again"
-                self.kept[level, index] = found
-            self.size += 1
-
-    def nodes(self, level: int, index: int) -> bytes:
-        return self.kept[level, index]
+def grown(entries: list[bytes]) -> tree.Tree:
+    return tree.Tree(map(tree.leaf_hash, entries))
 
 
 MANY = [hashlib.sha256(bytes([n])).digest()[: n % 33] for n in range(70)]
-WHOLE = Tree(MANY)
+WHOLE = grown(MANY)
 
 
 def recursive_root(entries: list[bytes]) -> bytes:
@@ -95,22 +84,40 @@ def recursive_subproof(m: int, entries: list[bytes], known: bool) -> list[bytes]
 
 
 def test_roots_are_the_reference_implementations() -> None:
-    made = Tree(LEAVES)
-    assert [tree.root(size, made.nodes).hex() for size in range(1, 9)] == ROOTS
-    assert tree.root(0, made.nodes) == hashlib.sha256(b"").digest()
+    made = grown(LEAVES)
+    assert [made.root(size).hex() for size in range(1, 9)] == ROOTS
+    assert made.root(0) == hashlib.sha256(b"").digest()
 
 
-@given(size=SIZES)
-def test_roots_are_the_definitions(size: int) -> None:
-    assert tree.root(size, WHOLE.nodes) == recursive_root(MANY[:size])
+def test_no_node_is_ever_written_again() -> None:
+    kept: dict[tuple[int, int], bytes] = {}
+    for size, entry in enumerate(MANY):
+        for level, index, found in tree.new_nodes(size, tree.leaf_hash(entry), lambda *at: kept[at]):
+            assert (level, index) not in kept
+            kept[level, index] = found
+    assert kept == {at: WHOLE.node(*at) for at in kept}
+    assert len(kept) == sum(len(MANY) >> level for level in range(7))
+
+
+@given(entries=st.lists(st.binary(max_size=3), max_size=40))
+def test_a_tree_and_a_frontier_have_the_root_of_the_definition_at_every_size(entries: list[bytes]) -> None:
+    whole, frontier = tree.Tree(), tree.Frontier()
+    roots = [recursive_root(entries[:size]) for size in range(len(entries) + 1)]
+    assert whole.root() == roots[0]
+    for entry, root in zip(entries, roots[1:], strict=True):
+        whole.add(tree.leaf_hash(entry))
+        assert frontier.add(tree.leaf_hash(entry)) == whole.root() == root
+    assert whole.size == frontier.size == len(entries)
+    assert [whole.root(size) for size in range(len(roots))] == roots
 
 
 @given(size=SIZES, data=st.data())
 def test_a_leaf_is_shown_to_be_there_and_nothing_else_is(size: int, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, size - 1))
-    proof = tree.inclusion_proof(index, size, WHOLE.nodes)
+    proof = WHOLE.inclusion(index, size)
+    assert proof == grown(MANY[:size]).inclusion(index)
     assert list(proof) == recursive_path(index, MANY[:size])
-    leaf, root = tree.leaf_hash(MANY[index]), tree.root(size, WHOLE.nodes)
+    leaf, root = tree.leaf_hash(MANY[index]), WHOLE.root(size)
     tree.check_inclusion(leaf, index, size, proof, root)
     for wrong in (
         (tree.leaf_hash(b"another"), index, size, proof, root),
@@ -129,10 +136,11 @@ def test_a_leaf_is_shown_to_be_there_and_nothing_else_is(size: int, data: st.Dat
 @given(new=SIZES, data=st.data())
 def test_a_tree_is_shown_to_begin_with_an_older_one(new: int, data: st.DataObject) -> None:
     old = data.draw(st.integers(0, new))
-    proof = tree.consistency_proof(old, new, WHOLE.nodes)
+    proof = WHOLE.consistency(old, new)
+    assert proof == grown(MANY[:new]).consistency(old)
     if 0 < old < new:
         assert list(proof) == recursive_subproof(old, MANY[:new], True)
-    before, after = tree.root(old, WHOLE.nodes), tree.root(new, WHOLE.nodes)
+    before, after = WHOLE.root(old), WHOLE.root(new)
     tree.check_consistency(old, before, new, after, proof)
     other = tree.leaf_hash(b"another")
     wrong = [(old, other, new, after, proof), (old, before, new, after, (*proof, other))]
@@ -151,18 +159,40 @@ def test_a_rewritten_history_is_found(new: int, data: st.DataObject) -> None:
     """The core has changed an entry that was seen: no proof of its own new tree leads to the old root."""
     old = data.draw(st.integers(1, new - 1))
     at = data.draw(st.integers(0, old - 1))
-    forged = Tree([*MANY[:at], b"rewritten", *MANY[at + 1 : new]])
-    proof = tree.consistency_proof(old, new, forged.nodes)
+    forged = grown([*MANY[:at], b"rewritten", *MANY[at + 1 : new]])
     with pytest.raises(IntegrityError, match="seen before"):
-        tree.check_consistency(old, tree.root(old, WHOLE.nodes), new, tree.root(new, forged.nodes), proof)
+        tree.check_consistency(old, WHOLE.root(old), new, forged.root(), forged.consistency(old))
 
 
-def test_there_is_no_proof_of_what_is_not_there() -> None:
-    for index, size in ((3, 3), (-1, 3), (0, 0)):
-        with pytest.raises(IndexError):
-            tree.inclusion_proof(index, size, WHOLE.nodes)
-    with pytest.raises(IndexError):
-        tree.consistency_proof(4, 3, WHOLE.nodes)
+def test_a_tree_tells_nothing_of_what_is_not_there() -> None:
+    three = grown(MANY[:3])
+    cases: dict[Callable[..., object], list[tuple[int, ...]]] = {
+        three.node: [(0, 3), (1, 1), (2, 0), (0, -1), (1, -1), (-1, 0)],
+        three.root: [(4,), (-1,)],
+        three.inclusion: [(3,), (-1,), (0, 0), (2, 2), (0, 4), (3, 4), (0, -1)],
+        three.consistency: [(4,), (-1,), (3, 2), (0, 4), (3, 4), (4, 4), (0, -1)],
+    }
+    for asked, all_given in cases.items():
+        for each in all_given:
+            with pytest.raises(IndexError):
+                asked(*each)
+
+
+@given(size=st.integers(0, 70))
+def test_a_frontier_goes_on_from_its_peaks(size: int) -> None:
+    frontier = tree.Frontier()
+    for entry in MANY[:size]:
+        frontier.add(tree.leaf_hash(entry))
+    kept = dict(frontier.nodes())
+    assert kept == {at: WHOLE.node(*at) for at in tree.peaks(0, size)}
+    assert len(kept) == size.bit_count()
+    for nodes in (kept, dict(reversed(kept.items()))):
+        again = tree.Frontier(size, nodes.items())
+        roots = [again.add(tree.leaf_hash(entry)) for entry in MANY[size:]]
+        assert roots == [WHOLE.root(n) for n in range(size + 1, len(MANY) + 1)]
+    for lost in kept:
+        with pytest.raises(KeyError):
+            tree.Frontier(size, ((at, found) for at, found in kept.items() if at != lost))
 
 
 def _changed(proof: tuple[bytes, ...], place: int) -> tuple[bytes, ...]:

@@ -42,11 +42,7 @@ WAIT_S: Final = 2.0
 
 def root_of(entries: Sequence[bytes]) -> bytes:
     """Of the tree over them."""
-    nodes: dict[tuple[int, int], bytes] = {}
-    for index, entry in enumerate(entries):
-        for level, at, found in tree.new_nodes(index, tree.leaf_hash(entry), lambda *key: nodes[key]):
-            nodes[level, at] = found
-    return tree.root(len(entries), lambda *key: nodes[key])
+    return tree.Tree(map(tree.leaf_hash, entries)).root()
 
 
 def signed_head(consortium: str, entries: Sequence[bytes]) -> str:

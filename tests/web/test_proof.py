@@ -27,27 +27,17 @@ class Grown:
         rest = ({"sequence": at, "type": "member-admitted", "body": {}} for at in range(2, size + 1))
         self.entries = [canonical.encode(each) for each in (first, *rest)]
         self.consortium = canonical.sha256(self.entries[0])
-        self._nodes: dict[tuple[int, int], bytes] = {}
-        for at, entry in enumerate(self.entries):
-            for level, index, found in tree.new_nodes(at, tree.leaf_hash(entry), self.nodes):
-                self._nodes[level, index] = found
-
-    def nodes(self, level: int, index: int) -> bytes:
-        return self._nodes[level, index]
-
-    def root(self, size: int) -> bytes:
-        return tree.root(size, self.nodes)
+        self.tree = tree.Tree(map(tree.leaf_hash, self.entries))
 
     def given(self, sequence: int, size: int) -> dict[str, Any]:
         """As the dashboard gives it to the page."""
         origin = origin_of(self.consortium)
-        note = Note(Checkpoint(origin, size, self.root(size)).text).signed(origin, CORE)
-        proof = tree.inclusion_proof(sequence - 1, size, self.nodes)
+        note = Note(Checkpoint(origin, size, self.tree.root(size)).text).signed(origin, CORE)
         return {
             "entry": self.entries[sequence - 1].decode(),
             "first": self.entries[0].decode(),
             "sequence": sequence,
-            "proof": [each.hex() for each in proof],
+            "proof": [each.hex() for each in self.tree.inclusion(sequence - 1, size)],
             "checkpoint": note.to_bytes().decode(),
             "key": CORE.public_key,
             "successions": [],
@@ -106,7 +96,7 @@ def test_each_step_is_what_the_ledger_reckons(page: Any) -> None:
     given = GROWN.given(11, 21)
     found = check(page, given)["steps"]
     assert found["leaf"] == [True, tree.leaf_hash(GROWN.entries[10]).hex()]
-    assert found["root"] == [True, GROWN.root(21).hex()]
+    assert found["root"] == [True, GROWN.tree.root(21).hex()]
     assert found["consortium"] == [True, GROWN.consortium]
     assert found["level-1"][1] == tree.node_hash(*map(tree.leaf_hash, GROWN.entries[10:12])).hex()
     steps = page.evaluate("([at, size, n]) => proof.path(at, size, n)", [10, 21, len(given["proof"])])
@@ -124,7 +114,7 @@ def spoiled() -> Iterator[tuple[str, dict[str, Any]]]:
     good = GROWN.given(11, 21)
     other = KeyPair.generate()
     origin = origin_of(GROWN.consortium)
-    forged = Note(Checkpoint(origin, 21, GROWN.root(21)).text).signed(origin, other).to_bytes().decode()
+    forged = Note(Checkpoint(origin, 21, GROWN.tree.root(21)).text).signed(origin, other).to_bytes().decode()
     flipped = bytes.fromhex(good["proof"][2])
     flipped = bytes([flipped[0] ^ 1]) + flipped[1:]
     yield "entry", {"entry": good["entry"].replace("member-admitted", "member-admittee")}
@@ -156,16 +146,16 @@ def test_trees_that_begin_with_each_other_and_others(page: Any) -> None:
     pairs = [(old, new) for new in (*range(1, 12), 33, 70) for old in range(new + 1)]
     cases, expected = [], []
     for old, new in pairs:
-        proof = list(tree.consistency_proof(old, new, GROWN.nodes))
+        proof = list(GROWN.tree.consistency(old, new))
         spoilt = [os_flip(each, rng) if at == 0 else each for at, each in enumerate(proof)]
         for way, old_root in (
-            (proof, GROWN.root(old)),
-            (spoilt, GROWN.root(old)),
+            (proof, GROWN.tree.root(old)),
+            (spoilt, GROWN.tree.root(old)),
             (proof, rng.randbytes(32)),
         ):
-            cases.append([old, old_root.hex(), new, GROWN.root(new).hex(), [each.hex() for each in way]])
+            cases.append([old, old_root.hex(), new, GROWN.tree.root(new).hex(), [each.hex() for each in way]])
             try:
-                tree.check_consistency(old, old_root, new, GROWN.root(new), way)
+                tree.check_consistency(old, old_root, new, GROWN.tree.root(new), way)
                 expected.append(True)
             except Exception:
                 expected.append(False)

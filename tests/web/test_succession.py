@@ -44,7 +44,7 @@ class Made:
     def __init__(self, lie: str = "") -> None:
         self.lie = lie
         self.entries: list[bytes] = []
-        self._nodes: dict[tuple[int, int], bytes] = {}
+        self._tree = tree.Tree()
         self.add("founded", title="", core_key=CORE.public_key, nonce="0" * 32)
         self.consortium = canonical.sha256(self.entries[0])
         self.admitted = {
@@ -54,7 +54,7 @@ class Made:
         late = "cyd" if lie == "a certificate that comes later" else ""
         certified = {name: self._certify(name) for name in NAMES if name != late}
         self.add("account-disputed")
-        size, root = len(self.entries), self.root(len(self.entries))
+        size, root = len(self.entries), self._tree.root()
         signers = {"half of them": NAMES[:2], "one twice": ("ada", "bob", "bob")}.get(lie, NAMES[:3])
         words = [self._word(name, size, root.hex()).to_bytes().decode() for name in signers]
         self.changed = self.add("core-succeeded", core_key=NEW.public_key, envelopes=words)
@@ -64,18 +64,11 @@ class Made:
         self.given = self._told(size, certified)
 
     def add(self, type_: str, **body: Any) -> int:
-        at = len(self.entries)
-        told = {"sequence": at + 1, "at": AT, "scope": "consortium", "type": type_, "body": body}
+        sequence = len(self.entries) + 1
+        told = {"sequence": sequence, "at": AT, "scope": "consortium", "type": type_, "body": body}
         self.entries.append(canonical.encode(told))
-        for level, index, found in tree.new_nodes(at, tree.leaf_hash(self.entries[-1]), self.node):
-            self._nodes[level, index] = found
-        return at + 1
-
-    def node(self, level: int, index: int) -> bytes:
-        return self._nodes[level, index]
-
-    def root(self, size: int) -> bytes:
-        return tree.root(size, self.node)
+        self._tree.add(tree.leaf_hash(self.entries[-1]))
+        return sequence
 
     def _certify(self, name: str) -> int:
         (root, key), of_cyd = KEYS[name], name == "cyd"
@@ -113,10 +106,10 @@ class Made:
 
     def _told(self, before: int, certified: dict[str, int]) -> dict[str, Any]:
         size, origin = len(self.entries), origin_of(self.consortium)
-        note = Note(Checkpoint(origin, size, self.root(size)).text).signed(origin, NEW)
+        note = Note(Checkpoint(origin, size, self._tree.root()).text).signed(origin, NEW)
 
         def proof(sequence: int) -> list[str]:
-            return [each.hex() for each in tree.inclusion_proof(sequence - 1, size, self.node)]
+            return [each.hex() for each in self._tree.inclusion(sequence - 1)]
 
         members = {name: [at] for name, at in self.admitted.items()}
         if self.lie == "a member who is another":  # so that two of two have signed
@@ -124,7 +117,7 @@ class Made:
         old = before - 1 if self.lie == "another ledger before" else before
         told = {
             "sequence": self.changed,
-            "consistency": [each.hex() for each in tree.consistency_proof(old, size, self.node)],
+            "consistency": [each.hex() for each in self._tree.consistency(old)],
             "members": members,
             "certificates": {KEYS[name][1].key_id: at for name, at in certified.items()},
         }

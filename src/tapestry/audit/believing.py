@@ -11,38 +11,18 @@ from tapestry.ledger import tree
 from tapestry.ledger.entries import CONSORTIUM, Entry
 
 
-class Tree:
-    """Hashes of all complete subtrees, level by level."""
-
-    def __init__(self) -> None:
-        self._levels: list[bytearray] = []
-        self.size = 0
-
-    def add(self, leaf: bytes) -> None:
-        for level, _, found in tree.new_nodes(self.size, leaf, self.node):
-            if level == len(self._levels):
-                self._levels.append(bytearray())
-            self._levels[level] += found
-        self.size += 1
-
-    def node(self, level: int, index: int) -> bytes:
-        return bytes(self._levels[level][index * tree.HASH_BYTES : (index + 1) * tree.HASH_BYTES])
-
-
 class Believing(Verifier):
     """Takes the entries of runs as they stand, and holds those of the consortium against the rules. Of the
     tree it keeps no root of each size."""
 
-    def __init__(self, told: Callable[[int], None], kept: Tree) -> None:
+    def __init__(self, told: Callable[[int], None], kept: tree.Tree) -> None:
         super().__init__(told)
         self._kept = kept
         self._closed: dict[tuple[str, int], Counter[str]] = {}
         """By run and round: weights by member of what is merged next."""
 
     def root(self, size: int) -> bytes:
-        if not 0 <= size <= self._kept.size:
-            raise IndexError(f"{self._kept.size} entries were taken, not {size}")
-        return tree.root(size, self._kept.node)
+        return self._kept.root(size)
 
     def _add(self, leaf: bytes) -> None:
         self._kept.add(leaf)

@@ -72,23 +72,18 @@ def prove(entries: Sequence[Entry], head: str, seen: str) -> ForkProof:
     if not isinstance(event, Founded):
         raise IntegrityError("the ledger does not begin with a founding")
     told = [signed_checkpoint(text, founding.digest, lambda _: event.core_key) for text in (head, seen)]
-    nodes: dict[tuple[int, int], bytes] = {}
-    for index, entry in enumerate(entries):
-        for level, at, found in tree.new_nodes(
-            index, tree.leaf_hash(entry.to_bytes()), lambda *key: nodes[key]
-        ):
-            nodes[level, at] = found
+    grown = tree.Tree(tree.leaf_hash(entry.to_bytes()) for entry in entries)
     ours, theirs = told
-    if ours.size > len(entries) or tree.root(ours.size, lambda *key: nodes[key]) != ours.root:
+    if ours.size > grown.size or grown.root(ours.size) != ours.root:
         raise IntegrityError("the head is not of these entries")
-    if theirs.size <= ours.size:
-        first, second, old, new = seen, head, theirs.size, ours.size
-        root = tree.root(old, lambda *key: nodes[key])
-    else:
+    if theirs.size > ours.size:
         raise IntegrityError("what was seen is of more entries than are known here")
-    path = tree.consistency_proof(old, new, lambda *key: nodes[key])
     shown = ForkProof(
-        founding=founding, first=first, second=second, root=root.hex(), proof=tuple(p.hex() for p in path)
+        founding=founding,
+        first=seen,
+        second=head,
+        root=grown.root(theirs.size).hex(),
+        proof=tuple(each.hex() for each in grown.consistency(theirs.size, ours.size)),
     )
     shown.check()
     return shown

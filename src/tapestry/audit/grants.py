@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tapestry.audit.believing import Believing, Tree
+from tapestry.audit.believing import Believing
 from tapestry.audit.file import Line
 from tapestry.audit.verify import Found, Verifier
 from tapestry.errors import Conflict, EntitlementError, FormatError, NotFound, Refused
@@ -111,7 +111,7 @@ class Grants:
     def __init__(
         self, lines: Iterable[Line], told: Callable[[int], None] = lambda _: None, *, verify: bool = True
     ) -> None:
-        self._places, self._tree, self._note = _Places(), Tree(), ""
+        self._places, self._tree, self._note = _Places(), tree.Tree(), ""
         self._kept: dict[int, bytes] = {}
         """Entries that papers may show, by position."""
         self._merged = Merged()
@@ -340,9 +340,8 @@ class Grants:
         )
         proven = []
         for place in sorted(self._needed(release, member)):
-            proof = tree.inclusion_proof(place - 1, self._tree.size, self._tree.node)
-            entry = self._kept[place].decode()
-            proven.append(Proven(entry=entry, proof=tuple(each.hex() for each in proof)))
+            proof = tuple(each.hex() for each in self._tree.inclusion(place - 1))
+            proven.append(Proven(entry=self._kept[place].decode(), proof=proof))
         return Paper(certificate=certificate, signatures=(), checkpoint=self._note, entries=tuple(proven))
 
 

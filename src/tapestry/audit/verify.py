@@ -28,14 +28,7 @@ from tapestry.governance.state import Assembly
 from tapestry.identity.envelope import Envelope
 from tapestry.identity.keyring import NODE_ONLY, WITNESS_ONLY, KeyRing, Role
 from tapestry.ledger import tree
-from tapestry.ledger.entries import (
-    CONSORTIUM,
-    Entry,
-    Founded,
-    Governed,
-    MemberAdmitted,
-    consortium_event,
-)
+from tapestry.ledger.entries import CONSORTIUM, Entry, Founded, Governed, MemberAdmitted, consortium_event
 from tapestry.protocol import canonical
 from tapestry.protocol.clock import parse_time
 from tapestry.protocol.message import Part
@@ -84,7 +77,7 @@ class Verifier:
         """By run: events that must come next."""
         self._due_at: dict[str, str] = {}
         self._blobs: dict[str, bytes] = {}
-        self._nodes: dict[tuple[int, int], bytes] = {}
+        self._tree = tree.Frontier()
         self._newest: dict[str, int] = {}
         """By run: position of its newest entry."""
         self._committed: dict[str, int] = {}
@@ -166,7 +159,7 @@ class Verifier:
             "core_key": self._founding_key,
             "ring": self._assembly.to_json(),
             "states": {run: state.model_dump(mode="json") for run, state in self._states.items()},
-            "nodes": [[level, index, found.hex()] for (level, index), found in self._nodes.items()],
+            "nodes": [[level, index, found.hex()] for (level, index), found in self._tree.nodes()],
             "committed": self._committed,
             "newest": self._newest,
             **({"merges": [dict(each) for each in self._merges]} if self._merges else {}),
@@ -182,7 +175,8 @@ class Verifier:
             self._states = {
                 run: RunState.from_bytes(canonical.encode(state)) for run, state in value["states"].items()
             }
-            self._nodes = {(level, index): bytes.fromhex(found) for level, index, found in value["nodes"]}
+            nodes = (((level, index), bytes.fromhex(found)) for level, index, found in value["nodes"])
+            self._tree = tree.Frontier(self.found.entries, nodes)
             self._committed, self._newest = dict(value["committed"]), dict(value["newest"])
             self._merges.extend(value.get("merges", ()))
             expected = self.found.entries * tree.HASH_BYTES
@@ -221,12 +215,8 @@ class Verifier:
     def _add(self, leaf: bytes) -> None:
         """The next leaf of the tree, whose entry holds."""
         self.leaf = leaf
-        for level, index, found in tree.new_nodes(self.found.entries, leaf, lambda *at: self._nodes[at]):
-            self._nodes[level, index] = found
+        self.roots += self._tree.add(leaf)
         self.found.entries += 1
-        self.roots += tree.root(self.found.entries, lambda *at: self._nodes[at])
-        # Later hashes are made of the peaks alone.
-        self._nodes = {at: self._nodes[at] for at in tree.peaks(0, self.found.entries)}
         self._told(self.found.entries)
 
     # -- members, keys and decisions --------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Final
 
 from tapestry.audit import file
@@ -83,26 +82,17 @@ class Record:
         self.checkpoint = ""
         self.at = ""
         """Time of the last entry, by the core's clock."""
-        self._leaves: list[bytes] = []
+        self._tree = tree.Tree()
         self._blob = b""
         self._tokens: dict[str, int] = {}
 
     @property
     def entries(self) -> int:
-        return len(self._leaves)
-
-    @cached_property
-    def _nodes(self) -> dict[tuple[int, int], bytes]:
-        """Of the whole tree; for a ledger that has been read to its end."""
-        nodes: dict[tuple[int, int], bytes] = {}
-        for size, leaf in enumerate(self._leaves):
-            for level, index, found in tree.new_nodes(size, leaf, lambda *at: nodes[at]):
-                nodes[level, index] = found
-        return nodes
+        return self._tree.size
 
     @property
     def root(self) -> str:
-        return tree.root(self.entries, lambda *at: self._nodes[at]).hex()
+        return self._tree.root().hex()
 
     def watch(self, lines: Iterable[Line]) -> Iterator[Line]:
         """The same lines."""
@@ -119,14 +109,13 @@ class Record:
     def inclusions(self) -> Iterator[tuple[str, Inclusion]]:
         """The proof of each own contribution, by its digest."""
         for digest, own in self.own.items():
-            proof = tree.inclusion_proof(own.entry.sequence - 1, self.entries, lambda *at: self._nodes[at])
             yield (
                 digest,
                 Inclusion(
                     checkpoint=self.checkpoint,
                     entry=own.entry.to_bytes().decode(),
                     envelope=own.envelope.decode("ascii"),
-                    proof=tuple(each.hex() for each in proof),
+                    proof=tuple(each.hex() for each in self._tree.inclusion(own.entry.sequence - 1)),
                 ),
             )
 
@@ -141,7 +130,7 @@ class Record:
         elif kind == "checkpoint":
             self.checkpoint = value
         else:
-            self._leaves.append(tree.leaf_hash(value.to_bytes()))
+            self._tree.add(tree.leaf_hash(value.to_bytes()))
             self.at = value.at
             self._entry(value)
             self._blob = b""

@@ -27,8 +27,8 @@ class Tally:
         """Of UTF-8 text."""
         self._leaves: list[bytes] = []
         """Of the newest documents, fewer than `CHUNK`."""
-        self._peaks: list[bytes] = []
-        """Roots of the complete subtrees before these, largest first."""
+        self._before = tree.Frontier()
+        """Over the subtrees of `CHUNK` leaves before these."""
 
     def take(self, pieces: Iterable[str]) -> int:
         """One document in pieces of text; returns its bytes. One without text does not count."""
@@ -43,25 +43,20 @@ class Tally:
         self.bytes += size
         self._leaves.append(leaf)
         if len(self._leaves) == CHUNK:
-            found, left = _complete(self._leaves), self.documents // CHUNK - 1
-            while left % 2:
-                found = tree.node_hash(self._peaks.pop(), found)
-                left //= 2
-            self._peaks.append(found)
+            self._before.add(_complete(self._leaves))
             self._leaves.clear()
 
     def content(self) -> Content:
         """Of the documents so far."""
-        peaks, at = list(self._peaks), 0
-        for bit in reversed(range(CHUNK.bit_length() - 1)):
-            if len(self._leaves) >> bit & 1:
-                peaks.append(_complete(self._leaves[at : at + (1 << bit)]))
-                at += 1 << bit
-        root = tree.EMPTY
-        if peaks:
-            root = peaks[-1]
-            for peak in reversed(peaks[:-1]):
-                root = tree.node_hash(peak, root)
+        before, folded = dict(self._before.nodes()), CHUNK.bit_length() - 1
+
+        def node(level: int, index: int) -> bytes:
+            if level >= folded:
+                return before[level - folded, index]
+            start = (index << level) % CHUNK
+            return _complete(self._leaves[start : start + (1 << level)])
+
+        root = tree.root(self.documents, node)
         return Content(
             documents=self.documents, bytes=self.bytes, tokens=self.bytes + self.documents, root=root.hex()
         )

@@ -2,13 +2,14 @@
 
 A tree is its complete subtrees. `nodes(level, index)` is the hash of the subtree of 2^level leaves that
 begins at leaf index · 2^level; whoever keeps a tree keeps these, and they never change once all their leaves
-are there. Shape legend: a hash is 32 bytes; a proof is a tuple of hashes, from the leaves up.
+are there. `Tree` keeps them all, for proofs; `Frontier` those that later roots are made of.
+Shape legend: a hash is 32 bytes; a proof is a tuple of hashes, from the leaves up.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tapestry.errors import IntegrityError
 
@@ -98,6 +99,77 @@ def consistency_proof(old: int, new: int, nodes: Nodes) -> tuple[bytes, ...]:
     return tuple(reversed(proof))
 
 
+class Tree:
+    """Grows a leaf at a time and keeps all nodes, level by level: 64 bytes a leaf. A size that is None is its
+    own. Asked for what is beyond its size it raises `IndexError`.
+
+    Args:
+        leaves: the first, as hashes.
+    """
+
+    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
+        self._levels: list[bytearray] = []
+        self.size = 0
+        for leaf in leaves:
+            self.add(leaf)
+
+    def add(self, leaf: bytes) -> None:
+        for level, _, found in new_nodes(self.size, leaf, self.node):
+            if level == len(self._levels):
+                self._levels.append(bytearray())
+            self._levels[level] += found
+        self.size += 1
+
+    def node(self, level: int, index: int) -> bytes:
+        if level < 0 or not 0 < (index + 1) << level <= self.size:
+            raise IndexError(f"a tree of {self.size} leaves has no subtree {index} of level {level}")
+        return bytes(self._levels[level][index * HASH_BYTES : (index + 1) * HASH_BYTES])
+
+    def root(self, size: int | None = None) -> bytes:
+        return root(self._known(size), self.node)
+
+    def inclusion(self, index: int, size: int | None = None) -> tuple[bytes, ...]:
+        """That leaf `index` is among the first `size`."""
+        return inclusion_proof(index, self._known(size), self.node)
+
+    def consistency(self, old: int, new: int | None = None) -> tuple[bytes, ...]:
+        """That the first `new` leaves begin with the first `old`."""
+        return consistency_proof(old, self._known(new), self.node)
+
+    def _known(self, size: int | None) -> int:
+        if size is None:
+            return self.size
+        if not 0 <= size <= self.size:
+            raise IndexError(f"there are {self.size} leaves, not {size}")
+        return size
+
+
+class Frontier:
+    """Grows a leaf at a time and keeps its peaks alone, so that it knows each root as it comes (section
+    2.1.2), and no proof.
+
+    Args:
+        size: leaves before.
+        nodes: of the tree of these, by level and index; its peaks at least, or `KeyError` is raised.
+    """
+
+    def __init__(self, size: int = 0, nodes: Iterable[tuple[tuple[int, int], bytes]] = ()) -> None:
+        known = dict(nodes)
+        self.size = size
+        self._peaks = [known[at] for at in peaks(0, size)]
+
+    def add(self, leaf: bytes) -> bytes:
+        """The root with it."""
+        *_, (_, _, found) = new_nodes(self.size, leaf, lambda *_: self._peaks.pop())  # each joins the last
+        self._peaks.append(found)
+        self.size += 1
+        return _joined(self._peaks)
+
+    def nodes(self) -> Iterator[tuple[tuple[int, int], bytes]]:
+        """The peaks, by level and index, largest first."""
+        return zip(peaks(0, self.size), self._peaks, strict=True)
+
+
 def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root_hash: bytes) -> None:
     """Raise `IntegrityError` unless a proof shows that the leaf is in the tree (section 2.1.3.2)."""
     what = f"leaf {index} of a tree of {size}"
@@ -158,8 +230,12 @@ def _split(count: int) -> int:
 def _range(start: int, stop: int, nodes: Nodes) -> bytes:
     """Root over leaves `start` to `stop`, where `start` is a multiple of a power of two no less than their
     number: a subtree of the tree."""
-    hashes = [nodes(level, index) for level, index in peaks(start, stop)]
-    found = hashes.pop()
-    while hashes:
-        found = node_hash(hashes.pop(), found)
+    return _joined([nodes(level, index) for level, index in peaks(start, stop)])
+
+
+def _joined(hashes: Sequence[bytes]) -> bytes:
+    """Root over the subtrees that a tree is made of, largest first."""
+    found = hashes[-1]
+    for left in hashes[-2::-1]:
+        found = node_hash(left, found)
     return found

@@ -58,8 +58,7 @@ class Book:
         self._starts = array("Q")
         """Where the lines of each entry begin."""
         self._end = 0
-        self._levels: list[bytearray] = []
-        """Hashes of complete subtrees, by level."""
+        self._tree = tree.Tree()
         self.kinds: list[str] = []
         """Types of entries and scopes, each once; `of` has their numbers."""
         self._number: dict[str, int] = {}
@@ -106,11 +105,7 @@ class Book:
                 handle.write(lines)
                 handle.truncate()
         for each in entries:
-            at = len(self._starts)
-            for level, _, found in tree.new_nodes(at, each.leaf, self._node):
-                while len(self._levels) <= level:
-                    self._levels.append(bytearray())
-                self._levels[level] += found
+            self._tree.add(each.leaf)
             self.types.append(self._kind(each.type))
             self.scopes.append(self._kind(each.scope))
             self._starts.append(self._end)
@@ -140,26 +135,22 @@ class Book:
         return found
 
     def leaf(self, sequence: int) -> bytes:
-        return self._node(0, sequence - 1)
+        return self._tree.node(0, sequence - 1)
 
     def root(self, size: int) -> bytes:
-        return tree.root(size, self._node)
+        return self._tree.root(size)
 
     def inclusion(self, sequence: int, size: int) -> tuple[bytes, ...]:
         """That an entry is among the first `size`. Raises `NotFound`."""
         if not 1 <= sequence <= size <= self.size:
             raise NotFound(f"there is no entry {sequence} among the first {size} of {self.size}")
-        return tree.inclusion_proof(sequence - 1, size, self._node)
+        return self._tree.inclusion(sequence - 1, size)
 
     def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
         """That the first `new` entries begin with the first `old`. Raises `NotFound`."""
         if not 0 <= old <= new <= self.size:
             raise NotFound(f"the ledger has {self.size} entries")
-        return tree.consistency_proof(old, new, self._node)
-
-    def _node(self, level: int, index: int) -> bytes:
-        start = index * tree.HASH_BYTES
-        return bytes(self._levels[level][start : start + tree.HASH_BYTES])
+        return self._tree.consistency(old, new)
 
     def _kind(self, name: str) -> int:
         number = self._number.get(name)
