@@ -38,8 +38,10 @@ def run(home: BuildHome, **env: str) -> int:
 
 @pytest.mark.long
 @pytest.mark.timeout(2400)
-def test_two_ranks_learn_what_one_does_and_go_on_when_killed(tmp_path: Path) -> None:
-    text = support.HEAD + support.CPT + support.DPO
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_ranks_learn_what_one_does_and_go_on_when_killed(tmp_path: Path, optimizer: str) -> None:
+    cpt = support.CPT.rstrip() + f'\noptimizer = "{optimizer}"\n\n'
+    text = support.HEAD + cpt + support.DPO
     one = support.make_all(tmp_path, text)
     assert support.run(one)[0] == 0
     two = support.make_build(tmp_path / "two", text.replace("threads = 1", "threads = 1\nprocesses = 2"))
