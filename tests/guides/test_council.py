@@ -250,6 +250,7 @@ def released(hand: Typist) -> None:
     shutil.copy(hand.root / "hq/releases/metadata/1.root.json", hand.root / "acme" / "root.json")
     hand.words("tapestry member key release ./acme", at="acme")
     hand.next(RELEASES, at="hq", begins="tapestry release propose --core")
+    time.sleep(LOOK_S + KEEP_S + 1.0)
     hand.exchanged["sign ./draft "] = "sign ./draft-2 "
     signed(hand, "draft-2", "tapestry release sign ./draft --member ./acme --ledger ./node --repository")
     hand.words("tapestry release publish ./draft-2 --core ./core --repository ./releases", at="hq")

@@ -128,6 +128,7 @@ def afterwards(hand: Typist, home: Path) -> None:
     hand.section(page, "For other programs", at="acme")
     assert (home / "hsb" / "export" / "gguf" / "signatures" / "acme.sig").is_file()
     evaluated.jsonl(home / "held-out.jsonl", support.texts(12))
+    evaluated.jsonl(home / "own.jsonl", support.texts(24)[12:])
     support.write_lines(home / "held-out", support.texts(24), valid=12)
     hand.section(page, "Onto the next base", at="acme")
     hand.words(

@@ -35,8 +35,8 @@ class Text:
         language, equals, path = given.partition("=")
         if not equals or not language or not Path(path).is_file():
             raise InputError(
-                f"--text {given!r} is not LANGUAGE=FILE with a file that exists",
-                hint="say: --text de=./de.jsonl",
+                f"{given!r} is not LANGUAGE=FILE with a file that exists",
+                hint="say: de=./de.jsonl",
             )
         if Path(path).suffix not in (".txt", ".jsonl"):
             raise InputError(f"{path} is neither .txt nor .jsonl", hint="see docs/guides/corpora.md")
