@@ -181,8 +181,8 @@ def _root(
     if not roles.same_rules(effective, wanted):
         raise Conflict(
             "the draft's holders, their keys or their number are not those of charter and ledger",
-            hint="if your ledger is older, let your node run for some seconds and look again; if they have changed,"
-            " propose anew: tapestry release propose",
+            hint="if your ledger is older, let your node run for some seconds and look again; "
+            "if they have changed, propose anew: tapestry release propose",
         )
     if new is not None:
         _check_frame(new.signed, 1 if before is None else before.version + 1, now)
