@@ -122,12 +122,18 @@ class Proxy:
 
             def take() -> None:
                 """Not `sock_accept`: when that is cancelled, it drops what it has accepted."""
-                with suppress(BlockingIOError, ConnectionError):
+                try:
                     near, _ = self._listener.accept()
-                    near.setblocking(False)
-                    self._connections += 1
-                    task = group.create_task(self._connect(near, self._connections))
-                    task.add_done_callback(lambda _: near.close())  # one cancelled before its first step too
+                except (BlockingIOError, ConnectionError):
+                    return
+                except OSError as error:  # as where no more files may be open
+                    self._failed = error
+                    serving.cancel()
+                    return
+                near.setblocking(False)
+                self._connections += 1
+                task = group.create_task(self._connect(near, self._connections))
+                task.add_done_callback(lambda _: near.close())  # one cancelled before its first step too
 
             self._loop.add_reader(self._listener, take)
             try:

@@ -39,7 +39,7 @@ class Recorder:
         self._closed = True
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()  # what it has accepted is among the open ones then
+        self._thread.join(10)  # what it has accepted is among the open ones then
         for sock in (self._listener, *self._open):
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -57,7 +57,8 @@ class Recorder:
             except OSError:
                 return
             try:
-                far = socket.create_connection(self._target)
+                far = socket.create_connection(self._target, 5)
+                far.settimeout(None)
             except OSError:
                 near.close()
                 continue

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tapestry.errors import SignatureError
+from tapestry.audit import file
+from tapestry.errors import IntegrityError, SettingsError, SignatureError
 from tapestry.identity.envelope import Envelope, sign
 from tapestry.identity.keys import KeyPair
 from tapestry.node import certified, derivatives, setup
@@ -42,7 +43,7 @@ def test_who_came_after_the_copy_is_known(core: CoreUnderTest, make_node: MakeNo
     cyd = core.member("cyd")
     assert publish(cyd, record(cyd)).is_success
     assert names(home) == [("bob", "letters"), ("cyd", "letters")]
-    assert Kept.of(home).found.entries == size, "what was looked up is kept nowhere"
+    assert Kept.of(home).verified.entries == size, "what was looked up is kept nowhere"
 
 
 @pytest.mark.parametrize("copy", [True, False])
@@ -69,3 +70,23 @@ def test_a_key_that_the_core_made_up_counts_for_nothing(
     with setup.connect(home) as client:
         found = certified.certified(home, client, {Envelope.from_json(as_json(said)).signatures[0].keyid})
     assert {each.member for each in found.values()} == {"ada", "bob"}
+
+
+def test_a_core_that_never_comes_to_a_head_is_refused(
+    core: CoreUnderTest, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = make_node("ada").home
+    read_ledger(home)
+    bob = core.member("bob")
+    assert publish(bob, record(bob)).is_success
+    monkeypatch.setattr(CoreClient, "ledger", lambda _, after: file.FIRST if after == 0 else b"")
+    with pytest.raises(IntegrityError, match="no head of its ledger"):
+        names(home)
+
+
+def test_a_copy_that_cannot_be_read_is_said(make_node: MakeNode) -> None:
+    home = make_node("ada").home
+    read_ledger(home)
+    (home.ledger / "roots").unlink()
+    with pytest.raises(SettingsError, match="cannot be read"):
+        names(home)

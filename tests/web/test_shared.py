@@ -6,9 +6,10 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -17,15 +18,18 @@ from tapestry.governance import proposal as subjects
 from tapestry.web import charts, deciding, live, released
 from tapestry.web.app import make_app
 from tapestry.web.index import Index
-from tapestry.web.pages import data, decisions, ledger, runs
+from tapestry.web.pages import data, decisions, ledger, members, runs
 from tapestry.web.settings import WebSettings
 from tapestry.web.shared import Shared
 from tapestry.web.site import Site
+from tapestry.web.viewers import What
 from tests.web.served import run_apart
 from tests.web.test_live import Still
 from tests.web.world import Dashboard, World
 
 VIEWERS = 50
+PARTS = get_args(What)
+LOSS = "bits per byte, mean over members"
 PAGES = {
     "/en/decisions": (deciding, "listed"),
     "/en/decisions/charter": (decisions, "check"),
@@ -135,6 +139,53 @@ def test_a_run_that_goes_on_is_drawn_for_all_and_not_for_each(monkeypatch: pytes
     assert drawn.calls == 2 and "0.125" in after and "0.125" not in before
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_who_sees_less_is_never_shown_what_another_was(monkeypatch: pytest.MonkeyPatch, apart: bool) -> None:
+    """Within the moments in which all are shown the same. The control: with keys that say nothing of who
+    looks the public sees what members do."""
+    for each in (runs, live, members):
+        monkeypatch.setattr(each, "GAP_S", 1e6)
+    if not apart:
+        monkeypatch.setattr(runs, "_seen", lambda _: ())
+    still: Any = Still()
+    still.train(10)
+    view = still.known.views["run"]
+    site = Site(settings=WebSettings(opened="member"), follower=still)
+    board: Any = SimpleNamespace(site=site)
+    paths = ("/en/runs/run", "/fr/runs/run", "/en/runs/run/loss.json", "/en/runs/run/chart?chart=loss")
+    inside = [views(board, path, 1).pop() for path in paths]
+    assert inside[0] != inside[1] and '"lines"' in inside[2] and view.current is not None
+    site.settings = replace(site.settings, opened="public")
+    levels = SimpleNamespace(**dict.fromkeys(PARTS, "public") | {"scores": "members"})
+    charter: Any = SimpleNamespace(public=levels)
+    still.known = replace(still.known, shown_charter=charter)
+    shown = views(board, paths[0], 1).pop()
+    assert (LOSS in shown) != apart and LOSS in inside[0] and 'id="loss"' not in shown
+    assert ('id="rounds"' in shown) and shown != views(board, paths[1], 1).pop()
+
+
+def test_what_a_closed_ledger_gave_is_forgotten() -> None:
+    still: Any = Still()
+    board: Any = SimpleNamespace(site=Site(settings=WebSettings(opened="member"), follower=still))
+    views(board, "/en/runs/run", 1)
+    assert len(board.site.shared) and len(board.site.charts)
+    still.known = replace(still.known, closed=True)
+    board.site.known()
+    assert not len(board.site.shared) and not len(board.site.charts)
+
+
+def test_the_page_of_a_run_that_has_ended_has_its_last_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "GAP_S", 1e6)
+    still: Any = Still()
+    board: Any = SimpleNamespace(site=Site(settings=WebSettings(opened="member"), follower=still))
+    views(board, "/en/runs/run", 1)
+    said = {"member": "a", "merges": 20, "bits_per_byte": 0.125, "bytes": 10}
+    still.known.stories["run"].take(SimpleNamespace(type="score-published", body=said), None, 0)
+    view = still.known.views["run"]
+    still.known = replace(still.known, views={"run": view.model_copy(update={"status": "finished"})})
+    assert "0.125" in views(board, "/en/runs/run", 1).pop()
+
+
 def test_a_catalog_that_stays_the_same_stays_good(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: one that has changed is worked out anew."""
     count = Counted(monkeypatch, data, "coverage")
@@ -174,6 +225,25 @@ def test_only_so_much_is_held() -> None:
         return shared
 
     assert len(run_apart(many())) == 8
+
+
+def test_what_changes_all_the_time_is_begun_anew_when_it_has_ended_a_while_ago() -> None:
+    async def asked() -> list[int]:
+        shared, made = Shared(), []
+
+        def slow() -> int:
+            time.sleep(0.05)
+            made.append(1)
+            return len(made)
+
+        both = [shared.of("it", (number,), slow, fresh_s=0.02) for number in range(2)]
+        found = list(await asyncio.gather(*both))  # longer at it than it is fresh
+        found.append(await shared.of("it", (2,), slow, fresh_s=0.02))
+        await asyncio.sleep(0.04)
+        found.append(await shared.of("it", (3,), slow, fresh_s=0.02))
+        return [*found, await shared.of("it", (4,), slow)]
+
+    assert run_apart(asked()) == [1, 1, 1, 2, 3]
 
 
 def test_what_failed_is_tried_again_and_whoever_leaves_takes_nothing_along() -> None:

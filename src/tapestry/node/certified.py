@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 from tapestry.audit import file
-from tapestry.errors import InputError
+from tapestry.errors import InputError, IntegrityError, SettingsError
 from tapestry.identity.envelope import Envelope
 from tapestry.node.home import Home
 from tapestry.node.kept import Kept
@@ -33,18 +33,25 @@ def certified(home: Home, client: CoreClient, names: Collection[str]) -> dict[st
 
     Raises:
         IntegrityError: the core's ledger does not go on from this node's copy.
+        SettingsError: that copy cannot be read.
         PeerError: the core is away.
     """
     try:
-        verifier = Kept.of(home).verifier()
+        kept = Kept.of(home)
+    except SettingsError:
+        raise
     except InputError:
         return holders(client.members())
-    whole = False
-    while not whole and not set(names) <= verifier.ring.keys.keys():
-        lines = list(file.parse(client.ledger(after=verifier.found.entries)))
+    verifier = kept.verifier()
+    whole = set(names) <= verifier.ring.keys.keys()
+    while not whole:  # to a head that the core has signed: what nobody has signed may be denied
+        size = verifier.found.entries
+        lines = list(file.parse(client.ledger(after=size)))
         for line in lines:
             verifier.line(line)
-        whole = not lines or lines[-1][0] == "checkpoint"
+        whole = bool(lines) and lines[-1][0] == "checkpoint"
+        if not whole and verifier.found.entries == size:
+            raise IntegrityError(f"the core gives no head of its ledger behind entry {size}")
     return {
         name: Holder(member=told.member, node=told.node, public_key=told.public_key)
         for name, key in verifier.ring.keys.items()

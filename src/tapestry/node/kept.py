@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tapestry.audit import file
 from tapestry.audit.verify import Verifier
-from tapestry.errors import InputError
+from tapestry.errors import InputError, SettingsError, TapestryError
 from tapestry.host import files
 from tapestry.node.home import Home
-from tapestry.node.replica import Verified, restored
+from tapestry.node.replica import LOST, Verified, restored
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Kept:
     path: Path
     size: int
     checkpoint: str
-    found: Verified = field(repr=False)
+    verified: Verified = field(repr=False)
 
     @classmethod
     def of(cls, home: Home) -> Kept:
@@ -40,5 +40,8 @@ class Kept:
         yield "checkpoint", self.checkpoint
 
     def verifier(self) -> Verifier:
-        """To go on from here, in memory."""
-        return restored(self.path.parent, self.found)
+        """To go on from here, in memory. Raises `SettingsError`."""
+        try:
+            return restored(self.path.parent, self.verified)
+        except (OSError, TapestryError) as e:
+            raise SettingsError(f"the ledger in {self.path.parent} cannot be read: {e}", hint=LOST) from e

@@ -376,18 +376,18 @@ class Replica:
                 raise FormatError("ledger.jsonl is shorter than it was")
         except FileNotFoundError:
             if path.exists():
-                raise SettingsError(f"{self._folder} lacks a part of the ledger", hint=_HINT) from None
+                raise SettingsError(f"{self._folder} lacks a part of the ledger", hint=LOST) from None
             self._folder.mkdir(parents=True, exist_ok=True)
             self._kept = self._offset = 0
             self._checkpoint = ""
             return Verifier()
         except (OSError, TapestryError) as e:
-            raise SettingsError(f"the ledger in {self._folder} cannot be read: {e}", hint=_HINT) from e
+            raise SettingsError(f"the ledger in {self._folder} cannot be read: {e}", hint=LOST) from e
         self._kept, self._offset, self._checkpoint = found.entries, found.bytes, found.checkpoint
         return verifier
 
 
-_HINT: Final = "move the folder away: the node then verifies it anew, and has forgotten what it saw before"
+LOST: Final = "move the folder away: the node then verifies it anew, and has forgotten what it saw before"
 
 
 def restored(folder: Path, found: Verified) -> Verifier:

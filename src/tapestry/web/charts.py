@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Final
 
 from tapestry.web.picture import thinned
@@ -34,6 +35,8 @@ class Chart:
 
     x: tuple[float, ...]
     lines: tuple[tuple[str, tuple[float | None, ...]], ...]
+    serial: int = field(default_factory=count().__next__, compare=False)
+    """Stands for it where what was made of it is held."""
 
     def drawn(self) -> dict[str, Any]:
         """For the browser, as JSON; with few points."""

@@ -17,8 +17,12 @@ MOST: Final = 256
 @dataclass(frozen=True)
 class _Held:
     made_of: tuple[object, ...]
-    made_s: float
     task: asyncio.Task[Any]
+    ended: list[float]
+    """When, by a clock that only counts on."""
+
+    def fresh(self, fresh_s: float) -> bool:
+        return not self.ended or time.monotonic() - self.ended[0] < fresh_s
 
 
 class Shared:
@@ -39,16 +43,16 @@ class Shared:
 
         Args:
             name: what it is, with all that it depends on but `made_of`.
-            made_of: numbers, texts, and things that are replaced and never changed; when one of them is
-                another than before, it is worked out anew.
-            fresh_s: but not where it was begun less than so long ago: what changes all the time would be
-                worked out for every viewer.
+            made_of: numbers, texts, and things that are replaced and never changed; a thing that changes
+                comes with a number that does. When one of them is another, it is worked out anew.
+            fresh_s: but not where that is still going on, or ended less than so long ago: what changes all
+                the time would be worked out for every viewer. With 0 it always is.
         """
         held = self._made.get(name)
-        now = time.monotonic()
-        if held is None or not (now - held.made_s < fresh_s or _same(held.made_of, made_of)):
-            task = asyncio.ensure_future(asyncio.to_thread(make))
-            held = self._made[name] = _Held(made_of, now, task)
+        if held is None or not (_same(held.made_of, made_of) or (fresh_s and held.fresh(fresh_s))):
+            held = self._made[name] = _Held(made_of, asyncio.ensure_future(asyncio.to_thread(make)), [])
+            ended = held.ended
+            held.task.add_done_callback(lambda _: ended.append(time.monotonic()))
             while len(self._made) > self._most:
                 self._made.popitem(last=False)
         self._made.move_to_end(name)
@@ -59,6 +63,10 @@ class Shared:
                 del self._made[name]  # what failed may go well the next time
             raise
         return found
+
+    def clear(self) -> None:
+        """Forget all of it; whoever waits for something still gets that."""
+        self._made.clear()
 
     def __len__(self) -> int:
         return len(self._made)

@@ -29,6 +29,8 @@ NOTHING: Final = Known()
 SECTIONS: Final = tuple(
     (name, f"/{name}") for name in ("runs", "members", "data", "decisions", "ledger", "releases")
 )
+CHARTS: Final = 8
+"""Of runs, held at once: one of fifty members over thousands of rounds has some megabytes."""
 MINE: Final = ("mine", "/mine")
 
 
@@ -42,6 +44,7 @@ class Site:
         sessions: of those who have signed in.
         index: of the ledger.
         shared: what its pages have worked out.
+        charts: series of numbers, which are larger.
         building: looks at the node on this machine; None where none is shown.
         owner_key: of the link for the node's owner.
     """
@@ -52,9 +55,11 @@ class Site:
     sessions: Sessions = field(default_factory=Sessions)
     index: Index = field(default_factory=Index)
     shared: Shared = field(default_factory=Shared)
+    charts: Shared = field(default_factory=lambda: Shared(CHARTS))
     building: Callable[[], Building] | None = None
     owner_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     live: Live = field(init=False)
+    _closed: bool = field(init=False, default=False)
     texts: Texts = field(default_factory=Texts.load)
     assets: Assets = field(default_factory=Assets.load)
 
@@ -69,7 +74,12 @@ class Site:
 
     def known(self) -> Known:
         """Of the consortium, now."""
-        return self.follower.known if self.follower is not None else NOTHING
+        known = self.follower.known if self.follower is not None else NOTHING
+        if known.closed and not self._closed:  # what was worked out of the ledger goes with it
+            self.shared.clear()
+            self.charts.clear()
+        self._closed = known.closed
+        return known
 
     @property
     def book(self) -> Book:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any, Final
@@ -171,8 +170,10 @@ async def book_of(ask: Ask) -> Book | None:
     book = ask.site.book if ask.site.follower is not None else None
     if book is None or not book.size or not ask.known.size:
         return None
-    if not ask.site.index.has_all(book):
-        await asyncio.to_thread(ask.site.index.follow, book)
+    index = ask.site.index
+    if not index.has_all(book):
+        made_of = (book.turn, book.size)  # one thread at a time, however many look while it grows
+        await ask.site.shared.of("index", made_of, lambda: index.follow(book), fresh_s=1e-9)
     return book
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -185,7 +186,7 @@ async def data(request: Request) -> Response:
         raise NotFound("there is nothing to draw yet")
     if form == "json":
         key = ("json", *_chart_key(ask, run, stem))
-        text = await ask.site.shared.of(key, (chart,), lambda: json.dumps(chart.drawn()))
+        text = await ask.site.shared.of(key, (chart.serial,), lambda: _json(chart.drawn()))
         return Response(text, headers={"Vary": "Cookie"}, media_type="application/json")
     name = f"{run.name}-{stem}.csv"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Cookie"}
@@ -291,7 +292,9 @@ async def _chart(ask: Ask, run: Shown, stem: str) -> Chart | None:
     if make is None:
         return None
     made_of = (story, story.turn, ask.listings)
-    return await ask.site.shared.of(("chart", *_chart_key(ask, run, stem)), made_of, make, fresh_s=GAP_S)
+    # nobody tells the page of a run that has ended of what comes after it
+    fresh_s = GAP_S if run.view.status == "running" else 0.0
+    return await ask.site.charts.of(_chart_key(ask, run, stem), made_of, make, fresh_s=fresh_s)
 
 
 async def _drawn(ask: Ask, run: Shown, stem: str) -> str | None:
@@ -306,7 +309,11 @@ async def _drawn(ask: Ask, run: Shown, stem: str) -> str | None:
         state={"by": by, "metric": metric},
     )  # fmt: skip
     key = ("drawn", ask.lang, run.name, stem, by, metric, _seen(ask))
-    return await ask.site.shared.of(key, (chart,), lambda: fill(ask, "chart.html", drawn=drawn))
+    return await ask.site.shared.of(key, (chart.serial,), lambda: fill(ask, "chart.html", drawn=drawn))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 ROUTES = (
