@@ -18,6 +18,7 @@ import openai
 import pytest
 
 from tapestry.errors import InputError, PortInUse
+from tapestry.host import files
 from tapestry.sovereign.serve import gate
 from tapestry.sovereign.serve.engine import Engine
 from tapestry.sovereign.serve.server import Where, serve
@@ -251,6 +252,7 @@ def test_no_prompt_and_no_answer_is_told(
             with pytest.raises(openai.InternalServerError) as caught:
                 client.completions.create(model="small", prompt=MARK, stream=stream)
             assert MARK not in str(caught.value)
+    files.wait_for(lambda: len(up.told) >= 5, timeout_s=20)  # told of an answer that was sent
     text = repr(up.told) + "".join(capfd.readouterr())
     assert [event for event, _ in up.told] == ["answer", "unexpected", "answer", "unexpected", "answer"]
     assert Path(__file__).name in text
