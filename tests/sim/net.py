@@ -164,7 +164,7 @@ class SimConnection(Connection):
     def close(self) -> None:
         pass
 
-    def _begin(self, request: Request) -> Reply:  # type: ignore[override]
+    def _begin(self, request: Request, signed_s: float) -> Reply:  # type: ignore[override]
         headers = {name.lower(): value for name, value in request.headers.items()}
         body = request.body or b""
         if request.pieces is not None:
@@ -173,7 +173,7 @@ class SimConnection(Connection):
         if request.signed:
             proven = self._network.world.proofs
             who = f"{self._node.rpartition('-')[0]} {self._node}"
-            headers["authorization"] = self._proof(request, request.target) if proven else who
+            headers["authorization"] = self._proof(request, request.target, signed_s) if proven else who
         self.traffic.add(requests=1, sent=len(body))
         path, _, query = request.target.partition("?")
         wire = Wire(

@@ -54,6 +54,37 @@ def test_a_download_refused_for_its_time_is_signed_anew(
     assert proof_of(core.requests[-1][2]).at >= core.time
 
 
+def test_a_late_answer_to_somebody_else_does_not_hide_that_a_request_was_ill_timed(
+    core: StubCore, client: CoreClient, store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread's answer, on its way since before the core's clock was set, comes right behind the
+    refusal and puts the reckoned time back to what the request was signed for."""
+    core.add(DATA)
+    client.missing([blob().sha256])
+    old, core.time = core.time, "2026-05-01T13:00:00.000Z"
+    refusal = {"error": {"code": "signature", "message": "ill-timed", "hint": None}}
+    path, clock = f"/v1/blobs/{blob().sha256}", client.connection.clock
+    tell = clock.set
+
+    def late(stated: str) -> None:
+        tell(stated)
+        if path in core.answers:
+            tell(old)
+
+    def once() -> tuple[int, dict[str, str], bytes]:
+        answered.append(1)
+        if len(answered) == 2:
+            del core.answers[path]
+        return 401, {}, canonical.encode(refusal)
+
+    answered: list[int] = []
+    core.answers[path] = once
+    monkeypatch.setattr(clock, "set", late)
+    client.download_blobs([blob()], store)
+    assert store.read(blob().sha256) == DATA and len(answered) == 2
+    assert proof_of(core.requests[-1][2]).at >= core.time
+
+
 def test_a_truncated_download_goes_on(core: StubCore, client: CoreClient, store: BlobStore) -> None:
     core.add(DATA)
     core.faults = [truncated(100_000), truncated(50_000)]

@@ -19,7 +19,7 @@ from tapestry.identity.requests import make_proof
 from tapestry.protocol import canonical
 from tapestry.protocol.layout import MAX_BLOB_BYTES
 from tapestry.protocol.views import Hello
-from tapestry.transport import wire
+from tapestry.transport import core_time, wire
 from tapestry.transport.core_time import CoreClock
 from tapestry.transport.sockets import Sockets
 
@@ -180,10 +180,12 @@ class Connection:
             self.hello()
         signings = SIGNINGS
         while True:
-            reckoned = self.clock.now_s() if request.signed else 0.0
-            response = self._begun(request)
+            # as signed and as told by this answer: others of other threads set the clock meanwhile
+            signed_s = self.clock.now_s() if request.signed else 0.0
+            response = self._begun(request, signed_s)
             signings -= 1
-            ill_timed = request.signed and abs(self.clock.now_s() - reckoned) > SKEW_S + self.read_s
+            told_s = self.clock.told(response.headers.get(wire.TIME_HEADER)) if request.signed else 0.0
+            ill_timed = abs(told_s - signed_s) > SKEW_S + self.read_s
             if response.status_code != 401 or not ill_timed or not signings:
                 break
             response.close()
@@ -194,21 +196,21 @@ class Connection:
         finally:
             response.close()
 
-    def _begun(self, request: Request) -> httpx.Response:
+    def _begun(self, request: Request, signed_s: float) -> httpx.Response:
         """A connection that breaks before the answer begins (one kept alive that the core has closed, say)
         is made anew once: every request may be repeated."""
         try:
-            return self._begin(request)
+            return self._begin(request, signed_s)
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
             try:
-                return self._begin(request)
+                return self._begin(request, signed_s)
             except FOREIGN as e:
                 raise self._unreachable(e) from e
         except FOREIGN as e:
             raise self._unreachable(e) from e
 
-    def _begin(self, request: Request) -> httpx.Response:
-        built = self._build(request)
+    def _begin(self, request: Request, signed_s: float) -> httpx.Response:
+        built = self._build(request, signed_s)
         start = len(built.method) + len(built.url.raw_path) + len("  HTTP/1.1\r\n")
         self.traffic.add(
             requests=1,
@@ -221,7 +223,7 @@ class Connection:
             self.clock.set(stated)
         return response
 
-    def _build(self, request: Request) -> httpx.Request:
+    def _build(self, request: Request, signed_s: float) -> httpx.Request:
         headers = dict(request.headers)
         if request.pieces is not None:
             headers["Content-Length"] = str(request.size)
@@ -236,7 +238,9 @@ class Connection:
             timeout=httpx.Timeout(self.read_s + request.patience_s, connect=self.connect_s),
         )
         if request.signed:
-            built.headers["Authorization"] = self._proof(request, built.url.raw_path.decode("ascii"))
+            built.headers["Authorization"] = self._proof(
+                request, built.url.raw_path.decode("ascii"), signed_s
+            )
         return built
 
     def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -244,18 +248,16 @@ class Connection:
             self.traffic.add(sent=len(piece))
             yield piece
 
-    def _proof(self, request: Request, target: str) -> str:
+    def _proof(self, request: Request, target: str, signed_s: float) -> str:
         if self.keypair is None or self.consortium is None:
             raise SettingsError("this needs a key and a consortium", hint="join first: tapestry node join")
-        if not self.clock.known:
-            self.hello()
         return make_proof(
             self.keypair,
             consortium=self.consortium,
             method=request.method,
             target=target,
             body_sha=request.proof_of or canonical.sha256(request.body or b""),
-            at=self.clock.now(),
+            at=core_time.text(signed_s),
         )
 
     def read(self, response: httpx.Response, cap: int = MAX_BLOB_BYTES) -> Iterator[bytes]:

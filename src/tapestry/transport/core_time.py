@@ -34,6 +34,13 @@ class CoreClock:
             return
         self._ahead_s = moment.timestamp() - self._since_boot()
 
+    def told(self, stated: str | None) -> float:
+        """What an answer says, in seconds since 1970; where it says nothing, the time as it is reckoned."""
+        try:
+            return self.now_s() if stated is None else clock.parse_time(stated).timestamp()
+        except FormatError:
+            return self.now_s()
+
     def now_s(self) -> float:
         """Seconds since 1970 by the core's clock. Raises `Unreachable` before its first answer."""
         if self._ahead_s is None:
@@ -42,7 +49,12 @@ class CoreClock:
 
     def now(self) -> str:
         """As messages write it."""
-        try:
-            return clock.format_time(datetime.fromtimestamp(self.now_s(), UTC))
-        except (OverflowError, ValueError) as e:
-            raise FormatError("the core's time is outside the calendar") from e
+        return text(self.now_s())
+
+
+def text(seconds: float) -> str:
+    """A moment as messages write it, of seconds since 1970."""
+    try:
+        return clock.format_time(datetime.fromtimestamp(seconds, UTC))
+    except (OverflowError, ValueError) as e:
+        raise FormatError("the core's time is outside the calendar") from e
