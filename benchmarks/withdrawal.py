@@ -20,7 +20,7 @@ from tapestry.core.service import Core
 from tapestry.host import files
 from tapestry.node import settings as node_settings
 from tapestry.node.home import Home
-from tapestry.node.replica import Verified
+from tapestry.node.kept import Verified
 from tapestry.node.revoke import Revoked, revoke
 from tapestry.protocol import canonical
 from tapestry.training.withdrawals import MANIFESTS

@@ -11,7 +11,7 @@ from tapestry.core import backup as backups
 from tapestry.core import operator, settings
 from tapestry.core.recover import recover
 from tapestry.core.service import Core
-from tapestry.node.replica import Verified
+from tapestry.node.kept import Verified
 from tapestry.training.spool import TrainJob
 from tests.core.support import CoreUnderTest, make_plan, shards
 from tests.node.conftest import MakeNode

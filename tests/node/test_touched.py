@@ -8,7 +8,7 @@ from tapestry.governance import proposal as subjects
 from tapestry.host import files
 from tapestry.node import settings
 from tapestry.node.home import Home
-from tapestry.node.replica import Verified
+from tapestry.node.kept import Verified
 from tapestry.node.touched import Release, touched
 from tests.audit.released import released
 

@@ -25,7 +25,7 @@ from tapestry.audit import file
 from tapestry.identity import keys
 from tapestry.identity.envelope import Envelope
 from tapestry.identity.keys import KeyPair
-from tapestry.node.replica import Verified
+from tapestry.node.kept import Verified
 from tapestry.protocol import canonical
 from tapestry.protocol.message import Message
 from tests.sim.scheduler import Process, Scheduler

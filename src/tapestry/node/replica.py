@@ -11,8 +11,7 @@ tree must begin with the one this node has seen before. So the core cannot show 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Final
 
 from tapestry.audit import file, fork
 from tapestry.audit.heads import signed_checkpoint
@@ -24,8 +23,8 @@ from tapestry.ledger.entries import Entry
 from tapestry.ledger.tree import HASH_BYTES
 from tapestry.node import histories
 from tapestry.node.home import Home
+from tapestry.node.kept import LOST, Verified, restored
 from tapestry.node.setup import Consortium
-from tapestry.protocol.message import Message
 from tapestry.protocol.messages import Merged
 from tapestry.protocol.plan import Plan
 from tapestry.protocol.views import RunView
@@ -35,21 +34,6 @@ from tapestry.rounds.view import view_of
 from tapestry.transport.client import CoreClient
 
 MAX_PENDING_BYTES: Final = 4 << 20
-
-
-class Verified(Message):
-    """`ledger/verified.json`"""
-
-    format: Literal["tapestry.verified"] = "tapestry.verified"
-    version: Literal[1] = 1
-    MAX_BYTES: ClassVar[int] = 256 << 20
-
-    entries: int
-    bytes: int
-    """Of ledger.jsonl."""
-    checkpoint: str
-    """The newest the core has signed, over these entries."""
-    verifier: dict[str, Any]
 
 
 class Replica:
@@ -385,20 +369,3 @@ class Replica:
             raise SettingsError(f"the ledger in {self._folder} cannot be read: {e}", hint=LOST) from e
         self._kept, self._offset, self._checkpoint = found.entries, found.bytes, found.checkpoint
         return verifier
-
-
-LOST: Final = "move the folder away: the node then verifies it anew, and has forgotten what it saw before"
-
-
-def restored(folder: Path, found: Verified) -> Verifier:
-    """Where the verification of the ledger in a folder stands. Raises `OSError`, `FormatError`."""
-    verifier = Verifier()
-    verifier.restore(found.verifier, _read(folder / "roots", found.entries * HASH_BYTES))
-    return verifier
-
-
-def _read(path: Path, size: int) -> bytes:
-    with path.open("rb") as handle:
-        if len(data := handle.read(size)) == size:
-            return data
-    raise FormatError(f"{path.name} is shorter than it was")

@@ -9,7 +9,7 @@ from tapestry.audit.heads import signed_checkpoint, tree_of
 from tapestry.audit.verify import Verifier
 from tapestry.ledger.entries import Entry, consortium_event
 from tapestry.ledger.tree import HASH_BYTES
-from tapestry.node.replica import Verified
+from tapestry.node.kept import Verified
 from tapestry.protocol import canonical
 from tapestry.protocol.artifact import Artifact, Model, State
 from tapestry.protocol.clock import parse_time

@@ -138,9 +138,7 @@ async def every(request: Request) -> Response:
 async def one(request: Request) -> Response:
     ask = Ask(request)
     run = _named(ask)
-    # a page of a run that has ended gets no stream: it must not show what was before
-    key = (*_live_key(ask, run.name), run.view.status)
-    now = await ask.site.live.text(key, _live(ask, run.name))
+    now = await ask.site.live.text(_live_key(ask, run), _live(ask, run.name))
     drawn = [await _drawn(ask, run, stem) for stem in STEMS]
     return page(ask, "run.html", run=run, now=now, charts=[each for each in drawn if each is not None])
 
@@ -148,7 +146,7 @@ async def one(request: Request) -> Response:
 async def live(request: Request) -> Response:
     """The part that changes, again and again."""
     ask = Ask(request)
-    name = _named(ask).name
+    run = _named(ask)
     seen = _seen(ask)
 
     def may() -> bool:
@@ -159,8 +157,8 @@ async def live(request: Request) -> Response:
         return fill(ask, "crowded.html", seconds=CROWDED_S)
 
     holder = holder_of(ask.site.settings, request, ask.viewer)
-    streams, key = ask.site.live, _live_key(ask, name)
-    return streams.stream(request, key, _live(ask, name), may, holder=holder, crowded=crowded)
+    streams, key = ask.site.live, _live_key(ask, run)
+    return streams.stream(request, key, _live(ask, run.name), may, holder=holder, crowded=crowded)
 
 
 async def part(request: Request) -> Response:
@@ -259,8 +257,9 @@ def _seen(ask: Ask) -> tuple[bool, ...]:
     return (ask.viewer.insider, *levels, ask.known.closed)
 
 
-def _live_key(ask: Ask, name: str) -> tuple[Hashable, ...]:
-    return ("run", ask.lang, name, _seen(ask))
+def _live_key(ask: Ask, run: Shown) -> tuple[Hashable, ...]:
+    """The page of a run that has ended gets no stream, so that it must not show what was before."""
+    return ("run", ask.lang, run.name, run.view.status, _seen(ask))
 
 
 def _live(ask: Ask, name: str) -> Callable[[], str]:
