@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _replay(given.replay, bug)
     if bug is not None:
         return _search(bug, given.start or 0, given.seeds)
-    gc.set_threshold(200_000, 50, 1000)  # a run makes few cycles; to look for them costs a twentieth of it
     draw, label = (SplitOfEight, f"{given.label}-split") if given.split else (drawn, given.label)
     totals = campaign.run(
         given.out, seeds=given.seeds, first=given.start, minutes=given.minutes, label=label, draw=draw
@@ -98,4 +96,7 @@ def _search(bug: Bug, first: int, seeds: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped; call it again to go on")

@@ -79,15 +79,17 @@ def run(
     known = load(folder, label)
     totals = known if known is not None and first is None else Totals(first=first or 0, next=first or 0)
     began = saved = time.monotonic()
-    for seed in range(totals.next, totals.next + seeds):
-        if minutes is not None and time.monotonic() - began > minutes * 60:
-            break
-        _one(totals, draw, seed, folder, tell)
-        if time.monotonic() - saved > SAVED_EVERY_S:
-            saved = time.monotonic()
-            _save(folder, label, totals)
-            tell(totals.line())
-    _save(folder, label, totals)
+    try:
+        for seed in range(totals.next, totals.next + seeds):
+            if minutes is not None and time.monotonic() - began > minutes * 60:
+                break
+            _one(totals, draw, seed, folder, tell)
+            if time.monotonic() - saved > SAVED_EVERY_S:
+                saved = time.monotonic()
+                _save(folder, label, totals)
+                tell(totals.line())
+    finally:
+        _save(folder, label, totals)
     return totals
 
 

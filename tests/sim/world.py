@@ -175,6 +175,8 @@ class World(Hooks):
                 self._begin()
                 with hooked(self):
                     scheduler.run()
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
             raise Failed(self.seed, error, list(scheduler.trace.lines)) from error
         finally:
