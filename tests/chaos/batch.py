@@ -60,7 +60,7 @@ def run(
     watched = scene.nodes[nodes - spared :]
     try:
         scene.begin()
-        _until(scene, lambda: scene.rounds_done() >= 1, deadline)
+        _until(scene, lambda: scene.rounds_done() >= 1 and _all_there(scene), deadline)
         tell("the first round is done")
         first, meter = scene.rounds_done(), _Meter(watched)
         if chaos is None:
@@ -82,6 +82,11 @@ def run(
         "merged": sum(verdict.merged_of[node.name] for node in watched),
     }
     return result(verdict, chaos, measured, scene.restarts, nodes)
+
+
+def _all_there(scene: Scene) -> bool:
+    """Whether each node has every process that a fault may hit: one that is not found is never hit."""
+    return all(node.pid_of(role) is not None for node in scene.nodes for role in ("agent", "gate", "worker"))
 
 
 def _step(chaos: Chaos) -> bool:

@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import children_of, cpu_seconds
+from benchmarks.machine import cpu_seconds
 
 from tapestry.core import operator
 from tapestry.node import setup
@@ -113,9 +114,15 @@ class ChaosNode(NodeUnderTest):
         self.jobs: list[TrainJob] = []
 
     def worker(self) -> int | None:
-        """The replay worker's process id, where there is one."""
-        found = children_of(self.processes["agent"].pid)
-        return found[0] if found else None
+        """The replay worker's process id, where there is one. By its command: it may be forked from another
+        process than the agent (`tests/warm.py`)."""
+        wanted = {b"tapestry.replay", os.fsencode(self.home.blobs)}
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdecimal():
+                with suppress(OSError):
+                    if wanted <= set((folder / "cmdline").read_bytes().split(b"\0")):
+                        return int(folder.name)
+        return None
 
     def pid_of(self, role: str) -> int | None:
         if role == "worker":
