@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.machine import cpu_seconds
+
 from tapestry.host import files
 from tests.fuzz.target import MIB, Target
 
@@ -29,6 +31,9 @@ CORPUS: Final = Path(__file__).parent / "corpus"
 SLOW_S: Final = 1.0
 """Of processor time, so that a busy machine finds nothing that is not there."""
 HANG_S: Final = 15.0
+"""Of processor time."""
+ASLEEP_S: Final = 300.0
+"""Of the clock: an input that waits for something, and is not just kept waiting."""
 BATCH: Final = 20_000
 """Inputs of one process at most."""
 TURN_S: Final = 10.0
@@ -209,7 +214,8 @@ class Batch:
 
     def _listen(self) -> bytes:
         """What the child says when it is done; it is killed where one input takes for ever."""
-        said, last, since = b"", -1, time.monotonic()
+        said, last = b"", -1
+        since, worked_s = time.monotonic(), cpu_seconds(self._pid)
         os.set_blocking(self._told, False)
         while True:
             try:
@@ -220,8 +226,10 @@ class Batch:
             except BlockingIOError:
                 time.sleep(0.02)
             if (now := self._at()) != last:
-                last, since = now, time.monotonic()
-            elif time.monotonic() - since > HANG_S + 60 * (now < 0):
+                last, since, worked_s = now, time.monotonic(), cpu_seconds(self._pid)
+                continue
+            works_s, waits_s = cpu_seconds(self._pid) - worked_s, time.monotonic() - since
+            if works_s > HANG_S + 60 * (now < 0) or waits_s > ASLEEP_S:
                 os.kill(self._pid, signal.SIGKILL)
 
     def _child(self) -> None:

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.fuzz import runner
 from tests.fuzz.planted import FAULTS
+from tests.fuzz.target import Parser, Target
 from tests.fuzz.targets import ALL
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +91,32 @@ def test_each_planted_fault_is_found_and_kept(tmp_path: Path) -> None:
         else:
             assert kind in found, f"{fault}: {said}"
             assert kept
+
+
+def spins(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("most", "takes", "found"), [("HANG_S", spins, 1), ("ASLEEP_S", time.sleep, 1), ("HANG_S", time.sleep, 0)]
+)
+def test_an_input_that_never_ends_is_found(
+    monkeypatch: pytest.MonkeyPatch, most: str, takes: Callable[[float], None], found: int
+) -> None:
+    """And one that is only kept waiting is not, as where others have the processor."""
+
+    def call(data: bytes) -> bytes:
+        if data != b"seed":
+            takes(1.0)
+        return data
+
+    monkeypatch.setattr(runner, most, 0.3)
+    opened = lambda: Parser(seeds=[b"seed"], call=call)  # noqa: E731
+    target = Target(name="endless", open=opened, mutate=lambda *_: b"other", memory_bytes=16 << 20)
+    count, _, after = runner.Batch(target, 1, 0, 1, seconds=60).run()
+    assert (count.inputs, count.found["hang"], after) == (1, found, 1)
 
 
 def test_an_input_depends_on_its_number_alone() -> None:

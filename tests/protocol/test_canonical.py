@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import rfc8785
 from hypothesis import given
@@ -110,3 +112,18 @@ def test_what_has_no_canonical_form_is_refused(value: object) -> None:
 )
 def test_order_of_keys_and_escapes(value: object) -> None:
     assert canonical.encode(value) == rfc8785.dumps(value)
+
+
+def test_python_does_not_look_for_cycles_while_much_is_parsed() -> None:
+    much = bytes(canonical.MUCH_BYTES)
+    with canonical.uncollected(much):
+        assert not gc.isenabled()
+        with canonical.uncollected(much):
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(FormatError), canonical.uncollected(much):
+        raise FormatError("no document")
+    assert gc.isenabled()
+    with canonical.uncollected(much[1:]):
+        assert gc.isenabled()

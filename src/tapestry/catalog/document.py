@@ -35,7 +35,8 @@ def read(data: bytes, where: str) -> Json:
     if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
         raise CardError(f"{where} holds more than {MAX_VALUES} values", hint=hint)
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+        with canonical.uncollected(data):
+            value = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
         if not isinstance(value, dict):
             raise ValueError("it is no JSON object")
         _shallow(value, MAX_DEPTH)
