@@ -56,7 +56,7 @@ def world_of(seed: int, bug: Bug | None, *, mended: bool = False) -> World:
         return drawn(seed)
     put_in = None if mended else bug
     if bug.split:
-        return Split(seed, bug.faults, bug=put_in)
+        return (SplitOfEight if bug.eight else Split)(seed, bug.faults, bug=put_in)
     return World(seed, bug.faults, hostile=bug.hostile, lie=bug.lie, loses=bug.loses, bug=put_in)
 
 

@@ -106,9 +106,11 @@ class Session:
         The core's view says no more than that there is news: what it is, this node reads in its own ledger.
         """
         tools = self._tools
-        self.view = told
+        # A core that has nothing new to say is asked for its newest head: two histories may be equally long.
         # A word older than what this node knows is late, or of a core that was restored from an older copy.
-        tools.replica.follow(told.sequence, again=told.sequence < tools.replica.newest(self.run))
+        idle = self.view is not None and self.view is not told and self.view.sequence == told.sequence
+        self.view = told
+        tools.replica.follow(told.sequence, again=idle or told.sequence < tools.replica.newest(self.run))
         view = tools.replica.view(self.run)
         if view.status == "finished" and tools.node not in view.enrolled and not self.finished:
             self._finish()  # it ended without this node

@@ -28,7 +28,7 @@ Post = Callable[[str, News], None]
 
 
 class RunWatcher:
-    """Long-polls one run and posts each new view, or the error where there is none."""
+    """Long-polls one run and posts each view, one with nothing new too, or the error where there is none."""
 
     def __init__(self, client: CoreClient, run: str, node: str, post: Post) -> None:
         self._client = client
@@ -61,8 +61,7 @@ class RunWatcher:
             pauses.reset()
             if self._stop.is_set():
                 return
-            if view.sequence != after:
-                self._post(self._run, view)
+            self._post(self._run, view)
             after, gist = view.sequence, view.gist_for(self._node)
             self._stop.wait(COALESCE_S)
 

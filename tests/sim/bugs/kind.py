@@ -37,6 +37,7 @@ class Bug:
         lie: needs a core that lies so.
         loses: needs a core whose disk is lost.
         split: needs two histories.
+        eight: told to eight members, not to five.
     """
 
     name: str
@@ -48,3 +49,4 @@ class Bug:
     lie: str = ""
     loses: bool = False
     split: bool = False
+    eight: bool = False

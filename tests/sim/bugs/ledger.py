@@ -15,6 +15,7 @@ from tapestry.node.session import Session
 from tapestry.node.sync import Synchronizer
 from tapestry.node.witness import Witness
 from tapestry.protocol.messages import Contribution
+from tapestry.protocol.views import RunView
 from tapestry.rounds.inputs import Contribute
 from tapestry.rounds.state import RunState
 from tests.sim.bugs.kind import LOST_ANSWERS, Bug, Places
@@ -115,6 +116,16 @@ def _other_not_asked_for(world: World) -> Places:
     return {(Replica, "_other_history"): lambda self: None}
 
 
+def _quiet_not_compared(world: World) -> Places:
+    follow = Session.follow
+
+    def careless(self: Session, told: RunView) -> None:
+        self.view = told
+        follow(self, told)
+
+    return {(Session, "follow"): careless}
+
+
 def _merges_not_repeated(world: World) -> Places:
     return {(Synchronizer, "_worth_repeating"): lambda self, view, plan: 0}
 
@@ -198,6 +209,14 @@ IN_LEDGER: Final = (
         places=_other_not_asked_for,
         split=True,
         seed=1,
+    ),
+    Bug(
+        name="quiet-not-compared",
+        breaks="a core that has nothing new to say is not asked for its newest head",
+        places=_quiet_not_compared,
+        split=True,
+        eight=True,
+        seed=106,
     ),
     Bug(
         name="merges-not-repeated",
