@@ -83,7 +83,7 @@ class Case:
                 steps=self.steps,
                 sequence_length=defaults.SEQUENCE,
                 batch_sequences=defaults.BATCH,
-                learning_rate=defaults.LEARNING_RATE,
+                learning_rate=defaults.LEARNING_RATES["adamw"],
                 warmup_steps=defaults.WARMUP_STEPS,
             ),
             codec=self.codec,
