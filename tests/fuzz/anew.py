@@ -22,7 +22,7 @@ from tests.fuzz import made
 from tests.fuzz.mutate import encoded, json_bytes, json_changed
 
 PAIRS = {pair.key_id: pair for pair in (made.ROOT, made.NODE, made.WITNESS)}
-BROKEN = (TapestryError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError)
+BROKEN = (TapestryError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 """What mending runs into where a change has left nothing to mend."""
 
 
