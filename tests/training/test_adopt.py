@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from tapestry.errors import ModelError
@@ -110,9 +111,23 @@ def outside(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def half_a_pair(file: str, tensor: str = "lm_head.weight") -> Callable[[Path], None]:
+    """An index with half a surrogate pair in a name, which no terminal or log takes."""
+
+    def harm(folder: Path) -> None:
+        with safe_open(folder / "model.safetensors", framework="pt") as weights:
+            names = [*weights.keys(), tensor]
+        index = {"weight_map": dict.fromkeys(names, file)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return harm
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
+        (half_a_pair("\ud800.safetensors"), "not taken"),
+        (half_a_pair("model.safetensors", "\ud800"), r"has tensor \\ud800"),
         (pickled, "pickle file"),
         (truncate, "no whole safetensors"),
         (not_finite, "not finite"),
@@ -134,8 +149,9 @@ def test_what_is_refused(tmp_path: Path, harm: Callable[[Path], None], says: str
     store = BlobStore.open(tmp_path / "blobs")
     adopt("run", folder, 1 << 12, store)  # positive control
     harm(folder)
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(ModelError, match=says) as refused:
         adopt("run", folder, 1 << 12, store)
+    assert refused.value.message.encode()
 
 
 def test_code_that_comes_with_a_model_is_left_alone(tmp_path: Path) -> None:

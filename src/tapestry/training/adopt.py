@@ -40,6 +40,8 @@ from tapestry.training.vocabulary import Extension, Told, extend
 
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
+FILE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
+"""What an index may name: a file beside it."""
 CARD: Final = "README.md"
 MAX_JSON_BYTES: Final = 64 << 20
 MAX_CARD_BYTES: Final = 4 << 20
@@ -191,8 +193,9 @@ class _Weights:
                 raise ModelError(f"tensor {name} in {self._folder} is {found}; its {CONFIG} asks for {shape}")
         over = sorted(n for n in set(self._where) - set(wanted) - tied if not COMPUTED.search(n))
         if over:
+            name = ascii(over[0])[1:-1]
             raise ModelError(
-                f"{self._folder} has tensor {over[0]}, which a model of its {CONFIG} does not have",
+                f"{self._folder} has tensor {name}, which a model of its {CONFIG} does not have",
                 hint="quantized or extended models cannot be adopted",
             )
 
@@ -242,7 +245,7 @@ def _places(folder: Path) -> dict[str, str]:
         if not isinstance(where, dict) or not where:
             raise ModelError(f"{folder / INDEX} names no weights")
         for file in where.values():
-            if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            if not isinstance(file, str) or FILE.fullmatch(file) is None:
                 raise ModelError(f"{folder / INDEX} names a file {str(file)[:80]!r}, which is not taken")
         return where
     if (folder / WEIGHTS).is_file():

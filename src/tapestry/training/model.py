@@ -33,8 +33,9 @@ TOKENIZER: Final = "tokenizer.json"
 DEFAULT_LICENCE: Final = "Apache-2.0"
 """Of a model that a run makes from scratch."""
 _OWN_KEYS: Final = frozenset({"model_type", "architectures", "dtype", "torch_dtype"})
-MAX_BLOCKS: Final = 4096
-"""Of a model; each is made of Python objects before its shapes can be compared with anything."""
+MAX_BLOCKS: Final = 512
+"""Of a model; each is made of Python objects, in a millisecond, before its shapes can be compared with
+anything. The deepest of the models we know has 126."""
 _BLOCK: Final = re.compile(r"\.layers\.(\d+)\.")
 LEFT_OUT: Final = frozenset({"transformers_version", "_name_or_path", "torch_dtype", "auto_map"})
 """Keys of a `config.json` that a run does not keep."""
