@@ -228,8 +228,9 @@ class Batch:
             if (now := self._at()) != last:
                 last, since, worked_s = now, time.monotonic(), cpu_seconds(self._pid)
                 continue
+            more_s = 60 * (now < 0)  # until it is at the first
             works_s, waits_s = cpu_seconds(self._pid) - worked_s, time.monotonic() - since
-            if works_s > HANG_S + 60 * (now < 0) or waits_s > ASLEEP_S:
+            if works_s > HANG_S + more_s or waits_s > ASLEEP_S + more_s:
                 os.kill(self._pid, signal.SIGKILL)
 
     def _child(self) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 
 import pytest
 import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapestry.catalog import document
 from tapestry.errors import FormatError, TapestryError, TooLarge
 from tapestry.protocol import canonical
 
@@ -127,3 +129,18 @@ def test_python_does_not_look_for_cycles_while_much_is_parsed() -> None:
     assert gc.isenabled()
     with canonical.uncollected(much[1:]):
         assert gc.isenabled()
+
+
+def test_neither_is_it_done_in_what_parses(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def read(text: str, **options: object) -> object:
+        seen.append(gc.isenabled())
+        return json.JSONDecoder().decode(text)
+
+    data = b'{"a":"' + b"x" * canonical.MUCH_BYTES + b'"}'
+    monkeypatch.setattr(canonical, "_READ", read)
+    canonical.decode(data)
+    monkeypatch.setattr(json, "loads", read)
+    document.read(data, "card.json")
+    assert seen == [False, False]

@@ -23,13 +23,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     bug = BUGS[given.bug] if given.bug else None
     if given.replay is not None:
-        return _replay(given.replay, bug)
+        return _replay(SplitOfEight(given.replay) if given.split else world_of(given.replay, bug))
     if bug is not None:
         return _search(bug, given.start or 0, given.seeds)
     draw, label = (SplitOfEight, f"{given.label}-split") if given.split else (drawn, given.label)
-    totals = campaign.run(
-        given.out, seeds=given.seeds, first=given.start, minutes=given.minutes, label=label, draw=draw
-    )
+    try:
+        totals = campaign.run(
+            given.out, seeds=given.seeds, first=given.start, minutes=given.minutes, label=label, draw=draw
+        )
+    except KeyboardInterrupt:
+        print("stopped; call it again, without --from, to go on", file=sys.stderr)
+        return 130
     print(totals.line())
     return 1 if totals.failed else 0
 
@@ -60,8 +64,7 @@ def world_of(seed: int, bug: Bug | None, *, mended: bool = False) -> World:
     return World(seed, bug.faults, hostile=bug.hostile, lie=bug.lie, loses=bug.loses, bug=put_in)
 
 
-def _replay(seed: int, bug: Bug | None) -> int:
-    world = world_of(seed, bug)
+def _replay(world: World) -> int:
     trace = world.scheduler.trace
     add = trace.add
 
@@ -74,7 +77,7 @@ def _replay(seed: int, bug: Bug | None) -> int:
     try:
         report = world.run()
     except Failed as failed:
-        print(f"seed {seed} FAILED: {type(failed.error).__name__}: {failed.error}")
+        print(f"seed {world.seed} FAILED: {type(failed.error).__name__}: {failed.error}")
         return 1
     print(report)
     return 0
@@ -96,7 +99,4 @@ def _search(bug: Bug, first: int, seeds: int) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("stopped; call it again to go on")
+    sys.exit(main())

@@ -90,8 +90,12 @@ class Scheduler:
     def run(self) -> None:
         """Until all tasks have ended. Raises what `fail` was told first."""
         self._main = getcurrent()
-        while (chosen := self._choose()) is not None:
-            self._switch(chosen)
+        try:
+            self._turns()
+        except BaseException:  # an interrupt: what still runs ends first
+            self.stop()
+            self._turns()
+            raise
         self.current = None
         if self.error is not None:
             raise self.error
@@ -145,6 +149,10 @@ class Scheduler:
 
     # -- turns ------------------------------------------------------------------------------------
 
+    def _turns(self) -> None:
+        while (chosen := self._choose()) is not None:
+            self._switch(chosen)
+
     def _hand_over(self, me: Task) -> None:
         chosen = self._choose()
         assert chosen is not None
@@ -166,10 +174,11 @@ class Scheduler:
             pass
         except Exception as error:  # an interrupt goes on to `run`
             self.fail(error)
-        task.stack = None
-        self._tasks.remove(task)
-        task.process.tasks.remove(task)
-        task.process.version += 1
+        finally:
+            task.stack = None
+            self._tasks.remove(task)
+            task.process.tasks.remove(task)
+            task.process.version += 1
 
     def _choose(self) -> Task | None:
         try:

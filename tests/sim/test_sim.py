@@ -14,7 +14,7 @@ from tests.sim.__main__ import world_of
 from tests.sim.bugs import BUGS
 from tests.sim.faults import Faults
 from tests.sim.lies import LIES
-from tests.sim.scheduler import Violation
+from tests.sim.scheduler import Process, Violation
 from tests.sim.split import SAFE, Split, SplitOfEight, simulate
 from tests.sim.world import WORDS_FIRST, Failed, World
 
@@ -127,3 +127,28 @@ def test_a_campaign_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert campaign.load(tmp_path, "b") is None
     assert campaign.run(tmp_path, seeds=0, label="a").merges == second.merges
     assert campaign.run(tmp_path, seeds=1, first=5, label="a").next == 6
+
+
+def test_an_interrupted_campaign_keeps_its_count(tmp_path: Path) -> None:
+    """And calls no seed failed, whichever task was at it."""
+
+    class Interrupted(World):
+        def _begin(self) -> None:
+            super()._begin()
+            if self.seed == 1:
+                self.scheduler.spawn(Process("somebody"), "interrupted", self._interrupt, in_s=3.0)
+
+        def _interrupt(self) -> None:
+            raise KeyboardInterrupt
+
+    made: list[World] = []
+
+    def draw(seed: int) -> World:
+        made.append(Interrupted(seed))
+        return made[-1]
+
+    with pytest.raises(KeyboardInterrupt):
+        campaign.run(tmp_path, seeds=3, label="a", draw=draw)
+    kept = campaign.load(tmp_path, "a")
+    assert kept is not None and (kept.next, kept.failed) == (1, {})
+    assert not made[1].scheduler._tasks and not made[1].root.exists()

@@ -50,7 +50,8 @@ def test_pooled_takes_a_batch_from_each_member_and_rates_are_tuned(node: Node) -
     task.loss = lambda model, batch: sizes.append(len(batch)) or real(model, batch)  # type: ignore
     pooled = runs.pooled()
     assert set(sizes) == {4}
-    assert len(sizes) == 4 * 10 + 60
+    assert len(sizes) == 4 * 10 + 60 * len(pooled["full"])
+    assert pooled["learning_rate"] == float(min(pooled["full"], key=pooled["full"].get))
     assert pooled["steps"] == 60 and len(pooled["tried"]) == 4
     assert set(pooled["bits_per_byte"]) == {"acme", "zeta"}
     sizes.clear()

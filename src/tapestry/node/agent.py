@@ -1,6 +1,6 @@
 """The agent: the node's one process with a network. It reads no text and loads no torch.
 
-It waits for two things: a new view of a run from the core (a thread per run long-polls), and a result
+It waits for two things: a view of a run from the core (a thread per run long-polls), and a result
 that passed the gate (a look at a file every 10 ms while the trainer has a job). Each is handed to the
 run's `Session`; what a session wants of the trainer is written to spool/job/job.json.
 """

@@ -103,14 +103,15 @@ class Session:
     def follow(self, told: RunView) -> None:
         """Do all that a view asks for. Raises what may have to be tried again, or ends the node.
 
-        The core's view says no more than that there is news: what it is, this node reads in its own ledger.
+        The core says whether there is news, and no more: what it is, this node reads in its own ledger.
         """
         tools = self._tools
         # A core that has nothing new to say is asked for its newest head: two histories may be equally long.
         # A word older than what this node knows is late, or of a core that was restored from an older copy.
-        idle = self.view is not None and self.view is not told and self.view.sequence == told.sequence
+        if self.view is not None and self.view.sequence == told.sequence:
+            tools.replica.doubted = True
         self.view = told
-        tools.replica.follow(told.sequence, again=idle or told.sequence < tools.replica.newest(self.run))
+        tools.replica.follow(told.sequence, again=told.sequence < tools.replica.newest(self.run))
         view = tools.replica.view(self.run)
         if view.status == "finished" and tools.node not in view.enrolled and not self.finished:
             self._finish()  # it ended without this node

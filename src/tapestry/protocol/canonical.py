@@ -147,9 +147,9 @@ def uncollected(data: bytes) -> Iterator[None]:
     """Within, where `data` is large, Python does not look for cycles. What is parsed from it has none, and to
     go through all of it again and again while it grows takes up to nine tenths of the time."""
     pauses = len(data) >= MUCH_BYTES and gc.isenabled()
-    if pauses:
-        gc.disable()
     try:
+        if pauses:
+            gc.disable()
         yield
     finally:
         if pauses:

@@ -130,7 +130,7 @@ ON_DISK: Final = (
         name="blobs-unsynced",
         breaks="a contribution's blobs are not synced before it is acknowledged",
         faults=POWER,
-        seed=2,
+        seed=1,
         places=_blobs_unsynced,
     ),
     Bug(
