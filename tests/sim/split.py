@@ -40,6 +40,8 @@ ROUNDS: Final = 50
 """More than are had: a run that has ended asks its core nothing."""
 SPLIT_S: Final = 40.0
 PROVEN_S: Final = 150.0
+RESTED_S: Final = 30.0
+"""After the proof; more than a long poll, and than the pauses of who tries again."""
 SPLIT_OF: Final = 25
 """One seed in so many has two histories."""
 
@@ -128,6 +130,9 @@ class Split(World):
         self._wait_for(switched, "was shown both histories")
         if asked is not None:
             self._wait_for(asked, "has a message of the other history in its ledger")
+        scheduler.wait(RESTED_S)
+        agent = switched.agent
+        must(agent is None or toy.RUN in agent._trouble, f"{switched.name} has a proof and goes on")
         for core in self.cores.values():
             core.observer.committed()
         scheduler.stop()

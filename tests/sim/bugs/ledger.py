@@ -9,6 +9,7 @@ from tapestry.audit.heads import signed_checkpoint
 from tapestry.audit.verify import Verifier
 from tapestry.core import recover
 from tapestry.core.repeat import Repeater
+from tapestry.errors import Fork
 from tapestry.node import agent
 from tapestry.node.replica import Replica
 from tapestry.node.session import Session
@@ -126,6 +127,21 @@ def _quiet_not_compared(world: World) -> Places:
     return {(Session, "follow"): careless}
 
 
+def _fork_forgotten(world: World) -> Places:
+    follow = Session.follow
+
+    def careless(self: Session, told: RunView) -> None:
+        if told is self.view:
+            self.view = None
+        try:
+            follow(self, told)
+        except Fork:
+            self._tools.replica.doubted = False
+            raise
+
+    return {(Session, "follow"): careless}
+
+
 def _merges_not_repeated(world: World) -> Places:
     return {(Synchronizer, "_worth_repeating"): lambda self, view, plan: 0}
 
@@ -214,6 +230,14 @@ IN_LEDGER: Final = (
         name="quiet-not-compared",
         breaks="a core that has nothing new to say is not asked for its newest head",
         places=_quiet_not_compared,
+        split=True,
+        eight=True,
+        seed=106,
+    ),
+    Bug(
+        name="fork-forgotten",
+        breaks="a node that was shown another history by a quiet core goes on when it looks again",
+        places=_fork_forgotten,
         split=True,
         eight=True,
         seed=106,
