@@ -16,10 +16,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from benchmarks.machine import cpu_seconds
 
 from tapestry.core import operator
@@ -116,13 +116,9 @@ class ChaosNode(NodeUnderTest):
     def worker(self) -> int | None:
         """The replay worker's process id, where there is one. By its command: it may be forked from another
         process than the agent (`tests/warm.py`)."""
-        wanted = {b"tapestry.replay", os.fsencode(self.home.blobs)}
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdecimal():
-                with suppress(OSError):
-                    if wanted <= set((folder / "cmdline").read_bytes().split(b"\0")):
-                        return int(folder.name)
-        return None
+        wanted = {"tapestry.replay", str(self.home.blobs)}
+        every = psutil.process_iter(["cmdline"])
+        return next((each.pid for each in every if wanted <= set(each.info["cmdline"] or ())), None)
 
     def pid_of(self, role: str) -> int | None:
         if role == "worker":

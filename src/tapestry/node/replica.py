@@ -54,7 +54,7 @@ class Replica:
         self._joined = joined
         self._checkpoint = ""
         self.doubted = False
-        """Whether the core was away since the ledgers were compared last."""
+        """Whether ledgers are compared before anything is sent: the core was away, or had nothing new."""
         self._recovered: tuple[str, Fork | None] | None = None
         """A head of another history, and what is known of that."""
         self._forked: Fork | None = None

@@ -36,7 +36,7 @@ steps, with Muon 2e-3 0.09 and 16e-3 0.04 (docs/lab-log.md)."""
 WARMUP_STEPS: Final = 20
 OUTER_RATE: Final = 0.9
 OUTER_MOMENTUM: Final = 0.4
-"""As much in the long run as 1.5; MuLoCo's 0.7 and 0.6 (arXiv 2505.23725) leave the base 0.004 worse here."""
+"""MuLoCo's 0.7 and 0.6 (arXiv 2505.23725) leave the base 0.004 bits per byte worse here."""
 SHARD_BYTES: Final = 1 << 20
 EVALUATE_TOKENS: Final = 1 << 14
 """Of each member's valid text, each round."""
